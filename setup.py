@@ -1,0 +1,85 @@
+"""Build script: package metadata and the optional C++ CPU kernel.
+
+The kernel is optional. Where no C++ compiler works, the package installs
+without it and ``torchrec_pss.ops`` falls back to the plain PyTorch reference
+with one warning at import. Build with ``pip install --no-build-isolation .``,
+so that the extension is compiled against the torch that is installed.
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+REQUIRES = [
+    "torch>=2.11",
+    "torchrec>=1.6",
+    "torchmetrics>=1.0.3",
+    "numpy>=1.26",
+    "tqdm>=4.60",
+]
+EXTRAS = {
+    "cuda": ["fbgemm-gpu>=1.6"],
+    "cpu": ["fbgemm-gpu-cpu>=1.6"],
+    "examples": ["torchx>=0.7", "matplotlib>=3.8"],
+    "tensorboard": ["tensorboard>=2.14"],
+    "test": ["pytest>=8", "scikit-learn>=1.4", "torchx>=0.7", "matplotlib>=3.8"],
+    "lint": ["ruff>=0.9"],
+}
+
+
+def extension() -> dict:
+    """setup() arguments for the C++ extension; empty, with a message, without torch."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        print("torchrec_pss: torch is not installed; building without the C++ kernel", file=sys.stderr)
+        return {}
+
+    class OptionalBuild(BuildExtension):
+        """Builds the extension, or says why not and goes on without it."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                self.skip(error)
+
+        def run(self) -> None:
+            try:
+                super().run()
+            except Exception as error:
+                self.skip(error)
+
+        def skip(self, error: Exception) -> None:
+            print(
+                f"torchrec_pss: the C++ kernel was not built ({error}); the plain PyTorch reference will be used",
+                file=sys.stderr,
+            )
+            self.extensions = []
+
+    kernel = CppExtension(
+        "torchrec_pss._C",
+        ["torchrec_pss/ops/csrc/lookup_cpu.cpp"],
+        include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
+        extra_compile_args=["-O3", "-fopenmp", "-std=c++20"],
+    )
+    return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
+
+
+setup(
+    name="torchrec_pss",
+    version="0.1.0",
+    description="One small shared parameter array in place of TorchRec's embedding tables",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=find_packages(include=["torchrec_pss", "torchrec_pss.*"]),
+    package_data={"torchrec_pss.ops": ["csrc/*"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    **extension(),
+)

@@ -1,0 +1,19 @@
+"""One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
+
+from torchrec_pss.distributed import (
+    PSSEmbeddingBagCollectionSharder,
+    PSSEmbeddingCollectionSharder,
+    get_default_pss_sharders,
+)
+from torchrec_pss.modules import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PSSConfig",
+    "PSSEmbeddingBagCollection",
+    "PSSEmbeddingBagCollectionSharder",
+    "PSSEmbeddingCollection",
+    "PSSEmbeddingCollectionSharder",
+    "get_default_pss_sharders",
+]

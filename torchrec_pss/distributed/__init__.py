@@ -1,0 +1,14 @@
+from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder, ShardedPSSEmbeddingCollection
+from torchrec_pss.distributed.embeddingbag import (
+    PSSEmbeddingBagCollectionSharder,
+    ShardedPSSEmbeddingBagCollection,
+)
+from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+
+__all__ = [
+    "PSSEmbeddingBagCollectionSharder",
+    "PSSEmbeddingCollectionSharder",
+    "ShardedPSSEmbeddingBagCollection",
+    "ShardedPSSEmbeddingCollection",
+    "get_default_pss_sharders",
+]

@@ -1,0 +1,56 @@
+"""`ReplicatedArraySharder`: what TorchRec's planner and `DistributedModelParallel` ask about a shared array."""
+
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from torch import nn
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingEnv, ShardingType
+
+from torchrec_pss.distributed.replicated_array import ReplicatedArray
+from torchrec_pss.modules.shared_array import SharedArrayModule
+
+ModuleT = TypeVar("ModuleT", bound=SharedArrayModule)
+
+
+class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
+    """Offers the planner one parameter, ``array``, and one way to place it: data-parallel, dense kernel.
+
+    In the plan the array stands as a table of ``numel`` rows of dimension 1, so that its bytes are the true ones.
+    Projections are left to the data-parallel wrapper, as any dense layer.
+    """
+
+    module_type: ClassVar[type[SharedArrayModule]]
+    sharded_module_type: ClassVar[type[ReplicatedArray]]
+
+    def shard(
+        self,
+        module: ModuleT,
+        params: EmbeddingModuleShardingPlan,
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ReplicatedArray:
+        """Replicates the array on every rank of ``env``, equal to rank 0's.
+
+        Raises:
+            ValueError: the plan asks for anything but data_parallel.
+        """
+        for name, sharding in params.items():
+            if sharding.sharding_type != ShardingType.DATA_PARALLEL.value:
+                raise ValueError(
+                    f"{module_fqn or 'module'}: parameter {name!r} is planned as {sharding.sharding_type}, but a "
+                    "shared array can only be data_parallel"
+                )
+        return self.sharded_module_type(module, env, device)
+
+    def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
+        """``{"array": [numel, 1]}``: a view of the array, no copy."""
+        view = module.array.detach().view(-1, 1)
+        return {"array": nn.Parameter(view, requires_grad=module.array.requires_grad)}
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return [ShardingType.DATA_PARALLEL.value]
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return [EmbeddingComputeKernel.DENSE.value]

@@ -1,0 +1,34 @@
+"""`PSSEmbeddingCollection` under `DistributedModelParallel`."""
+
+import torch
+from torchrec.distributed.embedding_types import KJTList
+from torchrec.distributed.types import NullShardedModuleContext, ShardedModule, ShardingEnv
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
+from torchrec_pss.distributed.replicated_array import ReplicatedArray
+from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+
+
+class ShardedPSSEmbeddingCollection(PSSEmbeddingCollection, ReplicatedArray):
+    """A `PSSEmbeddingCollection` whose array is replicated on every rank: KJT in, awaitable dict out."""
+
+    def __init__(self, module: PSSEmbeddingCollection, env: ShardingEnv, device: torch.device | None = None) -> None:
+        super().__init__(module.embedding_configs(), "meta", module.need_indices(), config=module.config)
+        self.replicate(module, env, device)
+
+    forward = ShardedModule.forward
+
+    def compute(self, ctx: NullShardedModuleContext, dist_input: KJTList) -> dict[str, JaggedTensor]:
+        return PSSEmbeddingCollection.forward(self, dist_input[0])
+
+    @property
+    def unsharded_module_type(self) -> type[PSSEmbeddingCollection]:
+        return PSSEmbeddingCollection
+
+
+class PSSEmbeddingCollectionSharder(ReplicatedArraySharder[PSSEmbeddingCollection]):
+    """Shards a `PSSEmbeddingCollection` the only way there is: data-parallel. See `ReplicatedArraySharder`."""
+
+    module_type = PSSEmbeddingCollection
+    sharded_module_type = ShardedPSSEmbeddingCollection

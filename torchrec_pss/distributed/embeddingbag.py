@@ -1,0 +1,34 @@
+"""`PSSEmbeddingBagCollection` under `DistributedModelParallel`."""
+
+import torch
+from torchrec.distributed.embedding_types import KJTList
+from torchrec.distributed.types import NullShardedModuleContext, ShardedModule, ShardingEnv
+from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
+from torchrec_pss.distributed.replicated_array import ReplicatedArray
+from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
+
+
+class ShardedPSSEmbeddingBagCollection(PSSEmbeddingBagCollection, ReplicatedArray):
+    """A `PSSEmbeddingBagCollection` whose array is replicated on every rank: KJT in, awaitable `KeyedTensor` out."""
+
+    def __init__(self, module: PSSEmbeddingBagCollection, env: ShardingEnv, device: torch.device | None = None) -> None:
+        super().__init__(module.embedding_bag_configs(), module.is_weighted(), "meta", config=module.config)
+        self.replicate(module, env, device)
+
+    forward = ShardedModule.forward
+
+    def compute(self, ctx: NullShardedModuleContext, dist_input: KJTList) -> KeyedTensor:
+        return PSSEmbeddingBagCollection.forward(self, dist_input[0])
+
+    @property
+    def unsharded_module_type(self) -> type[PSSEmbeddingBagCollection]:
+        return PSSEmbeddingBagCollection
+
+
+class PSSEmbeddingBagCollectionSharder(ReplicatedArraySharder[PSSEmbeddingBagCollection]):
+    """Shards a `PSSEmbeddingBagCollection` the only way there is: data-parallel. See `ReplicatedArraySharder`."""
+
+    module_type = PSSEmbeddingBagCollection
+    sharded_module_type = ShardedPSSEmbeddingBagCollection

@@ -1,0 +1,109 @@
+"""`ReplicatedArray`: a shared array that every rank holds whole.
+
+Forward needs no communication. The gradient is averaged over the ranks, by one of two ways:
+
+- ordinary optimizer: the array is left to `DistributedModelParallel`'s data-parallel wrapper (DDP), which
+  buckets its all-reduce with the dense layers';
+- optimizer in backward (`apply_optimizer_in_backward`): the array is kept out of DDP, its gradient is
+  all-reduced as soon as it is accumulated, the optimizer steps once, and the gradient is dropped.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding_sharding import KJTListSplitsAwaitable
+from torchrec.distributed.embedding_types import KJTList
+from torchrec.distributed.types import (
+    Awaitable,
+    LazyAwaitable,
+    LazyNoWait,
+    NoWait,
+    NullShardedModuleContext,
+    ShardedModule,
+    ShardingEnv,
+)
+from torchrec.optim.fused import FusedOptimizerModule
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss.modules.shared_array import SharedArrayModule
+
+
+class ReplicatedArray(ShardedModule, FusedOptimizerModule):
+    """TorchRec's `ShardedModule` protocol for a replicated `SharedArrayModule`.
+
+    A subclass names the module's class before this one in its bases, and calls :meth:`replicate` on construction.
+    The parameters keep their names, so a state dict is the same sharded, unsharded, and at any world size.
+    """
+
+    def replicate(self, module: SharedArrayModule, env: ShardingEnv, device: torch.device | None) -> None:
+        """Takes over the parameters of ``module``, on ``device``, equal on all ranks of ``env`` (broadcast from the
+        group's first rank)."""
+        self._device = module.array.device if device is None else device
+        self._process_group = env.process_group
+        self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
+        self.array = _moved(module.array, self._device)
+        self.projections = nn.ParameterDict({k: _moved(p, self._device) for k, p in module.projections.items()})
+        if module.array.is_meta:
+            self.reset_parameters()
+        old = dict(module.named_parameters())
+        for name, parameter in self.named_parameters():
+            if self._process_group is not None:
+                first = dist.get_global_rank(self._process_group, 0)
+                dist.broadcast(parameter.data, first, group=self._process_group)
+            self._adopt_in_backward_optimizers(name, old[name], parameter)
+
+    def _adopt_in_backward_optimizers(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Re-creates the optimizers that `apply_optimizer_in_backward` put on ``old`` so that they run on ``new``
+        once, after the all-reduce."""
+        classes = getattr(old, "_optimizer_classes", [])
+        if not classes:
+            return
+        new._in_backward_optimizers, new._optimizer_classes, new._optimizer_kwargs = [], [], []
+        for optimizer_class, kwargs in zip(classes, old._optimizer_kwargs, strict=True):
+            keyed = KeyedOptimizerWrapper({name: new}, partial(optimizer_class, **kwargs))
+            self._in_backward_optims.append(("", keyed))
+            new._in_backward_optimizers.append(keyed._optimizer)
+            new._optimizer_classes.append(optimizer_class)
+            new._optimizer_kwargs.append(kwargs)
+        new.register_post_accumulate_grad_hook(self._reduce_and_step)
+
+    @torch.no_grad()
+    def _reduce_and_step(self, parameter: nn.Parameter) -> None:
+        if self._process_group is not None:
+            dist.all_reduce(parameter.grad, group=self._process_group)
+            parameter.grad.div_(self._process_group.size())
+        for optimizer in parameter._in_backward_optimizers:
+            optimizer.step()
+        parameter.grad = None
+
+    @property
+    def fused_optimizer(self) -> KeyedOptimizer:
+        """The in-backward optimizers, for state dicts and learning rates; its ``step`` finds no gradient to apply."""
+        return CombinedOptimizer(self._in_backward_optims)
+
+    def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
+        """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward."""
+        for name, parameter in self.named_parameters(prefix):
+            if hasattr(parameter, "_in_backward_optimizers"):
+                yield name
+
+    def create_context(self) -> NullShardedModuleContext:
+        return NullShardedModuleContext()
+
+    def input_dist(self, ctx: NullShardedModuleContext, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
+        """No exchange: each rank looks its own batch up. Shaped as train pipelines expect it."""
+        return KJTListSplitsAwaitable([NoWait(NoWait(features))], ctx)
+
+    def output_dist(self, ctx: NullShardedModuleContext, output: Any) -> LazyAwaitable[Any]:
+        return LazyNoWait(output)
+
+
+def _moved(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
+    if parameter.is_meta:
+        return nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad)
+    return nn.Parameter(parameter.detach().to(device), parameter.requires_grad)

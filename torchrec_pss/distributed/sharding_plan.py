@@ -1,0 +1,13 @@
+"""The sharders to give to `DistributedModelParallel` and to the planner."""
+
+from torch import nn
+from torchrec.distributed.sharding_plan import get_default_sharders
+from torchrec.distributed.types import ModuleSharder
+
+from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
+from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
+
+
+def get_default_pss_sharders() -> list[ModuleSharder[nn.Module]]:
+    """TorchRec's default sharders and those of the shared array's modules."""
+    return [*get_default_sharders(), PSSEmbeddingBagCollectionSharder(), PSSEmbeddingCollectionSharder()]

@@ -1,0 +1,5 @@
+from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
+from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+from torchrec_pss.modules.pss_config import PSSConfig
+
+__all__ = ["PSSConfig", "PSSEmbeddingBagCollection", "PSSEmbeddingCollection"]

@@ -1,0 +1,113 @@
+"""`PSSEmbeddingBagCollection`: TorchRec's `EmbeddingBagCollection` on one shared array."""
+
+from collections.abc import Iterable
+
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import (
+    EmbeddingBagCollection,
+    EmbeddingBagCollectionInterface,
+    get_embedding_names_by_table,
+)
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.ops import PoolingMode
+
+_POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}
+
+
+class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterface):
+    """Pooled embeddings of all tables, read from one small array (PSS: arXiv 2207.10731).
+
+    Takes the place of `EmbeddingBagCollection`: the same configs, the same `KeyedJaggedTensor` in, the same
+    `KeyedTensor` out (fp32, keys in the tables' order, ``feature@table`` for a feature that several tables read).
+    Tables that fit are exact; the others share the rest of the array and take any 64-bit id.
+
+    Args:
+        tables: embedding tables. ``num_embeddings`` sets no limit on the ids of a shared table; ``init_fn`` and
+            ``weight_init_*`` are not used (see `PSSConfig.init_range`). All have one data_type: FP32, FP16 or BF16.
+        is_weighted: whether the KJT's weights scale the rows. A weighted MEAN bag is divided by its length.
+        device: of the array; "meta" allocates nothing.
+        config: budget and choices.
+
+    Raises:
+        ValueError: see `PSSConfig` and `torchrec_pss.modules.array_layout.allocate`.
+
+    Example::
+
+        tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        ebc(features).values()  # [2, 16]
+    """
+
+    def __init__(
+        self,
+        tables: list[EmbeddingBagConfig],
+        is_weighted: bool = False,
+        device: torch.device | str | None = None,
+        *,
+        config: PSSConfig,
+    ) -> None:
+        super().__init__(tables, config, device)
+        self._is_weighted = is_weighted
+        self._embedding_bag_configs = tables
+        self._embedding_names = [name for names in get_embedding_names_by_table(tables) for name in names]
+        dims = [tables[t].embedding_dim for t in self._table_of_feature]
+        self._lengths_per_embedding = dims
+        # Features by pooling mode: one lookup each, and one in all for the usual model.
+        self._groups: dict[PoolingMode, list[int]] = {}
+        for position, table in enumerate(self._table_of_feature):
+            self._groups.setdefault(_POOLING_MODES[tables[table].pooling], []).append(position)
+
+    @classmethod
+    def from_embedding_bag_collection(
+        cls,
+        ebc: EmbeddingBagCollectionInterface | Iterable[EmbeddingBagConfig],
+        config: PSSConfig,
+        is_weighted: bool | None = None,
+        device: torch.device | str | None = None,
+    ) -> "PSSEmbeddingBagCollection":
+        """A shared array for the tables of an existing EBC (or for a list of configs). Its weights are not used."""
+        if isinstance(ebc, EmbeddingBagCollectionInterface):
+            tables = list(ebc.embedding_bag_configs())
+            is_weighted = ebc.is_weighted() if is_weighted is None else is_weighted
+            if device is None and isinstance(ebc, EmbeddingBagCollection):
+                device = ebc.device
+        else:
+            tables = list(ebc)
+        return cls(tables, bool(is_weighted), device, config=config)
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """Pools every feature's bags.
+
+        Args:
+            features: KJT with at least the tables' features, batch size B, ids int32 or int64.
+
+        Returns:
+            KeyedTensor with values fp32 ``[B, sum of embedding_dim over features]``.
+
+        Raises:
+            KeyError: a feature is missing from the KJT.
+            ValueError: weights missing, wrong dtype or device.
+            IndexError: an id out of an exact table's range, or offsets that are not non-decreasing.
+        """
+        self._require(features, self._is_weighted)
+        parts: list[torch.Tensor] = [features.values()] * len(self._feature_names)
+        for pooling, positions in self._groups.items():
+            read = self._read(features, positions, pooling, self._is_weighted)
+            for position, part in zip(positions, read, strict=True):
+                parts[position] = part
+        return KeyedTensor(
+            keys=self._embedding_names,
+            values=torch.cat(parts, dim=1),
+            length_per_key=self._lengths_per_embedding,
+        )
+
+    def is_weighted(self) -> bool:
+        return self._is_weighted
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        return self._embedding_bag_configs

@@ -1,0 +1,92 @@
+"""`PSSEmbeddingCollection`: TorchRec's `EmbeddingCollection` on one shared array."""
+
+import torch
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollectionInterface, get_embedding_names_by_table
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+
+from torchrec_pss.modules.input_checks import permute_to
+from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.ops import PoolingMode
+
+
+class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
+    """Unpooled (sequence) embeddings of all tables, read from one small array.
+
+    Takes the place of `EmbeddingCollection`: the same configs, KJT in, dict of feature name
+    (``feature@table`` where several tables read it) to `JaggedTensor` out.
+
+    Args:
+        tables: embedding tables, all of one embedding_dim and one data_type (FP32, FP16, BF16).
+        device: of the array; "meta" allocates nothing.
+        need_indices: whether the outputs carry the ids as their weights, as TorchRec's do.
+        config: budget and choices.
+
+    Raises:
+        ValueError: embedding_dims differ; else see `torchrec_pss.modules.array_layout.allocate`.
+    """
+
+    def __init__(
+        self,
+        tables: list[EmbeddingConfig],
+        device: torch.device | str | None = None,
+        need_indices: bool = False,
+        *,
+        config: PSSConfig,
+    ) -> None:
+        super().__init__(tables, config, device)
+        for table in tables:
+            if table.embedding_dim != tables[0].embedding_dim:
+                raise ValueError(
+                    f"table {table.name!r}: embedding_dim {table.embedding_dim} differs from "
+                    f"{tables[0].embedding_dim} of table {tables[0].name!r}"
+                )
+        self._embedding_configs = tables
+        self._need_indices = need_indices
+        self._embedding_names_by_table = get_embedding_names_by_table(tables)
+        # Features by read width: one lookup each.
+        self._groups: dict[int, list[int]] = {}
+        for position, table in enumerate(self._table_of_feature):
+            self._groups.setdefault(self._layout.tables[table].width, []).append(position)
+
+    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """Reads every id.
+
+        Args:
+            features: KJT with at least the tables' features, ids int32 or int64.
+
+        Returns:
+            For each embedding name a JaggedTensor with values fp32 ``[ids of the feature, embedding_dim]``.
+
+        Raises:
+            KeyError, ValueError, IndexError: as `PSSEmbeddingBagCollection.forward`.
+        """
+        self._require(features, weighted=False)
+        parts: dict[int, torch.Tensor] = {}
+        for positions in self._groups.values():
+            read = self._read(features, positions, PoolingMode.NONE, weighted=False)
+            parts.update(zip(positions, read, strict=True))
+        names = [name for names in self._embedding_names_by_table for name in names]
+        jagged = permute_to(features, self._feature_names)
+        ids, lengths = jagged.values().split(jagged.length_per_key()), jagged.lengths().view(len(names), -1)
+        return {
+            name: JaggedTensor(
+                values=parts[position],
+                lengths=lengths[position],
+                weights=ids[position] if self._need_indices else None,
+            )
+            for position, name in enumerate(names)
+        }
+
+    def need_indices(self) -> bool:
+        return self._need_indices
+
+    def embedding_dim(self) -> int:
+        return self._embedding_configs[0].embedding_dim
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        return self._embedding_configs
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        return self._embedding_names_by_table

@@ -1,0 +1,13 @@
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, feature_matrix
+from torchrec_pss.ops.hashing import HASH_MIX64, HASH_ROBE
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, lookup
+
+__all__ = [
+    "HASH_MIX64",
+    "HASH_ROBE",
+    "HAS_CPU_KERNEL",
+    "FeatureColumn",
+    "PoolingMode",
+    "feature_matrix",
+    "lookup",
+]

@@ -1,0 +1,146 @@
+"""``torch.ops.torchrec_pss.lookup``: embedding bags read from one shared array.
+
+The schema stands here, once. The C++ kernel implements it for the CPU; the plain PyTorch
+reference serves every device without a kernel.
+"""
+
+import importlib
+import warnings
+
+import torch
+
+from torchrec_pss.ops import reference
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode
+
+# hash, sign: see docs/hashing.md; features: see ops/features.py
+_ARGUMENTS = (
+    "Tensor array, Tensor features, Tensor indices, Tensor offsets, Tensor? per_sample_weights, "
+    "{extra}int pooling_mode, int hash, bool sign"
+)
+_library = torch.library.Library("torchrec_pss", "DEF")
+_library.define(
+    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, ')}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"lookup_backward(Tensor grad, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+try:
+    importlib.import_module("torchrec_pss._C")
+    HAS_CPU_KERNEL = True
+except ImportError as error:
+    HAS_CPU_KERNEL = False
+    warnings.warn(
+        f"torchrec_pss runs without its C++ kernel ({error}): lookups use the plain PyTorch reference, "
+        "which is many times slower. Reinstall with a C++ compiler and --no-build-isolation.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+for _key in ("CUDA",) if HAS_CPU_KERNEL else ("CPU", "CUDA"):
+    _library.impl("lookup", reference.lookup, _key)
+    _library.impl("lookup_backward", reference.lookup_backward, _key)
+
+
+def lookup(
+    array: torch.Tensor,
+    features: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    per_sample_weights: torch.Tensor | None = None,
+    *,
+    total_width: int,
+    pooling_mode: int = PoolingMode.SUM,
+    hash_kind: int = 0,
+    sign: bool = True,
+) -> torch.Tensor:
+    """Reads and pools embedding bags from one shared array (ROBE: arXiv 2108.02191; ours: docs/hashing.md).
+
+    Inputs follow FBGEMM's table-batched convention: the bags of feature 0 for the whole batch,
+    then those of feature 1, and so on.
+
+    Args:
+        array: ``[N]``, fp32, bf16, fp16 or fp64.
+        features: int64 ``[F, len(FeatureColumn)]`` from :func:`~torchrec_pss.ops.features.feature_matrix`.
+        indices: int32 or int64 ``[L]``, the ids; any value where the table has no exact coordinates.
+        offsets: int32 or int64 ``[F * B + 1]``, first 0, non-decreasing, last ``L``.
+        per_sample_weights: ``[L]``, fp32 (fp64 for an fp64 array), or None.
+        total_width: sum of the features' widths; for NONE, the one width of all features.
+        pooling_mode: SUM, MEAN (a weighted bag is divided by its length, as FBGEMM does) or NONE.
+        hash_kind: HASH_MIX64 or HASH_ROBE.
+        sign: whether shared coordinates carry a sign.
+
+    Returns:
+        fp32 (fp64 for an fp64 array), ``[B, total_width]`` in the features' order, or
+        ``[L, total_width]`` for NONE. An empty bag gives zeros.
+
+    Raises:
+        ValueError: wrong shape, dtype, device or pooling mode.
+        IndexError: offsets that do not describe bags, or an id out of an exact table's range.
+    """
+    _check(array, features, indices, offsets, per_sample_weights, pooling_mode)
+    return torch.ops.torchrec_pss.lookup(
+        array, features, indices, offsets, per_sample_weights, total_width, pooling_mode, hash_kind, sign
+    )
+
+
+def _check(
+    array: torch.Tensor,
+    features: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    pooling_mode: int,
+) -> None:
+    """What can be told from shapes and dtypes alone; holds under torch.compile too."""
+    if array.dim() != 1 or not array.is_floating_point():
+        raise ValueError(f"array must be a floating-point vector, got {array.dtype} {tuple(array.shape)}")
+    if features.dim() != 2 or features.shape[1] != len(FeatureColumn) or features.dtype != torch.int64:
+        raise ValueError(f"features must be int64 [F, {len(FeatureColumn)}], got {features.dtype} {features.shape}")
+    for name, tensor in (("indices", indices), ("offsets", offsets)):
+        if tensor.dim() != 1 or tensor.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{name} must be an int32 or int64 vector, got {tensor.dtype} {tuple(tensor.shape)}")
+    if offsets.numel() < 1 or (offsets.numel() - 1) % max(features.shape[0], 1):
+        raise ValueError(f"offsets must hold F * B + 1 values, got {offsets.numel()} for {features.shape[0]} features")
+    if pooling_mode not in (PoolingMode.SUM, PoolingMode.MEAN, PoolingMode.NONE):
+        raise ValueError(f"pooling_mode must be SUM, MEAN or NONE, got {pooling_mode}")
+    if weights is not None:
+        wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
+        if weights.shape != indices.shape or weights.dtype != wanted:
+            raise ValueError(
+                f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
+                f"got {weights.dtype} {tuple(weights.shape)}"
+            )
+    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", weights)):
+        if tensor is not None and tensor.device != array.device:
+            raise ValueError(f"{name} is on {tensor.device}, but the array is on {array.device}")
+
+
+@torch.library.register_fake("torchrec_pss::lookup")
+def _(array, features, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign):
+    rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
+    return array.new_empty(rows, total_width, dtype=torch.promote_types(array.dtype, torch.float32))
+
+
+@torch.library.register_fake("torchrec_pss::lookup_backward")
+def _(grad, array, features, indices, offsets, per_sample_weights, pooling_mode, hash, sign):
+    weights = 0 if per_sample_weights is None else indices.shape[0]
+    return torch.empty_like(array), grad.new_empty(weights)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    array, features, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
+    ctx.save_for_backward(array, features, indices, offsets, weights)
+    ctx.flags = (pooling_mode, hash_kind, sign)
+
+
+def _backward(ctx, grad):
+    weights = ctx.saved_tensors[4]
+    grad_array, grad_weights = torch.ops.torchrec_pss.lookup_backward(grad, *ctx.saved_tensors, *ctx.flags)
+    wants_weights = weights is not None and ctx.needs_input_grad[4]
+    return grad_array, None, None, None, grad_weights if wants_weights else None, None, None, None, None
+
+
+torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)
