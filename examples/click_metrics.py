@@ -1,0 +1,42 @@
+"""AUROC, normalised entropy and log loss over all ranks."""
+
+import torch
+import torch.distributed as dist
+from torchmetrics.classification import BinaryAUROC
+from torchrec.metrics.ne import compute_cross_entropy, compute_ne
+
+_ETA = 1e-12
+
+
+class OneClassError(ValueError):
+    """No rows, or rows of one class only."""
+
+
+class ClickMetrics:
+    """Collects logits and labels; rows with a negative label are left out."""
+
+    def __init__(self) -> None:
+        self._auroc = BinaryAUROC(thresholds=None)
+        self._sums = torch.zeros(3, dtype=torch.float64)  # cross entropy in bits, rows, positives
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        logits, labels = logits.float().cpu(), labels.cpu()
+        logits, labels = logits[labels >= 0], labels[labels >= 0]
+        # On logits: probabilities saturate, and ties cost AUROC.
+        self._auroc.update(torch.sigmoid(logits.double()), labels.long())
+        bits = compute_cross_entropy(labels, torch.sigmoid(logits.double()), torch.ones_like(logits), _ETA)
+        self._sums += torch.stack([bits.sum(), torch.tensor(float(len(labels))), labels.double().sum()])
+
+    def compute(self) -> dict[str, float]:
+        """``auroc`` and ``ne`` over all ranks (collective).
+
+        Raises:
+            OneClassError: no rows, or all of one class.
+        """
+        if dist.is_initialized():
+            dist.all_reduce(self._sums)
+        cross_entropy, rows, positives = self._sums
+        if not 0 < positives < rows:
+            raise OneClassError(f"AUROC needs both classes: {int(positives)} of {int(rows)} rows are positive")
+        ne = compute_ne(cross_entropy, rows, positives, rows - positives, _ETA)
+        return {"auroc": float(self._auroc.compute()), "ne": float(ne)}

@@ -1,0 +1,64 @@
+"""train_criteo.py's checkpoints: `torch.distributed.checkpoint`, and a JSON of how far the run had got."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from run_folder import replace_folder, write_json
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import KeyedOptimizer
+
+from torchrec_pss.modules.array_layout import describe_difference
+
+_PROGRESS = "progress.json"
+
+
+def save(folder: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer, progress: dict) -> None:
+    """Saves aside, then renames. Collective; ``progress`` is rank 0's."""
+    aside = folder.with_name(f"{folder.name}.new")
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    dist.barrier()
+    dcp.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=aside)
+    if dist.get_rank() == 0:
+        write_json(aside / _PROGRESS, progress)
+        replace_folder(aside, folder)
+    dist.barrier()
+
+
+def read_progress(folder: Path) -> dict:
+    """The JSON of a checkpoint, or of the one that an interrupted rename left behind.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for place in (folder, folder.with_name(f"{folder.name}.old")):
+        if (place / _PROGRESS).exists():
+            return json.loads((place / _PROGRESS).read_text()) | {"folder": str(place)}
+    raise FileNotFoundError(f"--resume: no checkpoint in {folder}")
+
+
+def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
+    """Refuses to go on from a checkpoint of another layout or another model.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if layout is not None and progress["layout"] is not None:
+        difference = describe_difference(progress["layout"], layout)
+        if difference:
+            raise ValueError(f"--resume: the checkpoint has another layout of the shared array: {difference}")
+    for flag, value in config.items():
+        if progress["config"].get(flag) != value:
+            raise ValueError(f"--resume: --{flag} was {progress['config'].get(flag)} and is now {value}")
+
+
+def load(folder: str, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> None:
+    """Fills model and optimizer. Collective."""
+    optimizer.init_state()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    dcp.load(state, checkpoint_id=folder)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,152 @@
+"""Where train_criteo.py's rows come from, and how many rows the full tables would have."""
+
+import argparse
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from torchrec.datasets.utils import Batch
+from tqdm import tqdm
+
+from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
+from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
+from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.rows import (
+    KAGGLE_NUM_EMBEDDINGS,
+    MLPERF_NUM_EMBEDDINGS,
+    NUM_SPARSE,
+    RowBlock,
+    RowSource,
+    num_steps,
+    rank_windows,
+)
+from torchrec_pss.datasets.splits import Splits, split_files
+from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
+from torchrec_pss.datasets.vocabulary import Vocabulary
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_PASS_ROWS = 1 << 14
+
+
+@dataclass
+class ClickData:
+    """Rows in three parts, and the tables they need.
+
+    Attributes:
+        source: of the rows.
+        splits: their positions.
+        num_embeddings: rows of each full table.
+        counted: how `num_embeddings` was had, for the results.
+        contiguous: whether ids lie in [0, num_embeddings), so that tables of the array may be exact.
+        rows_of: ids to rows of full tables, where they are not so already.
+    """
+
+    source: RowSource
+    splits: Splits
+    num_embeddings: list[int]
+    counted: str
+    contiguous: bool
+    rows_of: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def batches(
+        self,
+        rows: range,
+        batch_size: int,
+        first_step: int = 0,
+        limit: int | None = None,
+        shuffle_seed: int | None = None,
+    ) -> Iterator[Batch]:
+        """This rank's batches of ``rows``, as many as every other rank's."""
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        rows = rows[: (limit or len(rows)) * batch_size * world_size]
+        windows = rank_windows(rows, batch_size, rank, world_size, first_step)
+        for step, block in enumerate(self.source.read(windows), start=first_step):
+            if self.rows_of is not None:
+                block.ids = self.rows_of(block.ids)
+            if shuffle_seed is not None:
+                order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
+                block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
+            yield block.batch()
+
+    def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
+        steps = num_steps(rows, batch_size, dist.get_world_size())
+        return min(steps, limit) if limit else steps
+
+
+def load(args: argparse.Namespace) -> ClickData:
+    """The data that the flags name. Collective: rank 0 counts, the others wait for its result."""
+    declared = args.num_embeddings_per_feature or ([args.num_embeddings] * NUM_SPARSE if args.num_embeddings else None)
+    defaults = MLPERF_NUM_EMBEDDINGS if args.dataset_name == "criteo_1t" else KAGGLE_NUM_EMBEDDINGS
+    if args.in_memory_binary_criteo_path:
+        rows = list(declared or defaults)
+        reader = BinaryCriteoReader(args.in_memory_binary_criteo_path, rows)
+        return ClickData(reader, split_files(reader.rows_per_file, args.train_fraction), rows, "declared", True)
+    if args.data_path:
+        return _load_text(args, declared)
+    rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
+    config = ClickLogConfig(seed=args.seed, num_embeddings=tuple(rows), skew=args.synthetic_skew)
+    train, held_out = args.synthetic_rows, max(args.synthetic_rows // 10, 1)
+    splits = Splits(range(train), range(train, train + held_out), range(train + held_out, train + 2 * held_out))
+    return ClickData(ClickLogGenerator(config), splits, rows, "declared", True)
+
+
+def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickData:
+    files = _first_rank_first(lambda: open_files(args.data_path, args.cache_dir))
+    reader = CriteoReader(files, args.max_bad_rows)
+    splits = split_files(reader.rows_per_file, args.train_fraction)
+
+    def training_rows() -> Iterator[RowBlock]:
+        starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
+        windows = (splits.train[start : start + _PASS_ROWS] for start in starts)
+        return CriteoReader(files, args.max_bad_rows).read(windows)
+
+    if args.embedding == "pss":
+        # The array takes ids as they are; the tables' sizes only say what it is compared with.
+        counts = declared or _first_rank_first(lambda: _sketch(training_rows()))
+        how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
+        return ClickData(reader, splits, counts, how, contiguous=False)
+    if declared:
+        moduli = np.array(declared, dtype=np.int64)[:, None]
+        return ClickData(reader, splits, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli)
+    key = repr([(str(f.path.resolve()), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]) + str(
+        splits.train
+    )
+    path = Path(args.cache_dir) / f"vocabulary-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+    def build() -> None:
+        if not path.exists():
+            logger.info("counting the distinct ids of %d training rows", len(splits.train))
+            Vocabulary.build(training_rows()).save(path)
+
+    _first_rank_first(build)
+    vocabulary = Vocabulary.load(path)
+    # One more row for ids not seen in training.
+    rows = [n + 1 for n in vocabulary.num_distinct]
+    how = "distinct ids of the training rows, counted exactly, and one row for others"
+    return ClickData(reader, splits, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+
+
+def _sketch(blocks: Iterator[RowBlock]) -> list[int]:
+    counter = DistinctCounter()
+    for block in blocks:
+        counter.add(block.ids)
+    return counter.estimates()
+
+
+def _first_rank_first(work: Callable):
+    """What ``work`` returns on rank 0, on every rank; its exception too, so that no rank waits for ever."""
+    result: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            result[0] = work()
+        except Exception as error:
+            result[1] = error
+    dist.broadcast_object_list(result, src=0)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]

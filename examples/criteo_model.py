@@ -1,0 +1,133 @@
+"""train_criteo.py's model: a TorchRec DLRM on one shared array or on full tables, sharded by TorchRec's planner."""
+
+import argparse
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchrec.datasets.utils import Batch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.models.dlrm import DLRM, DLRM_DCN, DLRM_Projection
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
+from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+# Without a learning rate of its own an array learns at the dense layers', full tables (Adagrad on the CPU) at this.
+_FULL_ADAGRAD_LEARNING_RATE = 0.02
+
+
+class ClickModel(nn.Module):
+    """A DLRM and its loss; rows with a negative label are padding and count for nothing."""
+
+    def __init__(self, dlrm: DLRM) -> None:
+        super().__init__()
+        self.dlrm = dlrm
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """The mean loss of the rows; and, detached, loss, logits and labels (``[B]``), in `DLRMTrain`'s form."""
+        logits = self.dlrm(batch.dense_features, batch.sparse_features).squeeze(-1)
+        weights = (batch.labels >= 0).to(logits.dtype)
+        losses = binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), weights, reduction="sum")
+        loss = losses / weights.sum().clamp(min=1)
+        return loss, (loss.detach(), logits.detach(), batch.labels.detach())
+
+
+def build(args: argparse.Namespace, num_embeddings: list[int], contiguous: bool, device: torch.device) -> ClickModel:
+    """The unsharded model. ``contiguous``: whether ids stay below ``num_embeddings``, so that tables may be exact."""
+    tables = [
+        EmbeddingBagConfig(
+            name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
+        )
+        for name, rows in zip(SPARSE_NAMES, num_embeddings, strict=True)
+    ]
+    if args.embedding == "full":
+        ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
+    else:
+        config = PSSConfig(
+            array_bytes=args.array_bytes or int(full_embedding_bytes(args, num_embeddings) / args.compression),
+            seed=args.seed,
+            block_size=args.block_size,
+            width=args.width,
+            exact="auto" if contiguous else (),
+            exact_fraction=args.exact_fraction,
+        )
+        ebc = PSSEmbeddingBagCollection(tables, device=device, config=config)
+    common = (ebc, NUM_DENSE, args.dense_arch_layer_sizes, args.over_arch_layer_sizes)
+    if args.interaction_type == "dcn":
+        dlrm = DLRM_DCN(*common, args.dcn_num_layers, args.dcn_low_rank_dim, dense_device=device)
+    elif args.interaction_type == "projection":
+        branches = (args.interaction_branch1_layer_sizes, args.interaction_branch2_layer_sizes)
+        dlrm = DLRM_Projection(*common, *branches, dense_device=device)
+    else:
+        dlrm = DLRM(*common, dense_device=device)
+    return ClickModel(dlrm)
+
+
+def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) -> int:
+    """Bytes of the full tables, fp32."""
+    return sum(num_embeddings) * args.embedding_dim * 4
+
+
+def embedding_bytes(args: argparse.Namespace, num_embeddings: list[int], model: ClickModel) -> int:
+    """Bytes that the model's embeddings take, all ranks together counted once."""
+    ebc = model.dlrm.sparse_arch.embedding_bag_collection
+    if isinstance(ebc, PSSEmbeddingBagCollection):
+        return ebc.layout.embedding_bytes
+    return full_embedding_bytes(args, num_embeddings)
+
+
+def shard(
+    args: argparse.Namespace, model: ClickModel, device: torch.device
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    """Plans and shards with TorchRec's own planner; one optimizer for what backward does not update by itself."""
+    rate = args.embedding_learning_rate or args.learning_rate
+    optimizer_class = torch.optim.Adagrad if args.adagrad else torch.optim.Adam
+    kwargs = {"eps": args.eps}
+    ebc = model.dlrm.sparse_arch.embedding_bag_collection
+    if args.embedding == "full":
+        fused, fused_kwargs = optimizer_class, {"lr": rate, "eps": args.eps}
+        if device.type == "cpu" and not args.adagrad:
+            # FBGEMM has no fused Adam on the CPU.
+            fused = torch.optim.Adagrad
+            fused_kwargs["lr"] = args.embedding_learning_rate or _FULL_ADAGRAD_LEARNING_RATE
+            logger.info("full tables on the CPU: fused Adagrad, learning rate %g", fused_kwargs["lr"])
+        _apply_optimizer_in_backward(fused, ebc.parameters(), fused_kwargs)
+
+    sharders = get_default_pss_sharders()
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=dist.get_world_size(), compute_device=device.type),
+        batch_size=args.batch_size,
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
+    )
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    if args.print_sharding_plan and dist.get_rank() == 0:
+        print(plan, flush=True)
+        if isinstance(ebc, PSSEmbeddingBagCollection):
+            print(ebc.layout, flush=True)
+    sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device)
+
+    dense, array = {}, {}
+    for name, parameter in in_backward_optimizer_filter(sharded.named_parameters()):
+        (array if ".embedding_bag_collection." in name else dense)[name] = parameter
+    optimizers = [
+        KeyedOptimizerWrapper(parameters, _with(optimizer_class, lr=lr, **kwargs))
+        for parameters, lr in ((dense, args.learning_rate), (array, rate))
+        if parameters
+    ]
+    return sharded, CombinedOptimizer([sharded.fused_optimizer, *optimizers])
+
+
+def _with(optimizer_class: type[torch.optim.Optimizer], **kwargs) -> Callable:
+    return lambda parameters: optimizer_class(parameters, **kwargs)

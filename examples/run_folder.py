@@ -1,0 +1,77 @@
+"""A run's output folder: log, results, curves, checkpoint; what is written is written aside and renamed."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+def prepare(path: str | Path) -> Path:
+    """Makes the folder and checks that it can be written; ends the program with status 2 where not."""
+    path = Path(path)
+    probe = path / f".probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        print(f"error: output folder {path} is not writable: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    return path
+
+
+def set_up_logging(path: Path, rank: int) -> None:
+    """Rank 0 logs to the console and to ``log.txt``; the others log warnings only."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if rank == 0:
+        handlers.append(logging.FileHandler(path / "log.txt"))
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
+    )
+    for name in ("__main__", "torchrec_pss", "criteo_data", "criteo_model", "run_folder"):
+        logging.getLogger(name).setLevel(level)
+
+
+def write_json(path: Path, content: dict) -> None:
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Puts ``new`` in ``final``'s place; at every moment one of the two, or ``<final>.old``, is whole."""
+    old = final.with_name(f"{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def plot_curves(path: Path, title: str, history: list[dict], bayes: float | None) -> None:
+    """Validation AUROC and training loss over steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    validated = [h for h in history if "auroc_val" in h]
+    left.plot([h["step"] for h in validated], [h["auroc_val"] for h in validated], "o-", label="validation")
+    if bayes is not None:
+        left.axhline(bayes, color="gray", linestyle="--", label="Bayes")
+    left.set(xlabel="step", ylabel="AUROC", title=title)
+    left.legend()
+    losses = [h for h in history if "loss" in h]
+    right.plot([h["step"] for h in losses], [h["loss"] for h in losses])
+    right.set(xlabel="step", ylabel="loss (mean since the last point)", title="training")
+    figure.tight_layout()
+    aside = path.with_suffix(".tmp.png")
+    figure.savefig(aside, dpi=110)
+    pyplot.close(figure)
+    aside.replace(path)

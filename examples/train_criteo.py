@@ -1,0 +1,279 @@
+"""Trains a DLRM whose 26 embedding tables live in one small shared array, through TorchRec.
+
+    torchx run dist.ddp -- train_criteo.py --data_path /data/criteo/train.txt --compression 1000
+    torchx run -s local_cwd dist.ddp -j 1x2 --script examples/train_criteo.py -- --output_dir runs/demo
+
+Without --data_path it trains on generated rows whose best possible AUROC is known. Everything lands in --output_dir.
+"""
+
+import argparse
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+import criteo_checkpoint
+import criteo_data
+import criteo_flags
+import criteo_model
+import run_folder
+import torch
+import torch.distributed as dist
+from click_metrics import ClickMetrics, OneClassError
+from torchrec.datasets.utils import Batch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from tqdm import tqdm
+
+from torchrec_pss import PSSEmbeddingBagCollection
+from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader
+from torchrec_pss.datasets.rows import rank_windows
+from torchrec_pss.datasets.synthetic import ClickLogGenerator
+
+logger: logging.Logger = logging.getLogger("__main__")
+
+# Flags that may differ between a run and its resumption.
+_FREE_FLAGS = {"resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
+               "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
+               "validation_freq_within_epoch", "test_batch_size", "max_bad_rows"}  # fmt: skip
+
+
+class Trainer:
+    """The loop: segments of training steps, each followed by validation and a checkpoint."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, device: torch.device) -> None:
+        self.args, self.folder, self.device = args, folder, device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.data = criteo_data.load(args)
+        torch.manual_seed(args.seed)
+        model = criteo_model.build(args, self.data.num_embeddings, self.data.contiguous, device)
+        self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
+        self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, model)
+        ebc = model.dlrm.sparse_arch.embedding_bag_collection
+        self.layout = ebc.layout.fingerprint() if isinstance(ebc, PSSEmbeddingBagCollection) else None
+        self.model, self.optimizer = criteo_model.shard(args, model, device)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
+        self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
+        self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
+        self.config = {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
+        self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
+
+    def run(self) -> dict:
+        args = self.args
+        total = args.epochs * self.steps_per_epoch
+        logger.info(
+            "%s: %s bytes of embeddings instead of %s (%.1fx; full tables: %s), %d steps of %d x %d rows",
+            args.embedding, f"{self.bytes:,}", f"{self.full_bytes:,}", self.full_bytes / self.bytes, self.data.counted,
+            total, self.world_size, args.batch_size,
+        )  # fmt: skip
+        reached = False
+        with tqdm(
+            total=total, initial=self.step, desc="training", unit="step", disable=self.rank > 0, mininterval=5
+        ) as bar:
+            while self.step < total and not reached:
+                self._train(min(self._segment_end(), total), bar)
+                metrics = self.evaluate(self.data.splits.val, args.limit_val_batches)
+                self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
+                logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
+                reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
+                self._save()
+        if reached:
+            logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
+        return self._results(reached)
+
+    def _segment_end(self) -> int:
+        """The step before which training does not stop: the next validation, checkpoint or end of an epoch."""
+        epoch_end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        every = [f for f in (self.args.validation_freq_within_epoch, self.args.checkpoint_freq) if f]
+        return min([epoch_end, *((self.step // f + 1) * f for f in every)])
+
+    def _train(self, stop: int, bar: tqdm) -> None:
+        """Trains up to step ``stop``, inside one epoch."""
+        epoch, first = divmod(self.step, self.steps_per_epoch)
+        batches = self.data.batches(
+            self.data.splits.train,
+            self.args.batch_size,
+            first,
+            self.args.limit_train_batches,
+            shuffle_seed=self.args.seed + epoch if self.args.shuffle_batches else None,
+        )
+        iterator = self._placed(islice(batches, stop - self.step))
+        self.model.train()
+        loss_sum, loss_steps, started = torch.zeros((), device=self.device), 0, time.perf_counter()
+        logged, logged_at = self.step, started
+        while self.step < stop:
+            self._set_learning_rate()
+            loss, _, labels = self.pipeline.progress(iterator)
+            loss_sum += loss
+            loss_steps += 1
+            self.step += 1
+            self.rows += len(labels)
+            bar.update()
+            if self.step % self.args.log_freq == 0 or self.step == stop:
+                loss_mean = float(loss_sum) / loss_steps
+                if not math.isfinite(loss_mean):
+                    raise RuntimeError(f"the loss is {loss_mean} between steps {logged + 1} and {self.step}")
+                now = time.perf_counter()
+                speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
+                left = (bar.total - self.step) * (now - logged_at) / (self.step - logged)
+                self._record(loss=loss_mean)
+                logger.info(
+                    "step %d/%d epoch %d loss %.5f %.0f samples/s ETA %s",
+                    self.step, bar.total, epoch + 1, loss_mean, speed, timedelta(seconds=round(left)),
+                )  # fmt: skip
+                loss_sum.zero_()
+                loss_steps, logged, logged_at = 0, self.step, now
+        # The pipeline must see the end of this iterator before it is given another.
+        assert next(iterator, None) is None
+        self.train_seconds += time.perf_counter() - started
+
+    def _placed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (batch.pin_memory() for batch in batches) if self.args.pin_memory else batches
+
+    def _set_learning_rate(self) -> None:
+        """torchrec_dlrm's policy: linear warm-up, constant, then quadratic decay to zero."""
+        args, factor = self.args, 1.0
+        if self.step < args.lr_warmup_steps:
+            factor = (self.step + 1) / args.lr_warmup_steps
+        elif args.lr_decay_start is not None and self.step >= args.lr_decay_start:
+            left = max(0.0, 1 - (self.step - args.lr_decay_start) / args.lr_decay_steps)
+            factor = left * left
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    @torch.no_grad()
+    def evaluate(self, rows: range, limit: int | None) -> dict[str, float]:
+        """AUROC and NE of the model over ``rows``. Collective."""
+        self.model.eval()
+        metrics = ClickMetrics()
+        iterator = self._placed(self.data.batches(rows, self.args.test_batch_size, limit=limit))
+        for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
+            _, logits, labels = self.pipeline.progress(iterator)
+            metrics.update(logits, labels)
+        return metrics.compute()
+
+    def _bayes(self, rows: range, limit: int | None) -> dict[str, float | None]:
+        """AUROC of the true probability over the same rows, and of its dense part; None for real data."""
+        if not isinstance(self.data.source, ClickLogGenerator):
+            return {"auroc_bayes": None, "auroc_dense_only": None}
+        bayes, dense_only = ClickMetrics(), ClickMetrics()
+        rows = rows[: (limit or len(rows)) * self.args.test_batch_size * self.world_size]
+        for window in rank_windows(rows, self.args.test_batch_size, self.rank, self.world_size):
+            _, _, labels, logits = self.data.source.rows(window)
+            bayes.update(torch.from_numpy(logits[:, 0]), torch.from_numpy(labels))
+            dense_only.update(torch.from_numpy(logits[:, 1]), torch.from_numpy(labels))
+        return {"auroc_bayes": bayes.compute()["auroc"], "auroc_dense_only": dense_only.compute()["auroc"]}
+
+    def _results(self, reached: bool) -> dict:
+        test_rows, limit = self.data.splits.test, self.args.limit_test_batches
+        test = self.evaluate(test_rows, limit)
+        validated = [h for h in self.history if "auroc_val" in h]
+        bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
+        rows = torch.tensor(float(self.rows))
+        dist.all_reduce(bad)
+        dist.all_reduce(rows)
+        return {
+            "auroc_test": test["auroc"],
+            "ne_test": test["ne"],
+            "auroc_val": validated[-1]["auroc_val"] if validated else None,
+            "auroc_val_best": max((h["auroc_val"] for h in validated), default=None),
+            **self._bayes(test_rows, limit),
+            "steps": self.step,
+            "target_reached": reached,
+            "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
+            "train_seconds": self.train_seconds,
+            "embedding": self.args.embedding,
+            "embedding_bytes": self.bytes,
+            "full_embedding_bytes": self.full_bytes,
+            "full_rows_counted": self.data.counted,
+            "compression": self.full_bytes / self.bytes,
+            "world_size": self.world_size,
+            "device": self.device.type,
+            "bad_rows_read": int(bad) if isinstance(self.data.source, CriteoReader) else None,
+            "history": self.history,
+            "config": vars(self.args),
+        }
+
+    def _record(self, **values: float) -> None:
+        self.history.append({"step": self.step, **values})
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, self.step)
+
+    def _save(self) -> None:
+        progress = {
+            "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
+            "layout": self.layout, "config": self.config,
+        }  # fmt: skip
+        criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, progress)
+
+    def resume(self) -> None:
+        """Goes on from the folder's checkpoint. Raises FileNotFoundError or ValueError where it cannot."""
+        progress = criteo_checkpoint.read_progress(self.folder / "checkpoint")
+        criteo_checkpoint.check_same_run(progress, self.config, self.layout)
+        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer)
+        self.step, self.history = progress["step"], progress["history"]
+        self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
+        logger.info("resumed at step %d", self.step)
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SystemExit("error: --tensorboard needs the package: pip install 'torchrec_pss[tensorboard]'") from error
+    return SummaryWriter(folder / "tensorboard")
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """Ends the program for a reason that lies with flags or data: one line, no traceback."""
+    logger.error("error: %s", error)
+    raise SystemExit(2) from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = criteo_flags.parse(argv)
+    folder = run_folder.prepare(args.output_dir)
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
+    # Counting ids of a large file on rank 0 may take long.
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=12))
+    rank = dist.get_rank()
+    run_folder.set_up_logging(folder, rank)
+    try:
+        trainer = Trainer(args, folder, device)
+        if args.resume:
+            trainer.resume()
+    except (ValueError, FileNotFoundError) as error:
+        _give_up(error)
+    try:
+        results = trainer.run()
+    except (BadRowsError, OneClassError) as error:
+        _give_up(error)
+    if rank == 0:
+        bayes = results["auroc_bayes"]
+        run_folder.plot_curves(
+            folder / "curves.png", f"{args.embedding}, {results['compression']:,.0f}x", results["history"], bayes
+        )
+        run_folder.write_json(folder / "results.json", results)
+        share = (
+            f", {(results['auroc_test'] - 0.5) / (bayes - 0.5):.1%} of the way from 0.5 to Bayes {bayes:.5f} (dense values alone {results['auroc_dense_only']:.5f})"
+            if bayes
+            else ""
+        )
+        logger.info("test AUROC %.5f%s; results in %s", results["auroc_test"], share, folder / "results.json")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
