@@ -1,0 +1,45 @@
+# make venv | train | train-full | test | lint | bench. Everything is installed into .venv and nowhere else.
+# make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+REQUIREMENTS := requirements/$(if $(CUDA),cuda,cpu).txt
+INSTALLED := .venv/installed
+# torchx starts torchrun and python by name.
+TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
+DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
+
+.PHONY: venv train train-full test lint bench clean
+
+venv: $(INSTALLED)
+
+$(INSTALLED): setup.py $(wildcard requirements/*.txt torchrec_pss/ops/csrc/*)
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet -r $(REQUIREMENTS)
+	$(PIP) install --quiet --no-deps -c requirements/constraints.txt torchrec
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# One shared array, 1000 times smaller than the tables; results in runs/demo.
+train: venv
+	$(TORCHX) run -s local_cwd dist.ddp -j 1x2 --script examples/train_criteo.py -- \
+		$(DEMO_FLAGS) --compression 1000 --output_dir runs/demo
+
+# The same rows with TorchRec's full tables (2.2 GB), sharded model-parallel; results in runs/demo_full.
+train-full: venv
+	$(TORCHX) run -s local_cwd dist.ddp -j 1x2 --script examples/train_criteo.py -- \
+		$(DEMO_FLAGS) --embedding full --output_dir runs/demo_full
+
+test: venv
+	$(BIN)/python -m pytest tests
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: venv
+	$(BIN)/python -m benchmarks.bench_lookup
+
+clean:
+	rm -rf .venv build *.egg-info torchrec_pss/_C*.so

@@ -1,0 +1,128 @@
+"""docs/hashing.md: its vectors hold for the package and for an implementation written from the page alone."""
+
+import random
+import re
+from pathlib import Path
+
+import address_spec as spec
+import numpy as np
+import pytest
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+
+from torchrec_pss import PSSConfig
+from torchrec_pss.modules.array_layout import allocate
+from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, feature_matrix, hashing, reference
+
+PAGE = (Path(__file__).parent.parent / "docs" / "hashing.md").read_text()
+VECTORS = re.findall(r"^(\w+)\((.*)\) = (.*)$", PAGE[PAGE.index("## 5.") :], re.MULTILINE)
+
+
+def arguments(text):
+    return eval(f"(lambda *args, **kwargs: (args, kwargs))({text})", {})
+
+
+def feature(**columns):
+    values = dict.fromkeys(FeatureColumn, 0) | {FeatureColumn[k.upper()]: v for k, v in columns.items()}
+    return feature_matrix([values], torch.device("cpu"))[0]
+
+
+def package_read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign):
+    key = hashing.table_key(name, seed)
+    slots = shared_numel // block
+    meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots)
+    addresses, signs = reference.row_addresses(meta, torch.tensor([row]), HASH_MIX64, sign)
+    return list(zip(addresses[0].tolist(), signs[0].tolist(), strict=True))
+
+
+def package_robe(first_row, row, *, width, block, numel):
+    meta = feature(key=first_row, rows=1 << 32, width=width, block=block, slots=numel - block + 1)
+    return reference.row_addresses(meta, torch.tensor([row]), HASH_ROBE, False)[0][0].tolist()
+
+
+def package_allocate(tables, array_bytes, itemsize, **choices):
+    configs = [EmbeddingBagConfig(name=n, num_embeddings=r, embedding_dim=d) for n, r, d in tables]
+    layout = allocate(configs, PSSConfig(array_bytes=array_bytes, **choices), itemsize)
+    places = {t.name: (t.width, t.prefix, t.block, t.base) for t in layout.tables}
+    return layout.shared_numel, layout.numel, places
+
+
+PACKAGE = {
+    "mix64": lambda x: int(hashing.mix64(torch.tensor(hashing.to_signed(x)))) % (1 << 64),
+    "table_key": lambda name, seed: hashing.table_key(name, seed) % (1 << 64),
+    "read": package_read,
+    "robe": package_robe,
+    "allocate": package_allocate,
+}
+
+
+def shown(function, value):
+    if function in ("mix64", "table_key"):
+        return f"{value:#018x}"
+    if function == "read":
+        return " ".join(f"{'-' if sign < 0 else '+'}{address}" for address, sign in value)
+    if function == "robe":
+        return " ".join(map(str, value))
+    shared, numel, places = value
+    tables = [f"{n}: d {d} p {p} Z {z}" + (f" base {base}" if p else "") for n, (d, p, z, base) in places.items()]
+    return f"S {shared}, N {numel}; " + "; ".join(tables)
+
+
+def test_the_page_has_vectors_of_every_kind():
+    assert {function for function, _, _ in VECTORS} == set(PACKAGE)
+    assert len(VECTORS) >= 20
+
+
+@pytest.mark.parametrize("function, text, expected", VECTORS)
+def test_vector(function, text, expected):
+    args, kwargs = arguments(text)
+    assert shown(function, getattr(spec, function)(*args, **kwargs)) == expected
+    assert shown(function, PACKAGE[function](*args, **kwargs)) == expected
+
+
+def test_random_reads_agree():
+    draw = random.Random(0)
+    for _ in range(300):
+        width = draw.randint(1, 12)
+        prefix = draw.choice([0, 0, draw.randint(0, width)])
+        block = draw.choice([z for z in range(1, 9) if (width - prefix) % z == 0])
+        case = dict(
+            width=width, prefix=prefix, block=block, rows=1000, base=draw.randint(0, 99), sign=draw.random() < 0.7,
+            shared_numel=draw.choice([16, 1000, 27_000_000, block * ((1 << 32) - 1)]),
+        )  # fmt: skip
+        case["shared_numel"] = max(case["shared_numel"], block)
+        row = draw.randrange(1000) if prefix else draw.randrange(-(1 << 63), 1 << 63)
+        name, seed = f"table_{draw.random()}", draw.randrange(-(1 << 63), 1 << 63)
+        assert package_read(name, seed, row, **case) == spec.read(name, seed, row, **case)
+
+
+def test_random_allocations_agree():
+    draw = random.Random(1)
+    agreed = 0
+    for _ in range(400):
+        tables = [
+            (f"t{i}", draw.choice([3, 40, 500, 10**5, 10**11]), draw.choice([4, 8, 12, 16]))
+            for i in draw.sample(range(100), draw.randint(1, 6))
+        ]
+        choices = dict(
+            exact=draw.choice(["auto", "auto", [tables[0][0]]]) if tables[0][1] < 600 else "auto",
+            exact_fraction=draw.choice([0.0, 0.3, 1.0]),
+            width=draw.choice([None, 4, {tables[-1][0]: 4}]),
+            prefix=draw.choice([0, {tables[-1][0]: 2}]) if tables[-1][1] < 600 else 0,
+            block_size=draw.choice([None, 1, 2]),
+        )
+        budget, itemsize = draw.choice([1500, 9000, 100_000, 3_000_001]), draw.choice([2, 4])
+        try:
+            ours = package_allocate(tables, budget, itemsize, **choices)
+        except ValueError as error:
+            assert "too small" in str(error)
+            continue
+        theirs = spec.allocate(tables, budget, itemsize, **choices)
+        assert shown("allocate", ours) == shown("allocate", theirs)
+        agreed += 1
+    assert agreed > 200
+
+
+def test_robe_constants_are_the_authors_random_state():
+    numbers = np.random.RandomState(1024).randint(0, hashing.ROBE_P, 50)
+    assert [hashing.ROBE_R1, hashing.ROBE_R2, hashing.ROBE_R3] == numbers[:3].tolist()
