@@ -125,4 +125,4 @@ def test_random_allocations_agree():
 
 def test_robe_constants_are_the_authors_random_state():
     numbers = np.random.RandomState(1024).randint(0, hashing.ROBE_P, 50)
-    assert [hashing.ROBE_R1, hashing.ROBE_R2, hashing.ROBE_R3] == numbers[:3].tolist()
+    assert numbers[:3].tolist() == [hashing.ROBE_R1, hashing.ROBE_R2, hashing.ROBE_R3]

@@ -66,7 +66,7 @@ def explain_bad_input(
     for name, table, begin, end in zip(features.keys(), tables, bounds[:-1], bounds[1:], strict=False):
         if table.prefix == 0 and hash_name != "robe":
             continue
-        ids = features.values()[begin:end]
+        ids = features.values()[begin:end].to(torch.int64)
         bad = ids[(ids < 0) | (ids >= table.rows)]
         if bad.numel():
             return IndexError(

@@ -17,6 +17,8 @@ _ARGUMENTS = (
     "Tensor array, Tensor features, Tensor indices, Tensor offsets, Tensor? per_sample_weights, "
     "{extra}int pooling_mode, int hash, bool sign"
 )
+_POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
+
 _library = torch.library.Library("torchrec_pss", "DEF")
 _library.define(
     f"lookup({_ARGUMENTS.format(extra='SymInt total_width, ')}) -> Tensor",
@@ -104,7 +106,7 @@ def _check(
             raise ValueError(f"{name} must be an int32 or int64 vector, got {tensor.dtype} {tuple(tensor.shape)}")
     if offsets.numel() < 1 or (offsets.numel() - 1) % max(features.shape[0], 1):
         raise ValueError(f"offsets must hold F * B + 1 values, got {offsets.numel()} for {features.shape[0]} features")
-    if pooling_mode not in (PoolingMode.SUM, PoolingMode.MEAN, PoolingMode.NONE):
+    if pooling_mode not in _POOLING_MODES:
         raise ValueError(f"pooling_mode must be SUM, MEAN or NONE, got {pooling_mode}")
     if weights is not None:
         wanted = torch.float64 if array.dtype == torch.float64 else torch.float32

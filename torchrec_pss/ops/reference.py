@@ -57,6 +57,7 @@ def check_inputs(features: torch.Tensor, indices: torch.Tensor, offsets: torch.T
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         if hash_kind == HASH_ROBE or int(features[f, FeatureColumn.PREFIX]) > 0:
             rows = int(features[f, FeatureColumn.ROWS])
+            ids = ids.to(torch.int64)  # an int32 does not compare with a larger number of rows
             bad = ids[(ids < 0) | (ids >= rows)]
             if bad.numel():
                 raise IndexError(f"feature {f}: id {int(bad[0])} is out of range [0, {rows})")
@@ -78,11 +79,12 @@ def lookup(
     dtype = torch.promote_types(array.dtype, torch.float32)
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, dtype)
+    values = array.to(dtype)  # the whole array first, so that autograd adds gradients up in fp32
     outputs = []
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         start = int(offsets[f * batch_size])
         addresses, row_signs = row_addresses(features[f], ids, hash_kind, sign)
-        rows = array[addresses].to(dtype) * row_signs * scales[start : start + ids.numel(), None]
+        rows = values[addresses] * row_signs * scales[start : start + ids.numel(), None]
         if pooling_mode == PoolingMode.NONE:
             outputs.append(rows)
         else:

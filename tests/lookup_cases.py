@@ -1,0 +1,71 @@
+"""Random arguments of the lookup op, from tiny to odd, for every test that compares kernels."""
+
+import random
+
+import torch
+
+from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix
+from torchrec_pss.ops.hashing import to_signed
+
+
+def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
+    """Keyword arguments for `torchrec_pss.ops.lookup`."""
+    draw = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    dtype = dtype or draw.choice([torch.float32] * 3 + [torch.float64, torch.bfloat16, torch.float16])
+    hash_kind = draw.choice([HASH_MIX64] * 4 + [HASH_ROBE])
+    pooling = draw.choice(list(PoolingMode))
+    num_features, batch_size = draw.choice([1, 1, 2, 5]), draw.choice([0, 1, 1, 2, 7, 33])
+    numel = draw.choice([16, 64, 1000, 4096])
+    block = draw.choice([1, 2, 3, 4, 5, 8, 16])
+    common_width = block * draw.randint(1, 4)
+    rows, features = draw.choice([1, 2, 10]), []
+    for _ in range(num_features):
+        width = common_width if pooling == PoolingMode.NONE else block * draw.randint(1, 4)
+        # Block multiples keep what is left after the prefix divisible.
+        prefix = 0 if hash_kind == HASH_ROBE else draw.choice([0, 0, width, block * draw.randint(0, width // block)])
+        if prefix * rows > numel:
+            prefix = 0
+        features.append(
+            {
+                FeatureColumn.KEY: draw.randrange(1000) if hash_kind == HASH_ROBE else to_signed(draw.getrandbits(64)),
+                FeatureColumn.ROWS: rows if prefix else 1 << 31,
+                FeatureColumn.WIDTH: width,
+                FeatureColumn.PREFIX: prefix,
+                FeatureColumn.BASE: draw.randint(0, numel - prefix * rows) if prefix else 0,
+                FeatureColumn.BLOCK: block,
+                FeatureColumn.SLOTS: numel - block + 1 if hash_kind == HASH_ROBE else numel // block,
+            }
+        )
+    longest = draw.choice([0, 1, 1, 3, 20])
+    lengths = torch.randint(0, longest + 1, (num_features * batch_size,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    index_dtype = draw.choice([torch.int32, torch.int64])
+    indices = []
+    for f, feature in enumerate(features):
+        count = int(lengths[f * batch_size : (f + 1) * batch_size].sum())
+        if feature[FeatureColumn.PREFIX]:
+            low, high = 0, rows
+        elif hash_kind == HASH_ROBE:
+            low, high = 0, 1 << 31
+        else:
+            low, high = (-(1 << 31), 1 << 31) if index_dtype == torch.int32 else (-(1 << 63), (1 << 63) - 1)
+        indices.append(torch.randint(low, high, (count,), generator=generator))
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    weighted = draw.random() < 0.5
+    return {
+        "array": torch.randn(numel, generator=generator).to(dtype),
+        "features": feature_matrix(features, torch.device("cpu")),
+        "indices": torch.cat(indices).to(index_dtype),
+        "offsets": offsets.to(draw.choice([torch.int32, torch.int64])),
+        "per_sample_weights": torch.randn(int(lengths.sum()), generator=generator).to(acc) if weighted else None,
+        "total_width": common_width if pooling == PoolingMode.NONE else sum(f[FeatureColumn.WIDTH] for f in features),
+        "pooling_mode": int(pooling),
+        "hash_kind": hash_kind,
+        "sign": draw.random() < 0.7,
+    }
+
+
+def positional(case: dict) -> tuple:
+    """The case as the positional arguments of the dispatcher's op."""
+    return tuple(case.values())

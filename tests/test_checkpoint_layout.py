@@ -1,0 +1,76 @@
+"""State dicts carry the layout, and another layout is refused by name before anything is copied."""
+
+import pytest
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+
+
+def tables(dim=8, rows=40, names=("a", "b")):
+    return [EmbeddingBagConfig(name=n, num_embeddings=rows, embedding_dim=dim, feature_names=[n]) for n in names]
+
+
+def module(dim=8, rows=40, names=("a", "b"), **config):
+    return PSSEmbeddingBagCollection(
+        tables(dim, rows, names), config=PSSConfig(**{"array_bytes": 2048, "exact": ["a"]} | config)
+    )
+
+
+def test_round_trip_through_a_file(tmp_path):
+    torch.save(module().state_dict(), tmp_path / "m.pt")
+    other = module()
+    other.load_state_dict(torch.load(tmp_path / "m.pt", weights_only=True))
+    assert torch.equal(other.array, torch.load(tmp_path / "m.pt", weights_only=True)["array"])
+
+
+def test_order_of_tables_does_not_matter():
+    module(names=("a", "b")).load_state_dict(module(names=("b", "a")).state_dict())
+
+
+def test_rows_of_a_shared_table_do_not_matter():
+    saved = module(exact=()).state_dict()
+    module(exact=(), rows=41).load_state_dict(saved)
+
+
+DIFFERENCES = {
+    "seed is 1 in the checkpoint and 0 here": dict(seed=1),
+    "sign is False in the checkpoint and True here": dict(sign=False),
+    "hash is 'robe' in the checkpoint": dict(hash="robe", exact=(), block_size=4),
+    "table 'c' is in the checkpoint but not here": dict(names=("a", "b", "c")),
+    "table 'b' is here but not in the checkpoint": dict(names=("a",)),
+    "table 'a': embedding_dim is 4 in the checkpoint and 8 here": dict(dim=4),
+    "table 'a': rows is 39 in the checkpoint and 40 here": dict(rows=39),
+    "table 'a': prefix is 0 in the checkpoint and 8 here": dict(exact=()),
+    "table 'b': block is 2 in the checkpoint and 4 here": dict(block_size=2),
+    "table 'b': width is 4 in the checkpoint and 8 here": dict(width=4),
+    "the array's numel is 1024 in the checkpoint and 512 here": dict(array_bytes=4096),
+}
+
+
+@pytest.mark.parametrize("message", DIFFERENCES)
+def test_another_layout_is_refused(message):
+    here = module()
+    before = here.array.detach().clone()
+    saved = module(**DIFFERENCES[message]).state_dict()
+    with pytest.raises(ValueError, match=message):
+        here.load_state_dict(saved)
+    assert torch.equal(here.array, before)
+
+
+def test_damaged_or_missing_layout():
+    here, saved = module(), module().state_dict()
+    with pytest.raises(ValueError, match="layout of the shared array is unreadable"):
+        here.load_state_dict(saved | {"_extra_state": saved["_extra_state"][:40]})
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        here.load_state_dict({k: v for k, v in saved.items() if k != "_extra_state"})
+
+
+def test_a_new_format_version_is_refused(monkeypatch):
+    from torchrec_pss.modules import array_layout
+
+    monkeypatch.setattr(array_layout, "FORMAT_VERSION", 2)
+    saved = module().state_dict()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="format_version is 2 in the checkpoint and 1 here"):
+        module().load_state_dict(saved)

@@ -1,0 +1,172 @@
+"""The op: the C++ kernel against the plain PyTorch reference, PyTorch's own checks, and bad input."""
+
+import pytest
+import torch
+from lookup_cases import positional, random_case
+
+from torchrec_pss.ops import HAS_CPU_KERNEL, HASH_MIX64, FeatureColumn, PoolingMode, feature_matrix, lookup, reference
+
+# Sums of up to a few hundred fp32 products in another order.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def with_gradients(function, case, grad):
+    array = case["array"].clone().requires_grad_()
+    weights = case["per_sample_weights"]
+    weights = None if weights is None else weights.clone().requires_grad_()
+    arguments = case | {"array": array, "per_sample_weights": weights}
+    out = function(**arguments)
+    out.backward(grad)
+    return out.detach(), array.grad, None if weights is None else weights.grad
+
+
+def same(actual, expected, dtype):
+    if expected is None:
+        assert actual is None
+        return
+    low = dtype in (torch.bfloat16, torch.float16)
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if low else TOLERANCE
+    torch.testing.assert_close(actual, expected, **tolerance)
+
+
+def test_the_suite_runs_with_the_kernel():
+    assert HAS_CPU_KERNEL, "the C++ kernel was not built: the comparisons below would compare the reference with itself"
+
+
+def test_kernel_equals_reference_on_1500_random_configurations():
+    kinds = set()
+    for seed in range(1500):
+        case = random_case(seed)
+        grad = torch.randn(reference.lookup(**case).shape, generator=torch.Generator().manual_seed(seed))
+        grad = grad.to(torch.promote_types(case["array"].dtype, torch.float32))
+        ours = with_gradients(lookup, case, grad)
+        truth = with_gradients(reference.lookup, case, grad)
+        for actual, expected in zip(ours, truth, strict=True):
+            same(actual, expected, case["array"].dtype)
+        kinds.add((case["pooling_mode"], case["hash_kind"], case["per_sample_weights"] is None, case["array"].dtype))
+    assert len(kinds) == 3 * 2 * 2 * 4
+
+
+def test_reference_backward_equals_autograd_of_reference_forward():
+    for seed in range(200):
+        case = random_case(seed, torch.float64)
+        grad = torch.randn(reference.lookup(**case).shape, dtype=torch.float64)
+        _, grad_array, grad_weights = with_gradients(reference.lookup, case, grad)
+        backward = {k: v for k, v in case.items() if k != "total_width"}
+        ours = reference.lookup_backward(grad, **backward)
+        torch.testing.assert_close(ours[0], grad_array)
+        torch.testing.assert_close(
+            ours[1], torch.zeros(0, dtype=torch.float64) if grad_weights is None else grad_weights
+        )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_opcheck(seed):
+    case = random_case(seed, torch.float32)
+    case["array"].requires_grad_()
+    torch.library.opcheck(torch.ops.torchrec_pss.lookup.default, positional(case))
+
+
+@pytest.mark.parametrize("pooling", list(PoolingMode))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradcheck(pooling, weighted):
+    seeds = range(10_000)
+    case = next(
+        c
+        for c in (random_case(s, torch.float64) for s in seeds)
+        if c["pooling_mode"] == pooling
+        and (c["per_sample_weights"] is not None) == weighted
+        and c["indices"].numel() > 3
+    )
+    names = ["array", "per_sample_weights"] if weighted else ["array"]
+    inputs = tuple(case[n].requires_grad_() for n in names)
+    assert torch.autograd.gradcheck(lambda *x: lookup(**case | dict(zip(names, x, strict=True))), inputs)
+
+
+def test_compiles_to_one_graph_with_dynamic_shapes():
+    compiled = torch.compile(lambda **kw: lookup(**kw).square(), fullgraph=True, dynamic=True)
+    cases = [c for c in (random_case(s, torch.float32) for s in range(60)) if c["pooling_mode"] == 0][:4]
+    for case in cases:
+        torch.testing.assert_close(compiled(**case), reference.lookup(**case).square(), **TOLERANCE)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_backward_is_deterministic_for_a_number_of_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        case = simple_case(torch.arange(50_000) % 977, torch.arange(0, 50_001, 5))
+        grad = torch.randn(10_000, 8)
+        first, second = (with_gradients(lookup, case, grad)[1] for _ in range(2))
+        assert torch.equal(first, second)
+        same(first, with_gradients(reference.lookup, case, grad)[1], torch.float32)
+    finally:
+        torch.set_num_threads(before)
+
+
+def simple_case(indices, offsets, prefix=0, rows=10):
+    feature = dict(zip(FeatureColumn, (123, rows, 8, prefix, 0, 4, 250), strict=True))
+    return {
+        "array": torch.randn(1000),
+        "features": feature_matrix([feature], torch.device("cpu")),
+        "indices": indices,
+        "offsets": offsets,
+        "per_sample_weights": None,
+        "total_width": 8,
+        "pooling_mode": PoolingMode.SUM,
+        "hash_kind": HASH_MIX64,
+        "sign": True,
+    }
+
+
+BAD = {
+    "offsets must start at 0": {"offsets": torch.tensor([1, 3])},
+    "offsets must not decrease": {"offsets": torch.tensor([0, 2, 1, 3])},
+    "offsets end at 2": {"offsets": torch.tensor([0, 2])},
+    "offsets must be an int32": {"offsets": torch.tensor([0.0, 3.0])},
+    "indices must be an int32": {"indices": torch.tensor([1.0, 2.0, 3.0])},
+    "per_sample_weights must be": {"per_sample_weights": torch.ones(2)},
+    "array must be a floating": {"array": torch.ones(10, dtype=torch.int64)},
+    "pooling_mode must be": {"pooling_mode": 3},
+}
+
+
+@pytest.mark.parametrize("function", [lookup, reference.lookup], ids=["op", "reference"])
+@pytest.mark.parametrize("message", list(BAD)[:3])
+def test_bad_offsets(function, message):
+    case = simple_case(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3]))
+    with pytest.raises(IndexError, match=message):
+        function(**case | BAD[message])
+
+
+@pytest.mark.parametrize("message", list(BAD)[3:])
+def test_bad_arguments(message):
+    case = simple_case(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3]))
+    with pytest.raises(ValueError, match=message):
+        lookup(**case | BAD[message])
+
+
+@pytest.mark.parametrize("function", [lookup, reference.lookup], ids=["op", "reference"])
+@pytest.mark.parametrize("bad", [-1, 10, 1 << 40])
+def test_id_out_of_an_exact_range(function, bad):
+    case = simple_case(torch.tensor([1, bad]), torch.tensor([0, 2]), prefix=4)
+    with pytest.raises(IndexError, match=f"feature 0: id {bad} is out of range"):
+        function(**case)
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("BASE", 999), ("SLOTS", 251), ("SLOTS", 0), ("WIDTH", 16), ("PREFIX", 9), ("BLOCK", 3), ("ROWS", 10**9)],
+)
+def test_metadata_that_leaves_the_array_is_refused(column, value):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]), prefix=4)
+    case["features"][0, FeatureColumn[column]] = value
+    with pytest.raises(ValueError, match="does not fit an array|add up to"):
+        lookup(**case)
+
+
+def test_no_features_no_bags():
+    features = torch.zeros(0, len(FeatureColumn), dtype=torch.int64)
+    empty = torch.zeros(0, dtype=torch.int64)
+    case = simple_case(empty, torch.zeros(1, dtype=torch.int64)) | {"features": features, "total_width": 0}
+    assert lookup(**case).shape == (0, 0)
