@@ -66,11 +66,11 @@ def allocate(tables, array_bytes, itemsize, *, exact, exact_fraction, width, pre
         return d, d, 1
 
     def numel(shapes):
-        projections = sum(d * dim for (_, _, dim), (d, _, _) in zip(tables, shapes) if d < dim)
+        projections = sum(d * dim for (_, _, dim), (d, _, _) in zip(tables, shapes, strict=True) if d < dim)
         return max(array_bytes - 4 * projections, 0) // itemsize // 16 * 16
 
     def regions(shapes):
-        return sum(size(rows * p) for (_, rows, _), (_, p, _) in zip(tables, shapes))
+        return sum(size(rows * p) for (_, rows, _), (_, p, _) in zip(tables, shapes, strict=True))
 
     def minimum(shapes):
         widest = max(d - p for d, p, _ in shapes)
@@ -93,8 +93,8 @@ def allocate(tables, array_bytes, itemsize, *, exact, exact_fraction, width, pre
     shapes = [as_exact(n, dim) if n in exact else not_exact(n, dim) for n, _, dim in tables]
     shared = numel(shapes) - regions(shapes) if minimum(shapes) else 0
     bases, next_base = {}, shared
-    for (name, rows, _), (_, p, _) in sorted(zip(tables, shapes), key=lambda pair: pair[0][0]):
+    for (name, rows, _), (_, p, _) in sorted(zip(tables, shapes, strict=True), key=lambda pair: pair[0][0]):
         bases[name] = next_base
         next_base += size(rows * p)
-    places = {name: (*shape, bases[name]) for (name, _, _), shape in zip(tables, shapes)}
+    places = {name: (*shape, bases[name]) for (name, _, _), shape in zip(tables, shapes, strict=True)}
     return shared, next_base, places

@@ -45,9 +45,12 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         return self.sharded_module_type(module, env, device)
 
     def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
-        """``{"array": [numel, 1]}``: a view of the array, no copy."""
-        view = module.array.detach().view(-1, 1)
-        return {"array": nn.Parameter(view, requires_grad=module.array.requires_grad)}
+        """``{"array": [numel, 1]}``: a view of the array, no copy; it tells the planner of an optimizer in backward."""
+        view = nn.Parameter(module.array.detach().view(-1, 1), requires_grad=module.array.requires_grad)
+        for name in ("_optimizer_classes", "_optimizer_kwargs"):
+            if hasattr(module.array, name):
+                setattr(view, name, getattr(module.array, name))
+        return {"array": view}
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return [ShardingType.DATA_PARALLEL.value]
