@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--block_size", type=int, help="Z, consecutive coordinates of a shared row (default 4, or what divides)"
     )
+    model.add_argument("--init_range", type=float, help="the array starts uniform in [-init_range, init_range]")
     model.add_argument(
         "--exact_fraction", type=float, default=0.3, help="share of the array for exact tables (ids must be contiguous)"
     )
@@ -124,7 +125,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.script is not None and os.path.basename(args.script) != "train_criteo.py":
         p.error(f"unexpected argument {args.script!r}")
     if args.embedding == "full":
-        for flag in ("array_bytes", "compression", "width", "block_size"):
+        for flag in ("array_bytes", "compression", "width", "block_size", "init_range"):
             if getattr(args, flag) is not None:
                 p.error(f"--{flag} makes no sense with --embedding full")
     if args.array_bytes is not None and args.compression is not None:
@@ -152,7 +153,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     positive = ("epochs", "batch_size", "test_batch_size", "embedding_dim", "synthetic_rows", "synthetic_scale",
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "lr_decay_steps", "width", "block_size")  # fmt: skip
+                "limit_test_batches", "lr_decay_steps", "width", "block_size", "init_range")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

@@ -62,6 +62,7 @@ def build(args: argparse.Namespace, num_embeddings: list[int], contiguous: bool,
             width=args.width,
             exact="auto" if contiguous else (),
             exact_fraction=args.exact_fraction,
+            init_range=args.init_range,
         )
         ebc = PSSEmbeddingBagCollection(tables, device=device, config=config)
     common = (ebc, NUM_DENSE, args.dense_arch_layer_sizes, args.over_arch_layer_sizes)

@@ -65,15 +65,20 @@ class SharedArrayModule(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the array uniform in ``[-init_range, init_range]`` and the projections normal, so that a projected
-        embedding starts with the variance of an unprojected one. Does nothing on the meta device."""
+        """Draws the array uniform in ``[-init_range, init_range]``; does nothing on the meta device.
+
+        Every projection starts as the identity of its width, repeated over the embedding_dim and scaled to keep
+        lengths: tables of one width start with the dot products of their reads, not with those of random rotations.
+        """
         if self.array.is_meta:
             return
         largest = max(t.embedding_dim for t in self._layout.tables)
         bound = self._config.init_range or largest**-0.5
         self.array.uniform_(-bound, bound)
         for projection in self.projections.values():
-            projection.normal_(std=projection.shape[0] ** -0.5)
+            width, dim = projection.shape
+            identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
+            projection.copy_(identity * (width / dim) ** 0.5)
 
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool

@@ -1,0 +1,209 @@
+"""Trains a two-tower model (dot product of a user's and an item's embedding) on implicit feedback.
+
+    python examples/train_interactions.py --path interactions.npz --embedding pss --compression 10
+
+The file holds integer arrays train_user, train_item, test_user, test_item. Each training pair is set against sampled
+items that stand for dislikes; the test AUROC is against one uniformly sampled item a pair. Results land in --output_dir.
+"""
+
+import argparse
+import logging
+import math
+import time
+
+import numpy as np
+import run_folder
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics.classification import BinaryAUROC
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from tqdm import tqdm
+
+from torchrec_pss import PSSConfig, PSSEmbeddingCollection
+from torchrec_pss.datasets.interactions import Interactions
+
+logger: logging.Logger = logging.getLogger("__main__")
+
+_TEST_BATCH = 1 << 15
+_SHARED_WIDTH = 2  # hashed coordinates beside a row's exact ones
+_HASHED_WIDTH = 8  # all of them hashed, where the budget is below one float a row
+_LEARNING_RATES = {"pss": 0.005, "full": 0.003}
+_INIT_RANGES = {"pss": 0.03, "full": 0.1}
+
+
+class TwoTower(nn.Module):
+    """Logits of users and items: dot products of their embeddings, and a bias.
+
+    The bias starts at the log odds of a pair among ``negatives`` sampled ones; without it the embeddings must say
+    first that most pairs are none, and shrink to nothing before they learn.
+    """
+
+    def __init__(self, embeddings: PSSEmbeddingCollection | EmbeddingCollection, negatives: int) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.bias = nn.Parameter(torch.tensor(-math.log(negatives)))
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, K]`` of users ``[B]`` with items ``[B, K]``."""
+        batch_size, num_items = items.shape
+        lengths = torch.tensor([1, num_items], dtype=torch.int32).repeat_interleave(batch_size)
+        kjt = KeyedJaggedTensor(["user", "item"], torch.cat([users, items.flatten()]), lengths=lengths)
+        read = self.embeddings(kjt)
+        users_read = read["user"].values()[:, :, None]
+        items_read = read["item"].values().view(batch_size, num_items, -1)
+        return (items_read @ users_read).squeeze(2) + self.bias
+
+
+def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[EmbeddingConfig]:
+    sizes = {"user": data.num_users, "item": data.num_items}
+    return [
+        EmbeddingConfig(
+            name=f"t_{name}",
+            num_embeddings=rows,
+            embedding_dim=embedding_dim,
+            feature_names=[name],
+            weight_init_min=-init_range,
+            weight_init_max=init_range,
+        )
+        for name, rows in sizes.items()
+    ]
+
+
+def array_config(array_bytes: int, rows: int, dim: int, seed: int) -> PSSConfig:
+    """A layout for a dot product: as many exact coordinates a row as the budget holds, two shared ones, a projection.
+
+    Where nothing but a dot product follows, rows that share all their coordinates can hardly be told apart, and what a
+    row has for itself counts most.
+    """
+    common = {"array_bytes": array_bytes, "seed": seed, "exact": (), "init_range": _INIT_RANGES["pss"]}
+    for prefix in range(dim, 0, -1):
+        width = min(prefix + _SHARED_WIDTH, dim)
+        # Both tables' projections, and a shared region of at least 1/32 of the exact one.
+        floats = rows * prefix * (1 if width == prefix else 33 / 32) + (2 * width * dim if width < dim else 0) + 64
+        if floats * 4 <= array_bytes:
+            return PSSConfig(width=width, prefix=prefix, block_size=1, **common)
+    return PSSConfig(width=min(_HASHED_WIDTH, dim), block_size=1, **common)
+
+
+def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int]:
+    """The model, its embeddings' bytes and the full tables'."""
+    full = tables(data, args.embedding_dim, _INIT_RANGES["full"])
+    rows = data.num_users + data.num_items
+    full_bytes = rows * args.embedding_dim * 4
+    if args.embedding == "full":
+        return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes
+    config = array_config(int(full_bytes / args.compression), rows, args.embedding_dim, args.seed)
+    embeddings = PSSEmbeddingCollection(full, config=config)
+    logger.info("%s", embeddings.layout)
+    return TwoTower(embeddings, args.negatives), embeddings.layout.embedding_bytes, full_bytes
+
+
+def train_epoch(
+    model: TwoTower, optimizer: torch.optim.Optimizer, data: Interactions, args: argparse.Namespace, epoch: int
+) -> float:
+    """One pass over the pairs in random order; the mean loss."""
+    rng = np.random.default_rng([args.seed, epoch])
+    order = rng.permutation(len(data.train_user))
+    losses = []
+    starts = range(0, len(order), args.batch_size)
+    for start in tqdm(starts, desc=f"epoch {epoch + 1}", unit="step", mininterval=5):
+        rows = order[start : start + args.batch_size]
+        negatives = rng.integers(0, data.num_items, (len(rows), args.negatives))
+        items = torch.from_numpy(np.concatenate([data.train_item[rows, None], negatives], axis=1))
+        logits = model(torch.from_numpy(data.train_user[rows]), items)
+        labels = torch.zeros_like(logits)
+        labels[:, 0] = 1
+        loss = binary_cross_entropy_with_logits(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise RuntimeError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def evaluate(model: TwoTower, data: Interactions, seed: int) -> float:
+    """AUROC of the test pairs against as many uniformly sampled ones; the same ones at every call."""
+    rng = np.random.default_rng([seed, 1 << 20])
+    negatives = rng.integers(0, data.num_items, len(data.test_user))
+    auroc = BinaryAUROC(thresholds=None)
+    for start in range(0, len(data.test_user), _TEST_BATCH):
+        here = slice(start, start + _TEST_BATCH)
+        items = torch.from_numpy(np.stack([data.test_item[here], negatives[here]], axis=1))
+        logits = model(torch.from_numpy(data.test_user[here]), items)
+        labels = torch.tensor([1, 0]).expand_as(logits)
+        auroc.update(torch.sigmoid(logits.double()).flatten(), labels.flatten())
+    return float(auroc.compute())
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
+    p.add_argument("--embedding", choices=["pss", "full"], default="pss")
+    p.add_argument("--compression", type=float, help="full tables' bytes over the array's (default 10; pss only)")
+    p.add_argument("--embedding_dim", type=int, default=64)
+    p.add_argument("--epochs", type=int, default=4)
+    p.add_argument("--negatives", type=int, default=4, help="sampled items a pair")
+    p.add_argument("--batch_size", type=int, default=1024, help="pairs a step")
+    p.add_argument("--learning_rate", type=float, help=f"of Adam (default {_LEARNING_RATES})")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--output_dir", default="runs/interactions")
+    args = p.parse_args(argv)
+    if args.embedding == "full" and args.compression is not None:
+        p.error("--compression makes no sense with --embedding full")
+    if args.embedding == "pss" and args.compression is None:
+        args.compression = 10.0
+    if args.learning_rate is None:
+        args.learning_rate = _LEARNING_RATES[args.embedding]
+    for flag in ("compression", "embedding_dim", "epochs", "negatives", "batch_size", "learning_rate"):
+        value = getattr(args, flag)
+        if value is not None and value <= 0:
+            p.error(f"--{flag} must be positive, got {value}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    folder = run_folder.prepare(args.output_dir)
+    run_folder.set_up_logging(folder, rank=0)
+    torch.manual_seed(args.seed)
+    try:
+        data = Interactions.load(args.path)
+        model, embedding_bytes, full_bytes = build(args, data)
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("error: %s", error)
+        raise SystemExit(2) from error
+    logger.info(
+        "%s: %s bytes of embeddings instead of %s (%.1fx), %d users, %d items, %d pairs",
+        args.embedding, f"{embedding_bytes:,}", f"{full_bytes:,}", full_bytes / embedding_bytes,
+        data.num_users, data.num_items, len(data.train_user),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+    aurocs, started = [], time.perf_counter()
+    for epoch in range(args.epochs):
+        loss = train_epoch(model, optimizer, data, args, epoch)
+        aurocs.append(evaluate(model, data, args.seed))
+        logger.info("epoch %d/%d loss %.5f test AUROC %.5f", epoch + 1, args.epochs, loss, aurocs[-1])
+    results = {
+        "auroc_test": aurocs[-1],
+        "auroc_test_per_epoch": aurocs,
+        "embedding": args.embedding,
+        "embedding_bytes": embedding_bytes,
+        "full_embedding_bytes": full_bytes,
+        "compression": full_bytes / embedding_bytes,
+        "train_seconds": time.perf_counter() - started,
+        "config": vars(args),
+    }
+    run_folder.write_json(folder / "results.json", results)
+    logger.info("test AUROC %.5f; results in %s", aurocs[-1], folder / "results.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Implicit feedback: (user, item) pairs to learn from and to test on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_ARRAYS = ("train_user", "train_item", "test_user", "test_item")
+
+
+@dataclass
+class Interactions:
+    """Pairs of users and items, ids from 0.
+
+    Attributes:
+        train_user, train_item: int64 ``[n]``.
+        test_user, test_item: int64 ``[m]``.
+        num_users, num_items: one more than the largest id.
+    """
+
+    train_user: np.ndarray
+    train_item: np.ndarray
+    test_user: np.ndarray
+    test_item: np.ndarray
+    num_users: int
+    num_items: int
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Interactions":
+        """Reads an ``.npz`` with the integer arrays train_user, train_item, test_user, test_item.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an npz, or an array that is missing, empty, not integer, negative, or not as long as its twin.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"data file {path} does not exist")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in _ARRAYS if name in stored}
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"data file {path} is no readable .npz: {error}") from error
+        for name in _ARRAYS:
+            if name not in arrays:
+                raise ValueError(f"data file {path} has no array {name}")
+            array = arrays[name]
+            if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not len(array):
+                raise ValueError(f"{path}: {name} must be a non-empty integer vector, got {array.dtype} {array.shape}")
+            if array.min() < 0:
+                raise ValueError(f"{path}: {name} holds the negative id {array.min()}")
+        for part in ("train", "test"):
+            users, items = arrays[f"{part}_user"], arrays[f"{part}_item"]
+            if len(users) != len(items):
+                raise ValueError(f"{path}: {len(users)} {part}_user but {len(items)} {part}_item")
+        sizes = [int(max(arrays[f"train_{kind}"].max(), arrays[f"test_{kind}"].max())) + 1 for kind in ("user", "item")]
+        return cls(*(arrays[name].astype(np.int64) for name in _ARRAYS), *sizes)
