@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--init_range", type=float, help="the array starts uniform in [-init_range, init_range]")
     model.add_argument(
-        "--exact_fraction", type=float, default=0.3, help="share of the array for exact tables (ids must be contiguous)"
+        "--exact_fraction", type=float, help="share of the array for exact tables (ids must be contiguous)"
     )
     model.add_argument("--embedding_dim", type=int, default=16)
     model.add_argument(
@@ -86,19 +86,23 @@ def parser() -> argparse.ArgumentParser:
 
     train = p.add_argument_group("training")
     train.add_argument("--epochs", type=int, default=1)
-    train.add_argument("--batch_size", type=int, default=2048, help="rows a process and step")
-    train.add_argument("--test_batch_size", type=int, help="default: batch_size")
+    train.add_argument(
+        "--batch_size",
+        type=int,
+        help="rows a process and step (default: 2048, or as few as 16 where an epoch would have less than 2000 steps)",
+    )
+    train.add_argument("--test_batch_size", type=int, default=2048)
     train.add_argument("--limit_train_batches", type=int, help="steps an epoch, at most")
     train.add_argument("--limit_val_batches", type=int)
     train.add_argument("--limit_test_batches", type=int)
+    train.add_argument("--optimizer", choices=["adam", "adagrad"], help="default: adam for pss, adagrad for full")
+    train.add_argument("--adagrad", action="store_true", help="the same as --optimizer adagrad")
     train.add_argument(
-        "--learning_rate",
-        type=float,
-        default=0.001,
-        help="of the dense layers, and of the array unless --embedding_learning_rate",
+        "--learning_rate", type=float, help="of the dense layers (default: see criteo_model.learning_rates)"
     )
-    train.add_argument("--embedding_learning_rate", type=float, help="of the array, or of the full tables")
-    train.add_argument("--adagrad", action="store_true", help="Adagrad for everything instead of Adam")
+    train.add_argument(
+        "--embedding_learning_rate", type=float, help="of the array or the full tables (default: likewise)"
+    )
     train.add_argument("--eps", type=float, default=1e-8)
     train.add_argument("--lr_warmup_steps", type=int, default=0)
     train.add_argument("--lr_decay_start", type=int, help="step at which the decay to 0 begins")
@@ -125,9 +129,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.script is not None and os.path.basename(args.script) != "train_criteo.py":
         p.error(f"unexpected argument {args.script!r}")
     if args.embedding == "full":
-        for flag in ("array_bytes", "compression", "width", "block_size", "init_range"):
+        for flag in ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction"):
             if getattr(args, flag) is not None:
                 p.error(f"--{flag} makes no sense with --embedding full")
+    if args.adagrad and args.optimizer == "adam":
+        p.error("--adagrad contradicts --optimizer adam")
+    args.optimizer = "adagrad" if args.adagrad else args.optimizer or ("adam" if args.embedding == "pss" else "adagrad")
     if args.array_bytes is not None and args.compression is not None:
         p.error("give --array_bytes or --compression, not both")
     if args.data_path and args.in_memory_binary_criteo_path:
@@ -158,8 +165,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(args, flag)
         if value is not None and value <= 0:
             p.error(f"--{flag} must be positive, got {value}")
-    if args.test_batch_size is None:
-        args.test_batch_size = args.batch_size
     if args.embedding == "pss" and args.array_bytes is None and args.compression is None:
         args.compression = 1000.0
     return args

@@ -49,6 +49,7 @@ class Trainer:
         self.args, self.folder, self.device = args, folder, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.data = criteo_data.load(args)
+        args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data.num_embeddings, self.data.contiguous, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
@@ -172,6 +173,7 @@ class Trainer:
     def _results(self, reached: bool) -> dict:
         test_rows, limit = self.data.splits.test, self.args.limit_test_batches
         test = self.evaluate(test_rows, limit)
+        held_out = self.evaluate(range(self.data.splits.val.start, test_rows.stop), limit)
         validated = [h for h in self.history if "auroc_val" in h]
         bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
         rows = torch.tensor(float(self.rows))
@@ -181,6 +183,7 @@ class Trainer:
             "auroc_test": test["auroc"],
             "ne_test": test["ne"],
             "auroc_val": validated[-1]["auroc_val"] if validated else None,
+            "auroc_held_out": held_out["auroc"],
             "auroc_val_best": max((h["auroc_val"] for h in validated), default=None),
             **self._bayes(test_rows, limit),
             "steps": self.step,
@@ -220,6 +223,11 @@ class Trainer:
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
         logger.info("resumed at step %d", self.step)
+
+
+def _default_batch_size(num_rows: int, world_size: int) -> int:
+    """The largest power of two, 16 to 2048, that leaves an epoch 2000 steps."""
+    return max(16, min(2048, 2 ** int(math.log2(max(num_rows / world_size / 2000, 1)))))
 
 
 def _tensorboard(folder: Path):

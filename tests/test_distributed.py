@@ -242,7 +242,7 @@ def test_one_process_without_a_group_and_from_meta():
 
     meta = PSSEmbeddingBagCollection(module.embedding_bag_configs(), device="meta", config=module.config)
     allocated = PSSEmbeddingBagCollectionSharder().shard(meta, plan, env, CPU)
-    assert not allocated.array.is_meta and allocated.array.std() > 0.1
+    assert not allocated.array.is_meta and allocated.array.std() > 0.02
 
 
 def test_a_plan_that_is_not_data_parallel_is_refused():

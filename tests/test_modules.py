@@ -183,10 +183,15 @@ def test_addresses_do_not_depend_on_order_or_on_other_shared_tables():
 
 
 def test_initialisation():
-    module = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(array_bytes=1 << 14, exact=(), init_range=0.5))
+    module = PSSEmbeddingBagCollection(
+        bag_tables(), config=PSSConfig(array_bytes=1 << 14, exact=(), init_range=0.5, width={"t3": 4})
+    )
+    # The projection keeps lengths and dot products of its table's reads.
+    projection = module.projections["t3"]
+    torch.testing.assert_close(projection @ projection.T, torch.eye(4))
     assert 0.45 < module.array.abs().max() <= 0.5
     default = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(array_bytes=1 << 14, exact=()))
-    assert 0.2 < default.array.abs().max() <= 16**-0.5
+    assert 0.045 < default.array.abs().max() <= 0.05
 
 
 def test_layout_prints_every_table():

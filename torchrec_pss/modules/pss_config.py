@@ -24,7 +24,7 @@ class PSSConfig:
         width: read width of the shared tables, one number or by table name; a table read at less than its
             embedding_dim gets a learned projection. None: embedding_dim.
         prefix: exact coordinates a row of the shared tables before the hashed ones, one number or by table name.
-        init_range: elements start uniform in ``[-init_range, init_range]``. None: 1 / sqrt(largest embedding_dim).
+        init_range: elements start uniform in ``[-init_range, init_range]``.
 
     Raises:
         ValueError: a value out of range.
@@ -39,7 +39,7 @@ class PSSConfig:
     exact_fraction: float = 0.3
     width: int | Mapping[str, int] | None = None
     prefix: int | Mapping[str, int] = 0
-    init_range: float | None = None
+    init_range: float = 0.05
 
     def __post_init__(self) -> None:
         if self.hash not in HASHES:
@@ -54,7 +54,7 @@ class PSSConfig:
             raise ValueError(f'exact must be "auto" or a list of table names, got {self.exact!r}')
         if not 0 <= self.exact_fraction <= 1:
             raise ValueError(f"exact_fraction must be in [0, 1], got {self.exact_fraction}")
-        if self.init_range is not None and self.init_range <= 0:
+        if self.init_range <= 0:
             raise ValueError(f"init_range must be positive, got {self.init_range}")
         if self.hash == "robe":
             given = self.width is not None or self.prefix != 0

@@ -72,9 +72,7 @@ class SharedArrayModule(nn.Module):
         """
         if self.array.is_meta:
             return
-        largest = max(t.embedding_dim for t in self._layout.tables)
-        bound = self._config.init_range or largest**-0.5
-        self.array.uniform_(-bound, bound)
+        self.array.uniform_(-self._config.init_range, self._config.init_range)
         for projection in self.projections.values():
             width, dim = projection.shape
             identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
