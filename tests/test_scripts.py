@@ -1,0 +1,221 @@
+"""The scripts end to end, as a user starts them: torchx in both forms, resume, real data, bad input."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+SMALL = ["--synthetic_rows", "40000", "--synthetic_scale", "0.01", "--batch_size", "256", "--test_batch_size", "512"]
+KEYS = {"auroc_test", "auroc_val", "auroc_bayes", "steps", "samples_per_second", "embedding_bytes", "full_embedding_bytes",
+        "compression", "world_size", "config"}  # fmt: skip
+
+
+def call(command, cwd=ROOT, check=True):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=os.environ | {"PATH": path}, text=True, capture_output=True, timeout=400
+    )
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def torchrun(*flags, ranks=2, check=True):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", ranks]
+    return call([*launcher, ROOT / "examples" / "train_criteo.py", *flags], check=check)
+
+
+def train(*flags, check=True):
+    """One process without a launcher."""
+    return call([sys.executable, ROOT / "examples" / "train_criteo.py", *flags], check=check)
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def torchx_succeeded(done):
+    return "SUCCEEDED" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cwd", [ROOT, ROOT / "examples"], ids=["root", "examples"])
+def test_torchx_literal_form(tmp_path, cwd):
+    done = call(["torchx", "run", "dist.ddp", "--", "train_criteo.py", *SMALL, "--output_dir", tmp_path], cwd)
+    assert torchx_succeeded(done), done.stdout[-2000:] + done.stderr[-2000:]
+    found = results(tmp_path)
+    assert KEYS <= set(found) and found["world_size"] == 2 and found["steps"] == 79
+    assert found["embedding_bytes"] * 1000 <= found["full_embedding_bytes"]
+    assert 0.5 < found["auroc_test"] < found["auroc_bayes"] < 0.9
+    assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
+    log = (tmp_path / "log.txt").read_text()
+    assert "samples/s ETA" in log and "validation AUROC" in log
+
+
+@pytest.mark.slow
+def test_torchx_explicit_form(tmp_path):
+    head = ["torchx", "run", "-s", "local_cwd", "dist.ddp", "-j", "1x2", "--script", "examples/train_criteo.py", "--"]
+    done = call([*head, *SMALL, "--output_dir", tmp_path])
+    assert torchx_succeeded(done), done.stdout[-2000:] + done.stderr[-2000:]
+    assert results(tmp_path)["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_full_tables_and_dcn(tmp_path):
+    """TorchRec's own tables, model-parallel on two ranks, with another interaction."""
+    torchrun(*SMALL, "--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path)
+    found = results(tmp_path)
+    assert found["compression"] == 1 and found["embedding"] == "full" and found["auroc_test"] > 0.55
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
+    """Stopped after the first of two epochs and resumed: the same parameters' metrics, to the bit."""
+    flags = [*SMALL, "--shuffle_batches", "--validation_freq_within_epoch", "30"]
+    torchrun(*flags, "--epochs", "2", "--output_dir", tmp_path / "whole")
+    torchrun(*flags, "--epochs", "1", "--output_dir", tmp_path / "parts")
+    torchrun(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts")
+    whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
+    assert whole["steps"] == parts["steps"] == 158
+    assert whole["auroc_test"] == parts["auroc_test"] and whole["ne_test"] == parts["ne_test"]
+    assert [h["auroc_val"] for h in whole["history"] if "auroc_val" in h] == [
+        h["auroc_val"] for h in parts["history"] if "auroc_val" in h
+    ]
+
+    refused = torchrun(*flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False)
+    assert refused.returncode != 0 and "the array's numel is" in refused.stdout
+    refused = torchrun(*flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False)
+    assert refused.returncode != 0 and "--learning_rate was None and is now 1.0" in refused.stdout
+
+
+def write_rows(path, rows, delimiter="\t", bad=()):
+    rng = np.random.default_rng(0)
+    lines = []
+    for r in range(rows):
+        dense = [str(v) if v < 8 else "" for v in rng.integers(0, 9, 13)]
+        tokens = [f"{v:x}" if v else "" for v in rng.integers(0, 50, 26)]
+        lines.append("garbage" if r in bad else delimiter.join([str(int(rng.integers(0, 4) == 0)), *dense, *tokens]))
+    path.write_bytes(gzip.compress("\n".join(lines).encode()) if path.suffix == ".gz" else "\n".join(lines).encode())
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedding", ["pss", "full"])
+def test_criteo_file_with_bad_lines(tmp_path, embedding):
+    """1,001 rows over three ranks: ranks get unequal and empty batches, every good row counts once."""
+    path = write_rows(tmp_path / "log.tsv.gz", 1001, bad=(5, 900))
+    flags = ["--data_path", path, "--embedding", embedding, "--batch_size", 60, "--test_batch_size", 60, "--epochs", 1,
+             "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]  # fmt: skip
+    if embedding == "pss":
+        flags += ["--array_bytes", "8192"]
+    torchrun(*flags, ranks=3)
+    found = results(tmp_path / "out")
+    assert found["steps"] == 5 and found["auroc_bayes"] is None and found["bad_rows_read"] >= 2
+    assert f"{path}:6: 1 fields instead of 40" in (tmp_path / "out" / "log.txt").read_text()
+    assert "distinct ids of the training rows" in found["full_rows_counted"]
+    if embedding == "pss":
+        assert found["embedding_bytes"] <= 8192
+        assert abs(found["full_embedding_bytes"] / (26 * 50 * 64) - 1) < 0.02
+
+
+@pytest.mark.slow
+def test_target_auroc_stops_early_and_one_process_needs_no_launcher(tmp_path):
+    flags = [*SMALL, "--epochs", "5", "--validation_freq_within_epoch", "40", "--target_auroc", "0.51"]
+    train(*flags, "--output_dir", tmp_path)
+    found = results(tmp_path)
+    assert found["target_reached"] and found["steps"] < 5 * 157 and found["world_size"] == 1
+
+
+BAD_FLAGS = {
+    "--compression makes no sense with --embedding full": ["--embedding", "full", "--compression", "10"],
+    "not both": ["--array_bytes", "10000", "--compression", "10"],
+    "must end in embedding_dim": ["--embedding_dim", "8"],
+    "needs 26 numbers": ["--num_embeddings_per_feature", "1,2"],
+    "--batch_size must be positive": ["--batch_size", "0"],
+    "unexpected argument": ["something.py"],
+    "does not exist": ["--data_path", "/no/such/file"],
+    "too small": ["--array_bytes", "16"],
+    "no checkpoint in": ["--resume"],
+    "needs a GPU": ["--embedding", "full", "--optimizer", "adam", "--synthetic_scale", "0.001"],
+    "block_size 3 does not divide": ["--block_size", "3"],
+}
+
+
+@pytest.mark.parametrize("message", BAD_FLAGS)
+def test_bad_flags_end_with_a_reason(tmp_path, message):
+    done = train(*BAD_FLAGS[message], "--output_dir", tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train("--output_dir", tmp_path / "file" / "out", check=False)
+    assert done.returncode == 2 and "is not writable" in done.stderr
+
+
+@pytest.mark.slow
+def test_too_many_bad_rows(tmp_path):
+    path = write_rows(tmp_path / "log.tsv", 300, bad=range(100, 150))
+    done = train("--data_path", path, "--array_bytes", "8192", "--max_bad_rows", "10", "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and f"11 malformed lines, more than --max_bad_rows 10; the first: {path}:101" in done.stdout
+
+
+def interactions(tmp_path, **changes):
+    """Users like items of their own third."""
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 300, 30_000)
+    items = rng.integers(0, 100, 30_000) * 3 + users % 3
+    arrays = {"train_user": users[:25_000], "train_item": items[:25_000], "test_user": users[25_000:], "test_item": items[25_000:]}
+    np.savez(tmp_path / "data.npz", **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return tmp_path / "data.npz"
+
+
+def train_interactions(*flags, check=True):
+    return call([sys.executable, ROOT / "examples" / "train_interactions.py", *flags], check=check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--compression", 10], ["--compression", 200], ["--embedding", "full"]])
+def test_train_interactions(tmp_path, flags):
+    path = interactions(tmp_path)
+    train_interactions("--path", path, "--epochs", 6, "--batch_size", 256, "--output_dir", tmp_path / "out", *flags)
+    found = results(tmp_path / "out")
+    assert len(found["auroc_test_per_epoch"]) == 6 and found["auroc_test"] == found["auroc_test_per_epoch"][-1]
+    assert found["embedding_bytes"] * (1 if "full" in flags else flags[1]) <= 600 * 64 * 4
+    # Items of the other two thirds are told apart: at best 5/6. Two hundred floats for 600 rows cannot.
+    assert found["auroc_test"] > (0.5 if 200 in flags else 0.75)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"train_item": None}, "has no array train_item"),
+        ({"test_user": np.zeros(3)}, "test_user must be a non-empty integer vector"),
+        ({"test_user": np.zeros(3, int)}, "3 test_user but 5000 test_item"),
+        ({"train_user": np.full(25_000, -1)}, "train_user holds the negative id -1"),
+    ],
+)
+def test_bad_interactions(tmp_path, changes, message):
+    done = train_interactions("--path", interactions(tmp_path, **changes), "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and message in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+def test_real_criteo_rows_are_learnt(tmp_path):
+    """A tenth of the rows, on a plain copy: enough to see that features reach the model."""
+    copy = tmp_path / "head.tsv"
+    with gzip.open(SHARED / "criteo_80k.tsv.gz", "rb") as source, open(copy, "wb") as target:
+        shutil.copyfileobj(source, target)
+    flags = ["--data_path", copy, "--compression", "100", "--limit_train_batches", "500", "--cache_dir", tmp_path / "cache"]
+    torchrun(*flags, "--train_fraction", "0.8", "--output_dir", tmp_path / "out")
+    assert results(tmp_path / "out")["auroc_held_out"] > 0.70
