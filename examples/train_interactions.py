@@ -85,7 +85,10 @@ def array_config(array_bytes: int, rows: int, dim: int, seed: int) -> PSSConfig:
         floats = rows * prefix * (1 if width == prefix else 33 / 32) + (2 * width * dim if width < dim else 0) + 64
         if floats * 4 <= array_bytes:
             return PSSConfig(width=width, prefix=prefix, block_size=1, **common)
-    return PSSConfig(width=min(_HASHED_WIDTH, dim), block_size=1, **common)
+    # Projections may take half of the budget; without room for the narrowest one, rows are read at full width.
+    affordable = array_bytes // 2 // (2 * dim * 4)
+    width = min(_HASHED_WIDTH, affordable) if 0 < affordable < dim else dim
+    return PSSConfig(width=width, block_size=1, **common)
 
 
 def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int]:

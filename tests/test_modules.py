@@ -272,8 +272,12 @@ def test_bad_features():
         module(KeyedJaggedTensor(kjt.keys(), kjt.values().to("meta"), offsets=kjt.offsets(), stride=5))
     offsets = kjt.offsets().clone()
     offsets[2] = offsets[-1]
-    with pytest.raises(IndexError, match="offsets must not decrease"):
+    with pytest.raises(IndexError, match=r"feature 'g': offsets must not decrease: offsets\[2\]"):
         module(KeyedJaggedTensor(kjt.keys(), kjt.values(), offsets=offsets, stride=5))
+    with pytest.raises(IndexError, match=f"end at the {len(kjt.values()) - 1} ids"):
+        module(KeyedJaggedTensor(kjt.keys(), kjt.values()[1:], offsets=kjt.offsets(), stride=5))
+    with pytest.raises(ValueError, match="have 2 weights for"):
+        module(KeyedJaggedTensor(kjt.keys(), kjt.values(), torch.ones(2), lengths=kjt.lengths()))
     weighted = PSSEmbeddingBagCollection(bag_tables(), is_weighted=True, config=PSSConfig(array_bytes=1 << 16))
     with pytest.raises(ValueError, match="module is weighted, but the KJT"):
         weighted(kjt)

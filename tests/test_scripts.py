@@ -70,7 +70,9 @@ def test_torchx_explicit_form(tmp_path):
 @pytest.mark.slow
 def test_full_tables_and_dcn(tmp_path):
     """TorchRec's own tables, model-parallel on two ranks, with another interaction."""
-    torchrun(*SMALL, "--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path)
+    torchrun(
+        *SMALL, "--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path
+    )
     found = results(tmp_path)
     assert found["compression"] == 1 and found["embedding"] == "full" and found["auroc_test"] > 0.55
 
@@ -89,9 +91,13 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
         h["auroc_val"] for h in parts["history"] if "auroc_val" in h
     ]
 
-    refused = torchrun(*flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False)
+    refused = torchrun(
+        *flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False
+    )
     assert refused.returncode != 0 and "the array's numel is" in refused.stdout
-    refused = torchrun(*flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False)
+    refused = torchrun(
+        *flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False
+    )
     assert refused.returncode != 0 and "--learning_rate was None and is now 1.0" in refused.stdout
 
 
@@ -165,8 +171,21 @@ def test_output_folder_that_cannot_be_written(tmp_path):
 @pytest.mark.slow
 def test_too_many_bad_rows(tmp_path):
     path = write_rows(tmp_path / "log.tsv", 300, bad=range(100, 150))
-    done = train("--data_path", path, "--array_bytes", "8192", "--max_bad_rows", "10", "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and f"11 malformed lines, more than --max_bad_rows 10; the first: {path}:101" in done.stdout
+    done = train(
+        "--data_path",
+        path,
+        "--array_bytes",
+        "8192",
+        "--max_bad_rows",
+        "10",
+        "--output_dir",
+        tmp_path / "o",
+        check=False,
+    )
+    assert (
+        done.returncode == 2
+        and f"11 malformed lines, more than --max_bad_rows 10; the first: {path}:101" in done.stdout
+    )
 
 
 def interactions(tmp_path, **changes):
@@ -174,7 +193,12 @@ def interactions(tmp_path, **changes):
     rng = np.random.default_rng(0)
     users = rng.integers(0, 300, 30_000)
     items = rng.integers(0, 100, 30_000) * 3 + users % 3
-    arrays = {"train_user": users[:25_000], "train_item": items[:25_000], "test_user": users[25_000:], "test_item": items[25_000:]}
+    arrays = {
+        "train_user": users[:25_000],
+        "train_item": items[:25_000],
+        "test_user": users[25_000:],
+        "test_item": items[25_000:],
+    }
     np.savez(tmp_path / "data.npz", **{k: v for k, v in (arrays | changes).items() if v is not None})
     return tmp_path / "data.npz"
 
@@ -216,6 +240,15 @@ def test_real_criteo_rows_are_learnt(tmp_path):
     copy = tmp_path / "head.tsv"
     with gzip.open(SHARED / "criteo_80k.tsv.gz", "rb") as source, open(copy, "wb") as target:
         shutil.copyfileobj(source, target)
-    flags = ["--data_path", copy, "--compression", "100", "--limit_train_batches", "500", "--cache_dir", tmp_path / "cache"]
+    flags = [
+        "--data_path",
+        copy,
+        "--compression",
+        "100",
+        "--limit_train_batches",
+        "500",
+        "--cache_dir",
+        tmp_path / "cache",
+    ]
     torchrun(*flags, "--train_fraction", "0.8", "--output_dir", tmp_path / "out")
     assert results(tmp_path / "out")["auroc_held_out"] > 0.70

@@ -9,11 +9,34 @@ from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 
 
 def permute_to(features: KeyedJaggedTensor, names: Sequence[str]) -> KeyedJaggedTensor:
-    """The named features, in that order; the KJT itself where that is what it holds already."""
+    """The named features, in that order; the KJT itself where that is what it holds already.
+
+    Raises:
+        IndexError: malformed offsets, on the CPU. FBGEMM's permute would write outside its output; the lookup finds
+            them by itself, and on a GPU a look at them would make the host wait.
+    """
     keys = features.keys()
     if keys == list(names):
         return features
+    if features.device().type == "cpu" and not torch.compiler.is_compiling():
+        _require_sound_offsets(features)
     return features.permute([keys.index(name) for name in names])
+
+
+def _require_sound_offsets(features: KeyedJaggedTensor) -> None:
+    offsets, numel = features.offsets(), features.values().numel()
+    steps = offsets.diff()
+    if bool((steps < 0).any()):
+        bag = int((steps < 0).int().argmax())
+        raise IndexError(
+            f"feature {features.keys()[bag // features.stride()]!r}: offsets must not decrease: offsets[{bag}] = {int(offsets[bag])}, "
+            f"offsets[{bag + 1}] = {int(offsets[bag + 1])}"
+        )
+    if offsets.numel() and (int(offsets[0]) != 0 or int(offsets[-1]) != numel):
+        raise IndexError(
+            f"features {features.keys()}: offsets must start at 0 and end at the {numel} ids, "
+            f"got {int(offsets[0])} and {int(offsets[-1])}"
+        )
 
 
 def require_features(
@@ -28,7 +51,7 @@ def require_features(
 
     Raises:
         KeyError: a feature is missing.
-        ValueError: weights missing, wrong dtype of ids or weights, another device than the array's, or a batch size
+        ValueError: weights missing or too few, wrong dtype of ids or weights, another device than the array's, or a batch size
             that differs between features (VBE).
     """
     keys = features.keys()
@@ -44,8 +67,10 @@ def require_features(
         raise ValueError(f"ids of features {keys} must be int32 or int64, got {values.dtype}")
     if values.device != array.device:
         raise ValueError(f"ids of features {keys} are on {values.device}, but the array is on {array.device}")
+    weights = features.weights_or_none()
+    if weights is not None and weights.numel() != values.numel():
+        raise ValueError(f"features {keys} have {weights.numel()} weights for {values.numel()} ids")
     if weighted:
-        weights = features.weights_or_none()
         if weights is None:
             raise ValueError(f"the module is weighted, but the KJT with features {keys} has no weights")
         if not weights.is_floating_point():
