@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec.datasets.utils import Batch
+from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
@@ -113,7 +114,9 @@ def shard(
 
     sharders = get_default_pss_sharders()
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=dist.get_world_size(), compute_device=device.type),
+        topology=Topology(
+            world_size=dist.get_world_size(), local_world_size=get_local_size(), compute_device=device.type
+        ),
         batch_size=args.batch_size,
         storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
     )

@@ -51,7 +51,7 @@ def test_torchx_literal_form(tmp_path, cwd):
     done = call(["torchx", "run", "dist.ddp", "--", "train_criteo.py", *SMALL, "--output_dir", tmp_path], cwd)
     assert torchx_succeeded(done), done.stdout[-2000:] + done.stderr[-2000:]
     found = results(tmp_path)
-    assert KEYS <= set(found) and found["world_size"] == 2 and found["steps"] == 79
+    assert set(found) >= KEYS and found["world_size"] == 2 and found["steps"] == 79
     assert found["embedding_bytes"] * 1000 <= found["full_embedding_bytes"]
     assert 0.5 < found["auroc_test"] < found["auroc_bayes"] < 0.9
     assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
@@ -94,7 +94,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     refused = torchrun(
         *flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False
     )
-    assert refused.returncode != 0 and "the array's numel is" in refused.stdout
+    assert refused.returncode != 0 and "table 't_cat_10': prefix is 0 in the checkpoint and 16 here" in refused.stdout
     refused = torchrun(
         *flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False
     )

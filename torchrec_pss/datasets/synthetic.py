@@ -50,11 +50,6 @@ class ClickLogConfig:
             raise ValueError(f"skew must be positive, got {self.skew}")
 
 
-def scaled_num_embeddings(scale: float) -> tuple[int, ...]:
-    """Kaggle's cardinalities times ``scale``, at least 2 each."""
-    return tuple(max(2, round(rows * scale)) for rows in KAGGLE_NUM_EMBEDDINGS)
-
-
 class ClickLogGenerator:
     """Streams rows of a `ClickLogConfig`; a `RowSource`.
 
