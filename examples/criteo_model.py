@@ -104,13 +104,14 @@ def shard(
     args: argparse.Namespace, model: ClickModel, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Plans and shards with TorchRec's own planner; one optimizer for what backward does not update by itself."""
-    rate, embedding_rate = learning_rates(args, dist.get_world_size())
     optimizer_class = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}[args.optimizer]
     ebc = model.dlrm.sparse_arch.embedding_bag_collection
     if args.embedding == "full":
         if device.type == "cpu" and args.optimizer == "adam":
             raise ValueError("--optimizer adam with --embedding full needs a GPU: FBGEMM has no fused Adam on the CPU")
-        _apply_optimizer_in_backward(optimizer_class, ebc.parameters(), {"lr": embedding_rate, "eps": args.eps})
+        _apply_optimizer_in_backward(
+            optimizer_class, ebc.parameters(), {"lr": args.embedding_learning_rate, "eps": args.eps}
+        )
 
     sharders = get_default_pss_sharders()
     planner = EmbeddingShardingPlanner(
@@ -132,7 +133,7 @@ def shard(
         (array if ".embedding_bag_collection." in name else dense)[name] = parameter
     optimizers = [
         KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=args.eps))
-        for parameters, lr in ((dense, rate), (array, embedding_rate))
+        for parameters, lr in ((dense, args.learning_rate), (array, args.embedding_learning_rate))
         if parameters
     ]
     return sharded, CombinedOptimizer([sharded.fused_optimizer, *optimizers])

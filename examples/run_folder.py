@@ -33,8 +33,7 @@ def set_up_logging(path: Path, rank: int) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
     )
-    # The planner warns of a topology that was not made by its factory (which TorchRec 1.6 lacks) and of data-parallel
-    # parameters, which have no sharding spec.
+    # The planner warns of a topology that was not made by its factory, which older TorchRec lacks.
     logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
     for name in ("__main__", "torchrec_pss", "criteo_data", "criteo_model", "run_folder"):
         logging.getLogger(name).setLevel(level)

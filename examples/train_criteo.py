@@ -37,7 +37,7 @@ from torchrec_pss.datasets.synthetic import ClickLogGenerator
 logger: logging.Logger = logging.getLogger("__main__")
 
 # Flags that may differ between a run and its resumption.
-_FREE_FLAGS = {"resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
+_FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows"}  # fmt: skip
 
@@ -50,6 +50,7 @@ class Trainer:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.data = criteo_data.load(args)
         args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
+        args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data.num_embeddings, self.data.contiguous, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
@@ -61,7 +62,9 @@ class Trainer:
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
         self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
-        self.config = {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
+        # The checkpoint's position in the data is a number of global batches.
+        self.config = {"batch_size x processes": args.batch_size * self.world_size}
+        self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
         self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
 
     def run(self) -> dict:
@@ -252,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
     if on_gpu:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
     # Counting ids of a large file on rank 0 may take long.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=12))
     rank = dist.get_rank()

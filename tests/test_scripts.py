@@ -98,7 +98,13 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     refused = torchrun(
         *flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False
     )
-    assert refused.returncode != 0 and "--learning_rate was None and is now 1.0" in refused.stdout
+    assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.stdout
+    one_process = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
+    refused = train(*flags, *one_process, check=False)
+    assert refused.returncode == 2 and "--batch_size x processes was 512 and is now 256" in refused.stdout
+    train(*flags, "--batch_size", "512", *one_process)
+    found = results(tmp_path / "parts")
+    assert found["world_size"] == 1 and found["steps"] == 237 and found["auroc_test"] > parts["auroc_test"] - 0.005
 
 
 def write_rows(path, rows, delimiter="\t", bad=()):
