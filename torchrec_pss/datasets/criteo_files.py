@@ -8,6 +8,7 @@ import gzip
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -165,7 +166,7 @@ def _inspect(path: Path, cache_dir: str | Path | None) -> CriteoFile:
     try:
         with _open(path) as stream:
             first = stream.readline(1 << 16)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"data file {path} is unreadable: {error}") from error
     if not first.strip():
         raise ValueError(f"data file {path} is empty")
@@ -207,6 +208,6 @@ def _count(path: Path) -> int:
                 lines += chunk.count(b"\n")
                 last = chunk[-1:]
                 bar.update(len(chunk))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"data file {path} is unreadable: {error}") from error
     return lines + (last != b"\n")

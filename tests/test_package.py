@@ -1,0 +1,70 @@
+"""The package as installed: imports quietly, does without its kernel, states its dependencies truly."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code, *flags):
+    done = subprocess.run([sys.executable, *flags, "-c", code], text=True, capture_output=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_import_touches_no_gpu_and_starts_nothing():
+    python(
+        "import multiprocessing, threading, torch, torchrec\n"
+        "threads = threading.active_count()\n"
+        "import torchrec_pss\n"
+        "assert not torch.cuda.is_initialized() and not torch.distributed.is_initialized()\n"
+        "assert threading.active_count() == threads and not multiprocessing.active_children()\n"
+    )
+
+
+def test_without_the_kernel_one_warning_and_the_reference():
+    done = python(
+        "import sys, warnings\n"
+        "sys.modules['torchrec_pss._C'] = None\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from torchrec_pss.ops import HAS_CPU_KERNEL, FeatureColumn, feature_matrix, lookup\n"
+        "import torch\n"
+        "texts = [str(w.message) for w in caught if 'torchrec_pss' in str(w.message)]\n"
+        "assert len(texts) == 1 and 'plain PyTorch reference' in texts[0] and not HAS_CPU_KERNEL, texts\n"
+        "row = dict(zip(FeatureColumn, (5, 0, 4, 0, 0, 4, 25)))\n"
+        "array = torch.rand(100, requires_grad=True)\n"
+        "out = lookup(array, feature_matrix([row], array.device), torch.tensor([7, -1]), torch.tensor([0, 2]), total_width=4)\n"
+        "out.sum().backward()\n"
+        "print('gradients', int(array.grad.count_nonzero()))\n"
+    )
+    assert done.stdout.split()[0] == "gradients" and int(done.stdout.split()[1]) in (4, 8)
+
+
+def declared():
+    for line in requires("torchrec_pss"):
+        requirement = Requirement(line)
+        extra = re.search(r'extra == "(\w+)"', line)
+        yield pytest.param(requirement, id=f"{requirement.name}-{extra[1] if extra else 'always'}")
+
+
+@pytest.mark.parametrize("requirement", declared())
+def test_pinned_versions_lie_in_the_declared_ranges(requirement):
+    pins = dict(line.split("==") for line in (ROOT / "requirements/constraints.txt").read_text().split() if "==" in line)
+    name = requirement.name.lower()
+    assert requirement.specifier.contains(pins[name])
+    if name not in ("fbgemm-gpu", "tensorboard"):
+        assert version(name).split("+")[0] == pins[name]
+
+
+def test_readme_snippets_run(tmp_path):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        python(snippet)
