@@ -56,7 +56,9 @@ def declared():
 
 @pytest.mark.parametrize("requirement", declared())
 def test_pinned_versions_lie_in_the_declared_ranges(requirement):
-    pins = dict(line.split("==") for line in (ROOT / "requirements/constraints.txt").read_text().split() if "==" in line)
+    pins = dict(
+        line.split("==") for line in (ROOT / "requirements/constraints.txt").read_text().split() if "==" in line
+    )
     name = requirement.name.lower()
     assert requirement.specifier.contains(pins[name])
     if name not in ("fbgemm-gpu", "tensorboard"):
