@@ -73,6 +73,11 @@ class ClickData:
                 block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
             yield block.batch()
 
+    def fold_ids(self, num_rows: list[int]) -> None:
+        """From now on ids are taken modulo ``num_rows`` of their table."""
+        moduli, before = np.array(num_rows, dtype=np.int64)[:, None], self.rows_of
+        self.rows_of = lambda ids: (ids if before is None else before(ids)) % moduli
+
     def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
         steps = num_steps(rows, batch_size, dist.get_world_size())
         return min(steps, limit) if limit else steps

@@ -5,6 +5,13 @@ import os
 
 from torchrec_pss.datasets.rows import NUM_SPARSE
 
+# By --embedding, the flags that it has no use for.
+_SENSELESS = {
+    "full": ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction"),
+    "hash": ("block_size", "exact_fraction"),
+    "narrow": ("width", "block_size", "exact_fraction"),
+}
+
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
@@ -58,7 +65,10 @@ def parser() -> argparse.ArgumentParser:
 
     model = p.add_argument_group("model")
     model.add_argument(
-        "--embedding", choices=["pss", "full"], default="pss", help="one shared array, or TorchRec's tables"
+        "--embedding",
+        choices=["pss", "full", "hash", "narrow"],
+        default="pss",
+        help="one shared array; TorchRec's tables; or, at the array's bytes, row hashing or narrow exact tables",
     )
     model.add_argument("--array_bytes", type=int, help="bytes of the shared array with its projections")
     model.add_argument("--compression", type=float, help="instead: full tables' bytes over the array's (default 1000)")
@@ -95,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--limit_train_batches", type=int, help="steps an epoch, at most")
     train.add_argument("--limit_val_batches", type=int)
     train.add_argument("--limit_test_batches", type=int)
-    train.add_argument("--optimizer", choices=["adam", "adagrad"], help="default: adam for pss, adagrad for full")
+    train.add_argument("--optimizer", choices=["adam", "adagrad"], help="default: adagrad for full, else adam")
     train.add_argument("--adagrad", action="store_true", help="the same as --optimizer adagrad")
     train.add_argument(
         "--learning_rate", type=float, help="of the dense layers (default: see criteo_model.learning_rates)"
@@ -128,13 +138,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.script is not None and os.path.basename(args.script) != "train_criteo.py":
         p.error(f"unexpected argument {args.script!r}")
-    if args.embedding == "full":
-        for flag in ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction"):
-            if getattr(args, flag) is not None:
-                p.error(f"--{flag} makes no sense with --embedding full")
+    for flag in _SENSELESS.get(args.embedding, ()):
+        if getattr(args, flag) is not None:
+            p.error(f"--{flag} makes no sense with --embedding {args.embedding}")
     if args.adagrad and args.optimizer == "adam":
         p.error("--adagrad contradicts --optimizer adam")
-    args.optimizer = "adagrad" if args.adagrad else args.optimizer or ("adam" if args.embedding == "pss" else "adagrad")
+    args.optimizer = (
+        "adagrad" if args.adagrad else args.optimizer or ("adagrad" if args.embedding == "full" else "adam")
+    )
     if args.array_bytes is not None and args.compression is not None:
         p.error("give --array_bytes or --compression, not both")
     if args.data_path and args.in_memory_binary_criteo_path:
@@ -165,6 +176,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(args, flag)
         if value is not None and value <= 0:
             p.error(f"--{flag} must be positive, got {value}")
-    if args.embedding == "pss" and args.array_bytes is None and args.compression is None:
+    if args.embedding != "full" and args.array_bytes is None and args.compression is None:
         args.compression = 1000.0
     return args

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from criteo_data import ClickData
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -22,8 +23,11 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_ROW_HASHING_WIDTH = 4  # the better of 2, 4, 8 and 16, see docs/training.md
 
 
 class ClickModel(nn.Module):
@@ -42,25 +46,19 @@ class ClickModel(nn.Module):
         return loss, (loss.detach(), logits.detach(), batch.labels.detach())
 
 
-def build(args: argparse.Namespace, num_embeddings: list[int], contiguous: bool, device: torch.device) -> ClickModel:
-    """The unsharded model. ``contiguous``: whether ids stay below ``num_embeddings``, so that tables may be exact."""
+def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> ClickModel:
+    """The unsharded model. With row hashing the data's ids are folded to the capped tables' rows."""
     tables = [
         EmbeddingBagConfig(
             name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
         )
-        for name, rows in zip(SPARSE_NAMES, num_embeddings, strict=True)
+        for name, rows in zip(SPARSE_NAMES, data.num_embeddings, strict=True)
     ]
     if args.embedding == "full":
         ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
     else:
-        config = PSSConfig(
-            array_bytes=args.array_bytes or int(full_embedding_bytes(args, num_embeddings) / args.compression),
-            seed=args.seed,
-            block_size=args.block_size,
-            width=args.width,
-            exact="auto" if contiguous else (),
-            **{k: getattr(args, k) for k in ("exact_fraction", "init_range") if getattr(args, k) is not None},
-        )
+        array_bytes = args.array_bytes or int(full_embedding_bytes(args, data.num_embeddings) / args.compression)
+        config = array_config(args, tables, array_bytes, data)
         ebc = PSSEmbeddingBagCollection(tables, device=device, config=config)
     common = (ebc, NUM_DENSE, args.dense_arch_layer_sizes, args.over_arch_layer_sizes)
     if args.interaction_type == "dcn":
@@ -71,6 +69,29 @@ def build(args: argparse.Namespace, num_embeddings: list[int], contiguous: bool,
     else:
         dlrm = DLRM(*common, dense_device=device)
     return ClickModel(dlrm)
+
+
+def array_config(
+    args: argparse.Namespace, tables: list[EmbeddingBagConfig], array_bytes: int, data: ClickData
+) -> PSSConfig:
+    """The array's layout: ours, or a rival's at the same bytes."""
+    if args.embedding == "narrow":
+        return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
+    if args.embedding == "hash":
+        width = args.width or min(_ROW_HASHING_WIDTH, args.embedding_dim)
+        rows = capped_rows(tables, array_bytes, width)
+        for table, capped in zip(tables, rows, strict=True):
+            table.num_embeddings = capped
+        data.fold_ids(rows)
+        return exact_tables(tables, array_bytes, width, args.init_range)
+    return PSSConfig(
+        array_bytes=array_bytes,
+        seed=args.seed,
+        block_size=args.block_size,
+        width=args.width,
+        exact="auto" if data.contiguous else (),
+        **{k: getattr(args, k) for k in ("exact_fraction", "init_range") if getattr(args, k) is not None},
+    )
 
 
 def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) -> int:
@@ -96,7 +117,7 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
         batch = args.batch_size * world_size / 4096
         rate, embedding_rate = 0.003 * batch ** (1 / 3), 0.006 * batch ** (1 / 4)
     else:
-        rate, embedding_rate = 0.01, 0.05 if args.embedding == "pss" else 0.03
+        rate, embedding_rate = 0.01, 0.03 if args.embedding == "full" else 0.05
     return args.learning_rate or rate, args.embedding_learning_rate or embedding_rate
 
 

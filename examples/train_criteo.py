@@ -52,7 +52,7 @@ class Trainer:
         args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
-        model = criteo_model.build(args, self.data.num_embeddings, self.data.contiguous, device)
+        model = criteo_model.build(args, self.data, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, model)
         ebc = model.dlrm.sparse_arch.embedding_bag_collection
@@ -194,6 +194,7 @@ class Trainer:
             "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
             "train_seconds": self.train_seconds,
             "embedding": self.args.embedding,
+            "layout": self.layout,
             "embedding_bytes": self.bytes,
             "full_embedding_bytes": self.full_bytes,
             "full_rows_counted": self.data.counted,

@@ -24,14 +24,15 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 
 logger: logging.Logger = logging.getLogger("__main__")
 
 _TEST_BATCH = 1 << 15
 _SHARED_WIDTH = 2  # hashed coordinates beside a row's exact ones
 _HASHED_WIDTH = 8  # all of them hashed, where the budget is below one float a row
-_LEARNING_RATES = {"pss": 0.005, "full": 0.003}
-_INIT_RANGES = {"pss": 0.03, "full": 0.1}
+_LEARNING_RATES = {"pss": 0.005, "hash": 0.005, "narrow": 0.005, "full": 0.003}
+_INIT_RANGES = {"pss": 0.03, "hash": 0.03, "narrow": 0.03, "full": 0.1}
 
 
 class TwoTower(nn.Module):
@@ -44,13 +45,17 @@ class TwoTower(nn.Module):
     def __init__(self, embeddings: PSSEmbeddingCollection | EmbeddingCollection, negatives: int) -> None:
         super().__init__()
         self.embeddings = embeddings
+        # Row hashing leaves a table fewer rows than there are ids.
+        self.num_users, self.num_items = (table.num_embeddings for table in embeddings.embedding_configs())
         self.bias = nn.Parameter(torch.tensor(-math.log(negatives)))
 
     def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, K]`` of users ``[B]`` with items ``[B, K]``."""
         batch_size, num_items = items.shape
         lengths = torch.tensor([1, num_items], dtype=torch.int32).repeat_interleave(batch_size)
-        kjt = KeyedJaggedTensor(["user", "item"], torch.cat([users, items.flatten()]), lengths=lengths)
+        kjt = KeyedJaggedTensor(
+            ["user", "item"], torch.cat([users % self.num_users, items.flatten() % self.num_items]), lengths=lengths
+        )
         read = self.embeddings(kjt)
         users_read = read["user"].values()[:, :, None]
         items_read = read["item"].values().view(batch_size, num_items, -1)
@@ -72,36 +77,59 @@ def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[Em
     ]
 
 
-def array_config(array_bytes: int, rows: int, dim: int, seed: int) -> PSSConfig:
+def array_config(args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int) -> PSSConfig:
+    """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
+    init_range = _INIT_RANGES[args.embedding]
+    rows, dim = sum(t.num_embeddings for t in full), args.embedding_dim
+    if args.embedding == "narrow":
+        return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range)
+    if args.embedding == "hash":
+        width = hashed_width(array_bytes, dim)
+        for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
+            table.num_embeddings = capped
+        return exact_tables(full, array_bytes, width, init_range)
+    return dot_product_config(array_bytes, rows, dim, seed=args.seed, init_range=init_range)
+
+
+def hashed_width(array_bytes: int, dim: int) -> int:
+    """Read width where all coordinates are hashed. Projections may take half of the budget; without room for the
+    narrowest one, rows are read at full width."""
+    affordable = array_bytes // 2 // (2 * dim * 4)
+    return min(_HASHED_WIDTH, affordable, dim) if affordable else dim
+
+
+def dot_product_config(array_bytes: int, rows: int, dim: int, seed: int, init_range: float) -> PSSConfig:
     """A layout for a dot product: as many exact coordinates a row as the budget holds, two shared ones, a projection.
 
     Where nothing but a dot product follows, rows that share all their coordinates can hardly be told apart, and what a
     row has for itself counts most.
     """
-    common = {"array_bytes": array_bytes, "seed": seed, "exact": (), "init_range": _INIT_RANGES["pss"]}
+    common = {"array_bytes": array_bytes, "seed": seed, "exact": (), "init_range": init_range}
     for prefix in range(dim, 0, -1):
         width = min(prefix + _SHARED_WIDTH, dim)
         # Both tables' projections, and a shared region of at least 1/32 of the exact one.
         floats = rows * prefix * (1 if width == prefix else 33 / 32) + (2 * width * dim if width < dim else 0) + 64
         if floats * 4 <= array_bytes:
             return PSSConfig(width=width, prefix=prefix, block_size=1, **common)
-    # Projections may take half of the budget; without room for the narrowest one, rows are read at full width.
-    affordable = array_bytes // 2 // (2 * dim * 4)
-    width = min(_HASHED_WIDTH, affordable) if 0 < affordable < dim else dim
-    return PSSConfig(width=width, block_size=1, **common)
+    return PSSConfig(width=hashed_width(array_bytes, dim), block_size=1, **common)
 
 
-def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int]:
-    """The model, its embeddings' bytes and the full tables'."""
+def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int, dict | None]:
+    """The model, its embeddings' bytes, the full tables', and the array's layout."""
     full = tables(data, args.embedding_dim, _INIT_RANGES["full"])
     rows = data.num_users + data.num_items
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
-        return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes
-    config = array_config(int(full_bytes / args.compression), rows, args.embedding_dim, args.seed)
+        return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
+    config = array_config(args, full, int(full_bytes / args.compression))
     embeddings = PSSEmbeddingCollection(full, config=config)
     logger.info("%s", embeddings.layout)
-    return TwoTower(embeddings, args.negatives), embeddings.layout.embedding_bytes, full_bytes
+    return (
+        TwoTower(embeddings, args.negatives),
+        embeddings.layout.embedding_bytes,
+        full_bytes,
+        embeddings.layout.fingerprint(),
+    )
 
 
 def train_epoch(
@@ -149,8 +177,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
-    p.add_argument("--embedding", choices=["pss", "full"], default="pss")
-    p.add_argument("--compression", type=float, help="full tables' bytes over the array's (default 10; pss only)")
+    p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
+    p.add_argument("--compression", type=float, help="full tables' bytes over the array's (default 10; not for full)")
     p.add_argument("--embedding_dim", type=int, default=64)
     p.add_argument("--epochs", type=int, default=4)
     p.add_argument("--negatives", type=int, default=4, help="sampled items a pair")
@@ -161,7 +189,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.embedding == "full" and args.compression is not None:
         p.error("--compression makes no sense with --embedding full")
-    if args.embedding == "pss" and args.compression is None:
+    if args.embedding != "full" and args.compression is None:
         args.compression = 10.0
     if args.learning_rate is None:
         args.learning_rate = _LEARNING_RATES[args.embedding]
@@ -179,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     try:
         data = Interactions.load(args.path)
-        model, embedding_bytes, full_bytes = build(args, data)
+        model, embedding_bytes, full_bytes, layout = build(args, data)
     except (ValueError, FileNotFoundError) as error:
         logger.error("error: %s", error)
         raise SystemExit(2) from error
@@ -198,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
         "auroc_test": aurocs[-1],
         "auroc_test_per_epoch": aurocs,
         "embedding": args.embedding,
+        "layout": layout,
         "embedding_bytes": embedding_bytes,
         "full_embedding_bytes": full_bytes,
         "compression": full_bytes / embedding_bytes,

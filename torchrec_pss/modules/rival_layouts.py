@@ -1,0 +1,74 @@
+"""What others do to make tables smaller, as layouts of the same array, for comparisons at equal bytes.
+
+Both are tables with elements of their own for every row, read at a small width and projected: narrow tables keep all
+rows, row hashing caps the number of rows and takes ids modulo the cap.
+"""
+
+from collections.abc import Sequence
+
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+
+from torchrec_pss.modules.array_layout import PROJECTION_BYTES, aligned
+from torchrec_pss.modules.pss_config import PSSConfig
+
+
+def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsize: int = 4) -> int:
+    """The widest width at which all rows of all tables fit ``array_bytes`` (projections included; a table is read at its
+    embedding_dim where that is less).
+
+    Raises:
+        ValueError: width 1 does not fit; names the smallest budget and its compression.
+    """
+    rows = [t.num_embeddings for t in tables]
+    widest = max(t.embedding_dim for t in tables)
+    for width in range(widest, 0, -1):
+        if _bytes(tables, rows, width, itemsize) <= array_bytes:
+            return width
+    smallest = _bytes(tables, rows, 1, itemsize)
+    full = sum(t.num_embeddings * t.embedding_dim for t in tables) * itemsize
+    raise ValueError(
+        f"array_bytes = {array_bytes} is too small for narrow tables: width 1 needs {smallest} bytes, "
+        f"a compression of {full / smallest:.4g}"
+    )
+
+
+def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: int, itemsize: int = 4) -> list[int]:
+    """Rows of each table under one cap, the largest at which they fit ``array_bytes`` at ``width``, projections included.
+
+    Raises:
+        ValueError: not even one row a table fits; names the smallest budget.
+    """
+
+    def capped(cap: int) -> list[int]:
+        return [min(t.num_embeddings, cap) for t in tables]
+
+    fits, too_many = 0, max(t.num_embeddings for t in tables) + 1
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _bytes(tables, capped(middle), width, itemsize) <= array_bytes:
+            fits = middle
+        else:
+            too_many = middle
+    if fits == 0:
+        smallest = _bytes(tables, capped(1), width, itemsize)
+        raise ValueError(
+            f"array_bytes = {array_bytes} is too small for row hashing at width {width}: "
+            f"one row a table needs {smallest} bytes"
+        )
+    return capped(fits)
+
+
+def exact_tables(
+    tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: int, init_range: float | None = None
+) -> PSSConfig:
+    """All tables exact at ``width`` (or their embedding_dim, if that is less)."""
+    widths = {t.name: min(width, t.embedding_dim) for t in tables}
+    given = {} if init_range is None else {"init_range": init_range}
+    return PSSConfig(array_bytes=array_bytes, exact=list(widths), width=widths, **given)
+
+
+def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, itemsize: int) -> int:
+    widths = [min(width, t.embedding_dim) for t in tables]
+    own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
+    projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
+    return own * itemsize + projected * PROJECTION_BYTES
