@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, SPARSE_NAMES
-from torchrec_pss.modules.array_layout import allocate
+from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.ops import HAS_CPU_KERNEL, feature_matrix, lookup, reference
 
 LEARNING_RATE = 0.01
@@ -77,11 +77,11 @@ Contestant = tuple[Callable[[], torch.Tensor], Callable[[], object]]  # forward;
 def shared_array(case: Case, rows: list[int], function: Callable, indices, offsets, grad) -> Contestant:
     tables = [EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=name)
               for n, name in zip(rows, SPARSE_NAMES, strict=True)]  # fmt: skip
-    layout = allocate(tables, PSSConfig(array_bytes=case.numel * 4), 4)
+    layout = allocate(tables, PSSConfig(array_bytes=case.numel * 4, layout="plain"), 4)
     array = torch.nn.Parameter(torch.rand(layout.numel) - 0.5)
     features = feature_matrix([t.feature_row() for t in layout.tables], array.device)
     optimizer = torch.optim.SGD([array], lr=LEARNING_RATE)
-    arguments = dict(total_width=len(rows) * case.embedding_dim, pooling_mode=0, hash_kind=0, sign=True)
+    arguments = dict(hot_keys=layout.hot_keys, total_width=len(rows) * case.embedding_dim, pooling_mode=0, hash_kind=0, sign=True)
 
     def forward():
         return function(array, features, indices, offsets, None, **arguments)

@@ -5,7 +5,7 @@ import random
 import torch
 
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix
-from torchrec_pss.ops.hashing import to_signed
+from torchrec_pss.ops.hashing import hot_keys_of, to_signed
 
 
 def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
@@ -19,22 +19,33 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
     numel = draw.choice([16, 64, 1000, 4096])
     block = draw.choice([1, 2, 3, 4, 5, 8, 16])
     common_width = block * draw.randint(1, 4)
-    rows, features = draw.choice([1, 2, 10]), []
+    rows, features, hot_keys = draw.choice([1, 2, 10]), [], []
     for _ in range(num_features):
         width = common_width if pooling == PoolingMode.NONE else block * draw.randint(1, 4)
         # Block multiples keep what is left after the prefix divisible.
         prefix = 0 if hash_kind == HASH_ROBE else draw.choice([0, 0, width, block * draw.randint(0, width // block)])
         if prefix * rows > numel:
             prefix = 0
+        key = draw.randrange(1000) if hash_kind == HASH_ROBE else to_signed(draw.getrandbits(64))
+        # Hot are the ids 0 .. 3, which those below meet where a table has few rows, and some that nothing meets.
+        num_hot = 0 if hash_kind == HASH_ROBE or prefix == width else draw.choice([0, 0, 1, 4, 9])
+        num_hot = min(num_hot, numel // (width - prefix)) if num_hot else 0
+        hot_begin = sum(map(len, hot_keys))
+        hot_keys.append(hot_keys_of(key, torch.arange(num_hot)).sort().values)
+        first = 0 if hash_kind == HASH_ROBE else draw.choice([0, draw.randint(0, numel - block)])
         features.append(
             {
-                FeatureColumn.KEY: draw.randrange(1000) if hash_kind == HASH_ROBE else to_signed(draw.getrandbits(64)),
+                FeatureColumn.KEY: key,
                 FeatureColumn.ROWS: rows if prefix else 1 << 31,
                 FeatureColumn.WIDTH: width,
                 FeatureColumn.PREFIX: prefix,
                 FeatureColumn.BASE: draw.randint(0, numel - prefix * rows) if prefix else 0,
                 FeatureColumn.BLOCK: block,
-                FeatureColumn.SLOTS: numel - block + 1 if hash_kind == HASH_ROBE else numel // block,
+                FeatureColumn.SLOTS: numel - block + 1 if hash_kind == HASH_ROBE else (numel - first) // block,
+                FeatureColumn.FIRST: first,
+                FeatureColumn.HOT_BEGIN: hot_begin,
+                FeatureColumn.HOT_END: hot_begin + num_hot,
+                FeatureColumn.HOT_BASE: draw.randint(0, numel - num_hot * (width - prefix)) if num_hot else 0,
             }
         )
     longest = draw.choice([0, 1, 1, 3, 20])
@@ -50,12 +61,17 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
             low, high = 0, 1 << 31
         else:
             low, high = (-(1 << 31), 1 << 31) if index_dtype == torch.int32 else (-(1 << 63), (1 << 63) - 1)
-        indices.append(torch.randint(low, high, (count,), generator=generator))
+        ids = torch.randint(low, high, (count,), generator=generator)
+        if feature[FeatureColumn.HOT_END] > feature[FeatureColumn.HOT_BEGIN]:
+            meets = torch.rand(count, generator=generator) < 0.5
+            ids = torch.where(meets, torch.randint(0, min(high, 9), (count,), generator=generator), ids)
+        indices.append(ids)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     weighted = draw.random() < 0.5
     return {
         "array": torch.randn(numel, generator=generator).to(dtype),
         "features": feature_matrix(features, torch.device("cpu")),
+        "hot_keys": torch.cat(hot_keys),
         "indices": torch.cat(indices).to(index_dtype),
         "offsets": offsets.to(draw.choice([torch.int32, torch.int64])),
         "per_sample_weights": torch.randn(int(lengths.sum()), generator=generator).to(acc) if weighted else None,

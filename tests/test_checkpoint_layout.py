@@ -13,7 +13,7 @@ def tables(dim=8, rows=40, names=("a", "b")):
 
 def module(dim=8, rows=40, names=("a", "b"), **config):
     return PSSEmbeddingBagCollection(
-        tables(dim, rows, names), config=PSSConfig(**{"array_bytes": 2048, "exact": ["a"]} | config)
+        tables(dim, rows, names), config=PSSConfig(**{"array_bytes": 2048, "layout": "plain", "exact": ["a"]} | config)
     )
 
 
@@ -69,8 +69,8 @@ def test_damaged_or_missing_layout():
 def test_a_new_format_version_is_refused(monkeypatch):
     from torchrec_pss.modules import array_layout
 
-    monkeypatch.setattr(array_layout, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(array_layout, "FORMAT_VERSION", 3)
     saved = module().state_dict()
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format_version is 2 in the checkpoint and 1 here"):
+    with pytest.raises(ValueError, match="format_version is 3 in the checkpoint and 2 here"):
         module().load_state_dict(saved)

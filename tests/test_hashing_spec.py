@@ -11,7 +11,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig
-from torchrec_pss.modules.array_layout import allocate
+from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, feature_matrix, hashing, reference
 
 PAGE = (Path(__file__).parent.parent / "docs" / "hashing.md").read_text()
@@ -27,22 +27,25 @@ def feature(**columns):
     return feature_matrix([values], torch.device("cpu"))[0]
 
 
-def package_read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign):
+def package_read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0):
     key = hashing.table_key(name, seed)
+    hot_keys = hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)).unique()
     slots = shared_numel // block
-    meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots)
-    addresses, signs = reference.row_addresses(meta, torch.tensor([row]), HASH_MIX64, sign)
+    meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots,
+                   first=first, hot_end=len(hot_keys), hot_base=hot_base)  # fmt: skip
+    addresses, signs = reference.row_addresses(meta, hot_keys, torch.tensor([row]), HASH_MIX64, sign)
     return list(zip(addresses[0].tolist(), signs[0].tolist(), strict=True))
 
 
 def package_robe(first_row, row, *, width, block, numel):
     meta = feature(key=first_row, rows=1 << 32, width=width, block=block, slots=numel - block + 1)
-    return reference.row_addresses(meta, torch.tensor([row]), HASH_ROBE, False)[0][0].tolist()
+    no_keys = torch.zeros(0, dtype=torch.int32)
+    return reference.row_addresses(meta, no_keys, torch.tensor([row]), HASH_ROBE, False)[0][0].tolist()
 
 
 def package_allocate(tables, array_bytes, itemsize, **choices):
     configs = [EmbeddingBagConfig(name=n, num_embeddings=r, embedding_dim=d) for n, r, d in tables]
-    layout = allocate(configs, PSSConfig(array_bytes=array_bytes, **choices), itemsize)
+    layout = allocate(configs, PSSConfig(array_bytes=array_bytes, layout="plain", **choices), itemsize)
     places = {t.name: (t.width, t.prefix, t.block, t.base) for t in layout.tables}
     return layout.shared_numel, layout.numel, places
 

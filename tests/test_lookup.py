@@ -34,7 +34,7 @@ def test_the_suite_runs_with_the_kernel():
 
 
 def test_kernel_equals_reference_on_1500_random_configurations():
-    kinds = set()
+    kinds, hot = set(), 0
     for seed in range(1500):
         case = random_case(seed)
         grad = torch.randn(reference.lookup(**case).shape, generator=torch.Generator().manual_seed(seed))
@@ -43,8 +43,9 @@ def test_kernel_equals_reference_on_1500_random_configurations():
         truth = with_gradients(reference.lookup, case, grad)
         for actual, expected in zip(ours, truth, strict=True):
             same(actual, expected, case["array"].dtype)
+        hot += case["hot_keys"].numel() > 0
         kinds.add((case["pooling_mode"], case["hash_kind"], case["per_sample_weights"] is None, case["array"].dtype))
-    assert len(kinds) == 3 * 2 * 2 * 4
+    assert len(kinds) == 3 * 2 * 2 * 4 and hot > 300
 
 
 def test_reference_backward_equals_autograd_of_reference_forward():
@@ -105,10 +106,11 @@ def test_backward_is_deterministic_for_a_number_of_threads(threads):
 
 
 def simple_case(indices, offsets, prefix=0, rows=10):
-    feature = dict(zip(FeatureColumn, (123, rows, 8, prefix, 0, 4, 250), strict=True))
+    feature = dict(zip(FeatureColumn, (123, rows, 8, prefix, 0, 4, 250), strict=False))
     return {
         "array": torch.randn(1000),
         "features": feature_matrix([feature], torch.device("cpu")),
+        "hot_keys": torch.zeros(0, dtype=torch.int32),
         "indices": indices,
         "offsets": offsets,
         "per_sample_weights": None,
@@ -128,6 +130,7 @@ BAD = {
     "per_sample_weights must be": {"per_sample_weights": torch.ones(2)},
     "array must be a floating": {"array": torch.ones(10, dtype=torch.int64)},
     "pooling_mode must be": {"pooling_mode": 3},
+    "hot_keys must be an int32": {"hot_keys": torch.zeros(1)},
 }
 
 
@@ -156,12 +159,35 @@ def test_id_out_of_an_exact_range(function, bad):
 
 @pytest.mark.parametrize(
     "column, value",
-    [("BASE", 999), ("SLOTS", 251), ("SLOTS", 0), ("WIDTH", 16), ("PREFIX", 9), ("BLOCK", 3), ("ROWS", 10**9)],
+    [
+        ("BASE", 999),
+        ("SLOTS", 251),
+        ("SLOTS", 0),
+        ("WIDTH", 16),
+        ("PREFIX", 9),
+        ("BLOCK", 3),
+        ("ROWS", 10**9),
+        ("FIRST", 4),
+        ("FIRST", -1),
+        ("HOT_END", 1),
+        ("HOT_BEGIN", -1),
+    ],
 )
 def test_metadata_that_leaves_the_array_is_refused(column, value):
     case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]), prefix=4)
     case["features"][0, FeatureColumn[column]] = value
     with pytest.raises(ValueError, match="does not fit an array|add up to"):
+        lookup(**case)
+
+
+@pytest.mark.parametrize("hot_base", [-1, 1000 - 3])
+def test_hot_rows_that_leave_the_array_are_refused(hot_base):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]), prefix=4)
+    case["hot_keys"] = torch.zeros(1, dtype=torch.int32)
+    case["features"][0, FeatureColumn.HOT_END] = 1
+    lookup(**case)
+    case["features"][0, FeatureColumn.HOT_BASE] = hot_base
+    with pytest.raises(ValueError, match="does not fit an array"):
         lookup(**case)
 
 

@@ -83,7 +83,9 @@ def test_exact_tables_equal_torchrecs_sequences():
 
 def test_shared_projected_and_prefixed_rows_equal_the_reference():
     tables = bag_tables()
-    config = PSSConfig(array_bytes=20_000, exact=["t2"], width={"t3": 6, "t1": 4}, prefix={"t3": 2}, block_size=2)
+    config = PSSConfig(
+        layout="plain", array_bytes=20_000, exact=["t2"], width={"t3": 6, "t1": 4}, prefix={"t3": 2}, block_size=2
+    )
     module = PSSEmbeddingBagCollection(tables, config=config)
     kjt = features()
     out = module(kjt).to_dict()
@@ -92,7 +94,16 @@ def test_shared_projected_and_prefixed_rows_equal_the_reference():
         bags = kjt[key.split("@")[0]]
         row = torch.tensor([list(t.feature_row().values())])
         read = reference.lookup(
-            module.array, row, bags.values(), bags.offsets(), None, t.width, 0, HASH_MIX64, module.layout.sign
+            module.array,
+            row,
+            module.hot_keys,
+            bags.values(),
+            bags.offsets(),
+            None,
+            t.width,
+            0,
+            HASH_MIX64,
+            module.layout.sign,
         )
         expected = read @ module.projections[name] if t.is_projected else read
         torch.testing.assert_close(out[key], expected)
@@ -117,7 +128,9 @@ def test_mixed_pooling_keeps_the_order_of_keys():
 
 @pytest.mark.parametrize("data_type, dtype", [(DataType.FP16, torch.float16), (DataType.BF16, torch.bfloat16)])
 def test_low_precision_arrays(data_type, dtype):
-    module = PSSEmbeddingBagCollection(bag_tables(data_type=data_type), config=PSSConfig(array_bytes=1000, exact=()))
+    module = PSSEmbeddingBagCollection(
+        bag_tables(data_type=data_type), config=PSSConfig(layout="plain", array_bytes=1000, exact=())
+    )
     assert module.array.dtype == dtype and module.array.numel() == 1000 // 2 // 16 * 16
     out = module(features()).values()
     assert out.dtype == torch.float32
@@ -167,7 +180,7 @@ def test_module_compiles_to_one_graph():
 
 
 def test_addresses_do_not_depend_on_order_or_on_other_shared_tables():
-    config = PSSConfig(array_bytes=4096, exact=["t2"])
+    config = PSSConfig(layout="plain", array_bytes=4096, exact=["t2"])
     first = PSSEmbeddingBagCollection(bag_tables(), config=config)
     more = [
         *reversed(bag_tables()),
@@ -184,18 +197,20 @@ def test_addresses_do_not_depend_on_order_or_on_other_shared_tables():
 
 def test_initialisation():
     module = PSSEmbeddingBagCollection(
-        bag_tables(), config=PSSConfig(array_bytes=1 << 14, exact=(), init_range=0.5, width={"t3": 4})
+        bag_tables(), config=PSSConfig(layout="plain", array_bytes=1 << 14, exact=(), init_range=0.5, width={"t3": 4})
     )
     # The projection keeps lengths and dot products of its table's reads.
     projection = module.projections["t3"]
     torch.testing.assert_close(projection @ projection.T, torch.eye(4))
     assert 0.45 < module.array.abs().max() <= 0.5
-    default = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(array_bytes=1 << 14, exact=()))
+    default = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(layout="plain", array_bytes=1 << 14, exact=()))
     assert 0.045 < default.array.abs().max() <= 0.05
 
 
 def test_layout_prints_every_table():
-    module = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(array_bytes=1500, exact_fraction=0.5))
+    module = PSSEmbeddingBagCollection(
+        bag_tables(), config=PSSConfig(layout="plain", array_bytes=1500, exact_fraction=0.5)
+    )
     lines = str(module.layout).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["t1", "t2", "t3"]
     assert {line.split()[1] for line in lines[2:]} == {"shared", "exact"}
@@ -219,7 +234,7 @@ BAD_CONFIGS = {
 @pytest.mark.parametrize("message", BAD_CONFIGS)
 def test_bad_configs(message):
     with pytest.raises(ValueError, match=message):
-        PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(**BAD_CONFIGS[message]))
+        PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(**{"layout": "plain"} | BAD_CONFIGS[message]))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +242,9 @@ def test_bad_configs(message):
 )
 def test_the_smallest_budget_named_works_and_one_less_does_not(choices):
     def build(array_bytes):
-        return PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(array_bytes=array_bytes, **choices))
+        return PSSEmbeddingBagCollection(
+            bag_tables(), config=PSSConfig(array_bytes=array_bytes, layout="plain", **choices)
+        )
 
     with pytest.raises(ValueError, match="too small") as error:
         build(1)

@@ -4,7 +4,7 @@ import pytest
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig
-from torchrec_pss.modules.array_layout import allocate
+from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 
 
@@ -54,4 +54,4 @@ def test_row_hashing_that_does_not_fit():
 
 def test_initialisation_is_passed_on():
     assert exact_tables(tables(), 10**6, 4, init_range=0.3).init_range == 0.3
-    assert exact_tables(tables(), 10**6, 4).init_range == PSSConfig(array_bytes=1).init_range
+    assert exact_tables(tables(), 10**6, 4).init_range == PSSConfig(array_bytes=1, layout="plain").init_range

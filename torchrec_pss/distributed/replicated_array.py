@@ -48,6 +48,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
         self.array = _moved(module.array, self._device)
         self.projections = nn.ParameterDict({k: _moved(p, self._device) for k, p in module.projections.items()})
+        self.hot_keys = self.hot_keys.to(self._device)
         if module.array.is_meta:
             self.reset_parameters()
         old = dict(module.named_parameters())

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
-from torchrec_pss.modules.array_layout import PROJECTION_BYTES, aligned
+from torchrec_pss.modules.allocation import aligned, largest_fitting
+from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
 
@@ -42,20 +43,15 @@ def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: 
     def capped(cap: int) -> list[int]:
         return [min(t.num_embeddings, cap) for t in tables]
 
-    fits, too_many = 0, max(t.num_embeddings for t in tables) + 1
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if _bytes(tables, capped(middle), width, itemsize) <= array_bytes:
-            fits = middle
-        else:
-            too_many = middle
-    if fits == 0:
+    most = max(t.num_embeddings for t in tables)
+    cap = largest_fitting(0, most, lambda c: _bytes(tables, capped(c), width, itemsize) <= array_bytes)
+    if cap == 0:
         smallest = _bytes(tables, capped(1), width, itemsize)
         raise ValueError(
             f"array_bytes = {array_bytes} is too small for row hashing at width {width}: "
             f"one row a table needs {smallest} bytes"
         )
-    return capped(fits)
+    return capped(cap)
 
 
 def exact_tables(
@@ -64,7 +60,7 @@ def exact_tables(
     """All tables exact at ``width`` (or their embedding_dim, if that is less)."""
     widths = {t.name: min(width, t.embedding_dim) for t in tables}
     given = {} if init_range is None else {"init_range": init_range}
-    return PSSConfig(array_bytes=array_bytes, exact=list(widths), width=widths, **given)
+    return PSSConfig(array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, **given)
 
 
 def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, itemsize: int) -> int:

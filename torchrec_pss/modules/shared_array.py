@@ -7,19 +7,22 @@ from torch import nn
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss.modules import array_layout
+from torchrec_pss.modules import array_layout, auto_layout
+from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.input_checks import explain_bad_input, permute_to, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, PoolingMode, feature_matrix, lookup
 
+_BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class SharedArrayModule(nn.Module):
     """One learnable 1-D array standing for all tables, and how to read it.
 
-    Parameters: ``array`` ``[N]``, and ``projections.<table>`` ``[width, embedding_dim]`` fp32 for each table
-    that is read narrower than its embedding_dim. The state dict carries the layout too, as a uint8 tensor of
+    Parameters: ``array`` ``[N]``, and ``projections.<table>`` fp32 for each table that is read narrower than its
+    embedding_dim, ``[width, embedding_dim]`` or, with a bias as last row, ``[width + 1, embedding_dim]``.
+    Where there are hot rows, their keys are saved as the buffer ``hot_keys``. The state dict carries the layout too, as a uint8 tensor of
     JSON in the module's extra state; a checkpoint of another layout is refused before anything is copied.
     """
 
@@ -27,12 +30,12 @@ class SharedArrayModule(nn.Module):
         self, tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, device: torch.device | str | None
     ) -> None:
         super().__init__()
-        self._config = config
         for table in tables:
             if not table.feature_names:
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
-        self._layout = array_layout.allocate(tables, config, dtype.itemsize)
+        self._config = auto_layout.choose(tables, config, dtype.itemsize)
+        self._layout = allocate(tables, self._config, dtype.itemsize)
         self._device = torch.device("cpu" if device is None else device)
         self._feature_names = [name for table in tables for name in table.feature_names]
         self._table_of_feature = [i for i, table in enumerate(tables) for _ in table.feature_names]
@@ -40,13 +43,14 @@ class SharedArrayModule(nn.Module):
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=self._device))
         self.projections = nn.ParameterDict(
             {
-                t.name: nn.Parameter(torch.empty(t.width, t.embedding_dim, device=self._device))
+                t.name: nn.Parameter(torch.empty(*t.projection_shape, device=self._device))
                 for t in self._layout.tables
                 if t.is_projected
             }
         )
-        # Follows the array to its device at the first lookup there; never on "meta", so never saved or moved as state.
-        self._features: dict[tuple, torch.Tensor] = {}
+        self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
+        # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
+        self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self.reset_parameters()
 
     @property
@@ -56,6 +60,7 @@ class SharedArrayModule(nn.Module):
 
     @property
     def config(self) -> PSSConfig:
+        """With all that ``layout="auto"`` chose filled in."""
         return self._config
 
     @property
@@ -69,14 +74,17 @@ class SharedArrayModule(nn.Module):
 
         Every projection starts as the identity of its width, repeated over the embedding_dim and scaled to keep
         lengths: tables of one width start with the dot products of their reads, not with those of random rotations.
+        A bias starts uniform in [-0.1, 0.1].
         """
         if self.array.is_meta:
             return
         self.array.uniform_(-self._config.init_range, self._config.init_range)
-        for projection in self.projections.values():
-            width, dim = projection.shape
-            identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
-            projection.copy_(identity * (width / dim) ** 0.5)
+        for table in self._layout.tables:
+            if table.is_projected:
+                projection, width, dim = self.projections[table.name], table.width, table.embedding_dim
+                identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
+                projection[:width] = identity * (width / dim) ** 0.5
+                projection[width:].uniform_(-_BIAS_RANGE, _BIAS_RANGE)
 
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
@@ -90,14 +98,16 @@ class SharedArrayModule(nn.Module):
         if weights is not None:
             weights = weights.to(torch.float32)
         widths = [t.width for t in tables]
+        feature_rows, hot_keys = self._metadata_of(positions)
         hash_kind = HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64
         try:
             read = lookup(
                 self.array,
-                self._feature_rows(positions),
+                feature_rows,
                 values,
                 kjt.offsets(),
                 weights,
+                hot_keys=hot_keys,
                 total_width=widths[0] if pooling == PoolingMode.NONE else sum(widths),
                 pooling_mode=pooling,
                 hash_kind=hash_kind,
@@ -108,16 +118,23 @@ class SharedArrayModule(nn.Module):
         parts = read.split(kjt.length_per_key()) if pooling == PoolingMode.NONE else read.split(widths, dim=1)
         if not self.projections:
             return list(parts)
-        return [
-            part @ self.projections[t.name] if t.is_projected else part for t, part in zip(tables, parts, strict=True)
-        ]
+        ones = _read_ones(kjt, pooling, weights) if any(t.bias for t in tables) else [None] * len(tables)
+        return [self._project(t, part, one) for t, part, one in zip(tables, parts, ones, strict=True)]
 
-    def _feature_rows(self, positions: Sequence[int]) -> torch.Tensor:
+    def _project(self, table: array_layout.TableLayout, read: torch.Tensor, ones: torch.Tensor | None) -> torch.Tensor:
+        if not table.is_projected:
+            return read
+        projection = self.projections[table.name]
+        return torch.cat([read, ones[:, None]], dim=1) @ projection if table.bias else read @ projection
+
+    def _metadata_of(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The op's features and hot_keys, on the array's device."""
         key = (tuple(positions), self.array.device)
-        if key not in self._features:
+        if key not in self._metadata:
             rows = [self._layout.tables[self._table_of_feature[p]].feature_row() for p in positions]
-            self._features[key] = feature_matrix(rows, self.array.device)
-        return self._features[key]
+            device = self.array.device
+            self._metadata[key] = (feature_matrix(rows, device), self._layout.hot_keys.to(device))
+        return self._metadata[key]
 
     def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
@@ -152,6 +169,22 @@ class SharedArrayModule(nn.Module):
             f"array={self._layout.numel} x {self.array.dtype}, tables={shared} shared + {exact} exact, "
             f"hash={self._layout.hash}, embedding_bytes={self._layout.embedding_bytes}"
         )
+
+
+def _read_ones(kjt: KeyedJaggedTensor, pooling: PoolingMode, weights: torch.Tensor | None) -> list[torch.Tensor]:
+    """What pooling makes of a coordinate that is 1 in every row, per feature: the bags' lengths or sums of weights, over
+    the length for MEAN; ones for NONE."""
+    if pooling == PoolingMode.NONE:
+        return list(kjt.values().new_ones(kjt.values().numel(), dtype=torch.float32).split(kjt.length_per_key()))
+    lengths = kjt.lengths()
+    ones = lengths.to(torch.float32)
+    if weights is not None:
+        bags = torch.arange(lengths.numel(), device=lengths.device)
+        bags = bags.repeat_interleave(lengths, output_size=weights.numel())
+        ones = torch.zeros_like(ones).index_add(0, bags, weights)
+    if pooling == PoolingMode.MEAN:
+        ones = ones / lengths.clamp(min=1)
+    return list(ones.view(len(kjt.keys()), -1))
 
 
 def _common_dtype(tables: Sequence[BaseEmbeddingConfig]) -> torch.dtype:

@@ -10,7 +10,7 @@ class FeatureColumn(IntEnum):
     """Columns of `features`, in the terms of docs/hashing.md; csrc/hashing.h holds the same list.
 
     Under ``hash="robe"`` KEY is the number of rows of the tables before this one and SLOTS is
-    ``N - Z + 1``.
+    ``N - Z + 1``. HOT_BEGIN and HOT_END bound the table's keys in the op's `hot_keys`.
     """
 
     KEY = 0
@@ -20,6 +20,10 @@ class FeatureColumn(IntEnum):
     BASE = 4
     BLOCK = 5
     SLOTS = 6
+    FIRST = 7
+    HOT_BEGIN = 8
+    HOT_END = 9
+    HOT_BASE = 10
 
 
 class PoolingMode(IntEnum):
@@ -31,6 +35,6 @@ class PoolingMode(IntEnum):
 
 
 def feature_matrix(rows: Sequence[dict[FeatureColumn, int]], device: torch.device) -> torch.Tensor:
-    """Packs one dict a feature into the int64 ``[F, len(FeatureColumn)]`` matrix the op reads."""
-    values = [[row[column] for column in FeatureColumn] for row in rows]
+    """Packs one dict a feature into the int64 ``[F, len(FeatureColumn)]`` matrix the op reads; absent columns are 0."""
+    values = [[row.get(column, 0) for column in FeatureColumn] for row in rows]
     return torch.tensor(values, dtype=torch.int64, device=device).view(len(rows), len(FeatureColumn))

@@ -1,4 +1,4 @@
-"""The hash of docs/hashing.md, version 1, on int64 tensors: the readable reference.
+"""The hash of docs/hashing.md, version 2, on int64 tensors: the readable reference.
 
 PyTorch has no full unsigned 64-bit arithmetic, so numbers are int64 in two's complement:
 multiplication and addition wrap as the specification wants, and a logical shift is an
@@ -52,6 +52,13 @@ def block_hashes(key: int, ids: torch.Tensor, num_blocks: int) -> torch.Tensor:
     row_hash = mix64(ids.to(torch.int64) ^ key)
     step = torch.arange(1, num_blocks + 1, device=ids.device) * to_signed(GOLDEN)
     return mix64(row_hash[:, None] + step[None, :])
+
+
+def hot_keys_of(key: int, ids: torch.Tensor) -> torch.Tensor:
+    """The keys by which hot rows are found: int32 ``[len(ids)]``, the upper half of the row's hash with its first bit
+    turned over, so that signed numbers sort as the unsigned ones do."""
+    row_hash = mix64(ids.to(torch.int64) ^ key)
+    return ((row_hash >> 32) ^ -(1 << 31)).to(torch.int32)
 
 
 def slots(hashes: torch.Tensor, num_slots: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py
 _ARGUMENTS = (
-    "Tensor array, Tensor features, Tensor indices, Tensor offsets, Tensor? per_sample_weights, "
+    "Tensor array, Tensor features, Tensor hot_keys, Tensor indices, Tensor offsets, Tensor? per_sample_weights, "
     "{extra}int pooling_mode, int hash, bool sign"
 )
 _POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
@@ -53,6 +53,7 @@ def lookup(
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None = None,
     *,
+    hot_keys: torch.Tensor | None = None,
     total_width: int,
     pooling_mode: int = PoolingMode.SUM,
     hash_kind: int = 0,
@@ -69,6 +70,8 @@ def lookup(
         indices: int32 or int64 ``[L]``, the ids; any value where the table has no exact coordinates.
         offsets: int32 or int64 ``[F * B + 1]``, first 0, non-decreasing, last ``L``.
         per_sample_weights: ``[L]``, fp32 (fp64 for an fp64 array), or None.
+        hot_keys: int32 ``[K]``, the keys of the tables' hot rows
+            (:func:`~torchrec_pss.ops.hashing.hot_keys_of`), ascending within a table; None where no table has any.
         total_width: sum of the features' widths; for NONE, the one width of all features.
         pooling_mode: SUM, MEAN (a weighted bag is divided by its length, as FBGEMM does) or NONE.
         hash_kind: HASH_MIX64 or HASH_ROBE.
@@ -82,15 +85,18 @@ def lookup(
         ValueError: wrong shape, dtype, device or pooling mode.
         IndexError: offsets that do not describe bags, or an id out of an exact table's range.
     """
-    _check(array, features, indices, offsets, per_sample_weights, pooling_mode)
+    if hot_keys is None:
+        hot_keys = features.new_zeros(0, dtype=torch.int32)
+    _check(array, features, hot_keys, indices, offsets, per_sample_weights, pooling_mode)
     return torch.ops.torchrec_pss.lookup(
-        array, features, indices, offsets, per_sample_weights, total_width, pooling_mode, hash_kind, sign
+        array, features, hot_keys, indices, offsets, per_sample_weights, total_width, pooling_mode, hash_kind, sign
     )
 
 
 def _check(
     array: torch.Tensor,
     features: torch.Tensor,
+    hot_keys: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     weights: torch.Tensor | None,
@@ -101,6 +107,8 @@ def _check(
         raise ValueError(f"array must be a floating-point vector, got {array.dtype} {tuple(array.shape)}")
     if features.dim() != 2 or features.shape[1] != len(FeatureColumn) or features.dtype != torch.int64:
         raise ValueError(f"features must be int64 [F, {len(FeatureColumn)}], got {features.dtype} {features.shape}")
+    if hot_keys.dim() != 1 or hot_keys.dtype != torch.int32:
+        raise ValueError(f"hot_keys must be an int32 vector, got {hot_keys.dtype} {tuple(hot_keys.shape)}")
     for name, tensor in (("indices", indices), ("offsets", offsets)):
         if tensor.dim() != 1 or tensor.dtype not in (torch.int32, torch.int64):
             raise ValueError(f"{name} must be an int32 or int64 vector, got {tensor.dtype} {tuple(tensor.shape)}")
@@ -115,34 +123,39 @@ def _check(
                 f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
                 f"got {weights.dtype} {tuple(weights.shape)}"
             )
-    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", weights)):
+    for name, tensor in (
+        ("hot_keys", hot_keys),
+        ("indices", indices),
+        ("offsets", offsets),
+        ("per_sample_weights", weights),
+    ):
         if tensor is not None and tensor.device != array.device:
             raise ValueError(f"{name} is on {tensor.device}, but the array is on {array.device}")
 
 
 @torch.library.register_fake("torchrec_pss::lookup")
-def _(array, features, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign):
+def _(array, features, hot_keys, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign):
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     return array.new_empty(rows, total_width, dtype=torch.promote_types(array.dtype, torch.float32))
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
-def _(grad, array, features, indices, offsets, per_sample_weights, pooling_mode, hash, sign):
+def _(grad, array, features, hot_keys, indices, offsets, per_sample_weights, pooling_mode, hash, sign):
     weights = 0 if per_sample_weights is None else indices.shape[0]
     return torch.empty_like(array), grad.new_empty(weights)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    array, features, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
-    ctx.save_for_backward(array, features, indices, offsets, weights)
+    array, features, hot_keys, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
+    ctx.save_for_backward(array, features, hot_keys, indices, offsets, weights)
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
 def _backward(ctx, grad):
-    weights = ctx.saved_tensors[4]
+    weights = ctx.saved_tensors[5]
     grad_array, grad_weights = torch.ops.torchrec_pss.lookup_backward(grad, *ctx.saved_tensors, *ctx.flags)
-    wants_weights = weights is not None and ctx.needs_input_grad[4]
-    return grad_array, None, None, None, grad_weights if wants_weights else None, None, None, None, None
+    wants_weights = weights is not None and ctx.needs_input_grad[5]
+    return grad_array, None, None, None, None, grad_weights if wants_weights else None, None, None, None, None
 
 
 torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)

@@ -9,16 +9,17 @@ import itertools
 import torch
 
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
-from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, robe_offsets, signs, slots
+from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
 
 
 def row_addresses(
-    feature: torch.Tensor, ids: torch.Tensor, hash_kind: int, sign: bool
+    feature: torch.Tensor, hot_keys: torch.Tensor, ids: torch.Tensor, hash_kind: int, sign: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the rows ``ids`` of one feature's table live (docs/hashing.md, section 1).
 
     Args:
         feature: one row of the `features` matrix, int64 ``[len(FeatureColumn)]``.
+        hot_keys: the op's, int32 ``[K]``.
         ids: ``[n]``, any integer dtype.
         hash_kind: HASH_MIX64 or HASH_ROBE.
         sign: whether shared coordinates carry a sign.
@@ -26,7 +27,7 @@ def row_addresses(
     Returns:
         Addresses into the array and signs (+1 or -1), both int64 ``[n, width]``.
     """
-    key, _, width, prefix, base, block, num_slots = feature.tolist()
+    key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base = feature.tolist()
     ids = ids.to(torch.int64)
     exact = base + ids[:, None] * prefix + torch.arange(prefix, device=ids.device)
     num_blocks = (width - prefix) // block if width > prefix else 0
@@ -35,12 +36,17 @@ def row_addresses(
         block_signs = torch.ones_like(first)
     else:
         hashes = block_hashes(key, ids, num_blocks)
-        first = slots(hashes, num_slots) * block
+        first = first_shared + slots(hashes, num_slots) * block
         block_signs = signs(hashes) if sign else torch.ones_like(first)
     shared = (first[:, :, None] + torch.arange(block, device=ids.device)).flatten(1)
-    addresses = torch.cat([exact, shared], dim=1)
     shared_signs = block_signs.repeat_interleave(block, dim=1)
-    return addresses, torch.cat([torch.ones_like(exact), shared_signs], dim=1)
+    if hot_end > hot_begin:
+        wanted, keys = hot_keys_of(key, ids), hot_keys[hot_begin:hot_end]
+        at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        is_hot = (keys[at] == wanted)[:, None]
+        own = hot_base + at[:, None] * (width - prefix) + torch.arange(width - prefix, device=ids.device)
+        shared, shared_signs = torch.where(is_hot, own, shared), shared_signs.masked_fill(is_hot, 1)
+    return torch.cat([exact, shared], dim=1), torch.cat([torch.ones_like(exact), shared_signs], dim=1)
 
 
 def check_inputs(features: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, hash_kind: int) -> None:
@@ -66,6 +72,7 @@ def check_inputs(features: torch.Tensor, indices: torch.Tensor, offsets: torch.T
 def lookup(
     array: torch.Tensor,
     features: torch.Tensor,
+    hot_keys: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
@@ -83,7 +90,7 @@ def lookup(
     outputs = []
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         start = int(offsets[f * batch_size])
-        addresses, row_signs = row_addresses(features[f], ids, hash_kind, sign)
+        addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
         rows = values[addresses] * row_signs * scales[start : start + ids.numel(), None]
         if pooling_mode == PoolingMode.NONE:
             outputs.append(rows)
@@ -100,6 +107,7 @@ def lookup_backward(
     grad: torch.Tensor,
     array: torch.Tensor,
     features: torch.Tensor,
+    hot_keys: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
@@ -117,7 +125,7 @@ def lookup_backward(
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         start = int(offsets[f * batch_size])
         here = slice(start, start + ids.numel())
-        addresses, row_signs = row_addresses(features[f], ids, hash_kind, sign)
+        addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
         width = addresses.shape[1]
         if pooling_mode == PoolingMode.NONE:
             grad_rows = grad[here]

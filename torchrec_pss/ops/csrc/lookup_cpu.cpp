@@ -40,13 +40,19 @@ struct Bags {
   std::vector<int64_t> column; // first output column of each feature
   at::Tensor offsets;
   const int64_t* begin = nullptr;
+  at::Tensor hot_keys_;
+  const int32_t* hot_keys = nullptr;
+  int64_t num_hot = 0;
   int64_t batch_size = 0;
   int64_t num_bags = 0;
   int64_t num_indices = 0;
 
-  Bags(const at::Tensor& feature_rows, const at::Tensor& offsets_, int64_t num_indices_)
+  Bags(const at::Tensor& feature_rows, const at::Tensor& hot, const at::Tensor& offsets_, int64_t num_indices_)
       : features(read_features(feature_rows)),
         offsets(offsets_.to(at::kLong).contiguous()),
+        hot_keys_(hot.contiguous()),
+        hot_keys(hot_keys_.const_data_ptr<int32_t>()),
+        num_hot(hot_keys_.numel()),
         num_indices(num_indices_) {
     begin = offsets.const_data_ptr<int64_t>();
     num_bags = offsets.numel() - 1;
@@ -81,8 +87,12 @@ void check_features(
     const bool sane = f.width >= 1 && f.prefix >= 0 && f.prefix <= f.width && f.rows >= 0 &&
         (f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix)) &&
         (exact || (f.block >= 1 && f.block <= numel && (f.width - f.prefix) % f.block == 0 && f.slots >= 1 &&
-                   f.slots < (int64_t(1) << 32) &&
-                   f.slots <= (hash == kRobe ? numel - f.block + 1 : numel / f.block)));
+                   f.slots < (int64_t(1) << 32) && f.first >= 0 && f.first <= numel &&
+                   f.slots <= (hash == kRobe ? numel - f.block + 1 : (numel - f.first) / f.block))) &&
+        f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= bags.num_hot &&
+        (f.hot_begin == f.hot_end || exact ||
+         (f.hot_base >= 0 && f.hot_base <= numel &&
+          f.hot_end - f.hot_begin <= (numel - f.hot_base) / (f.width - f.prefix)));
     TORCH_CHECK_VALUE(sane, "row ", i, " of `features` does not fit an array of ", numel, " elements");
     TORCH_CHECK_VALUE(
         pooling_mode != kNone || f.width == total_width, "unpooled features must all have width ", total_width,
@@ -118,7 +128,7 @@ Acc bag_scale(int64_t pooling_mode, int64_t length) {
 // Calls visit(coordinate, address, negative) for the coordinates of one row; runs of one block are
 // contiguous in both.
 template <typename Hash, typename Visit>
-inline void for_each_run(const Feature& f, int64_t id, Visit&& visit) {
+inline void for_each_run(const Feature& f, const int32_t* hot_keys, int64_t id, Visit&& visit) {
   if (f.prefix > 0) {
     visit(int64_t(0), f.base + id * f.prefix, f.prefix, false);
   }
@@ -127,6 +137,10 @@ inline void for_each_run(const Feature& f, int64_t id, Visit&& visit) {
     return;
   }
   const Hash hash(f, id);
+  if (const int64_t own = hash.own(f, hot_keys); own >= 0) {
+    visit(f.prefix, own, f.width - f.prefix, false);
+    return;
+  }
   for (int64_t b = 0; b < num_blocks; ++b) {
     const Place place = hash(f, b);
     visit(f.prefix + b * f.block, place.offset, f.block, place.negative);
@@ -148,7 +162,7 @@ void forward_kernel(
         check_id(f, feature, id, Hash::kNeedsRows);
         const Acc factor = weights ? scale * weights[i] : scale;
         Acc* row = out + output.at(bags, bag, i);
-        for_each_run<Hash>(f, id, [&](int64_t j, int64_t address, int64_t length, bool negative) {
+        for_each_run<Hash>(f, bags.hot_keys, id, [&](int64_t j, int64_t address, int64_t length, bool negative) {
           const Acc signed_factor = negative ? -factor : factor;
           for (int64_t k = 0; k < length; ++k) {
             row[j + k] += signed_factor * static_cast<Acc>(array[address + k]);
@@ -173,7 +187,7 @@ void backward_range(
       const Acc* row = grad + output.at(bags, bag, i);
       Acc dot = 0;
       for_each_run<Hash>(
-          f, static_cast<int64_t>(indices[i]),
+          f, bags.hot_keys, static_cast<int64_t>(indices[i]),
           [&](int64_t j, int64_t address, int64_t length, bool negative) {
             const Acc sign = negative ? Acc(-1) : Acc(1);
             for (int64_t k = 0; k < length; ++k) {
@@ -252,12 +266,12 @@ at::ScalarType accumulator_type(const at::Tensor& array) {
 }
 
 at::Tensor lookup_cpu(
-    const at::Tensor& array_, const at::Tensor& features, const at::Tensor& indices_, const at::Tensor& offsets,
-    const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
+    const at::Tensor& array_, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& indices_,
+    const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
     bool sign) {
   const at::Tensor array = array_.contiguous(), indices = indices_.contiguous();
   const at::Tensor weights = per_sample_weights ? per_sample_weights->contiguous() : at::Tensor();
-  const Bags bags(features, offsets, indices.numel());
+  const Bags bags(features, hot_keys, offsets, indices.numel());
   check_features(bags, total_width, pooling_mode, hash, array.numel());
   const Output output{total_width, pooling_mode != kNone};
   const at::Tensor out = at::zeros(
@@ -277,12 +291,12 @@ at::Tensor lookup_cpu(
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_cpu(
-    const at::Tensor& grad_, const at::Tensor& array_, const at::Tensor& features, const at::Tensor& indices_,
-    const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode,
+    const at::Tensor& grad_, const at::Tensor& array_, const at::Tensor& features, const at::Tensor& hot_keys,
+    const at::Tensor& indices_, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode,
     int64_t hash, bool sign) {
   const at::Tensor array = array_.contiguous(), indices = indices_.contiguous(), grad = grad_.contiguous();
   const at::Tensor weights = per_sample_weights ? per_sample_weights->contiguous() : at::Tensor();
-  const Bags bags(features, offsets, indices.numel());
+  const Bags bags(features, hot_keys, offsets, indices.numel());
   check_features(bags, grad.size(1), pooling_mode, hash, array.numel());
   const Output output{grad.size(1), pooling_mode != kNone};
   const at::Tensor grad_array = at::empty_like(array);

@@ -1,0 +1,164 @@
+"""``layout="auto"``: widths, exact tables, prefixes, hot rows and slices from tables, budget and counts.
+
+docs/quality.md has the measurements behind each number here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+
+from torchrec_pss.modules.allocation import aligned, check_tables, largest_fitting
+from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
+from torchrec_pss.modules.pss_config import PSSConfig
+
+_WIDTH = 4  # coordinates read of a row that shares
+_SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
+_PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
+_HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
+_HOT_COUNT = 4  # occurrences from which a row may be hot
+
+
+def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig:
+    """``config`` with all that it leaves open decided, as a plain layout.
+
+    1. All tables exact at their embedding_dim, if they fit.
+    2. If every row can have elements of its own: all tables exact at the largest width that fits, from `_WIDTH` on;
+       below it, as many exact coordinates a row, and two shared ones.
+    3. Else a narrow read: tables are exact that have fewer rows than the cap under which all tables fit; the others
+       have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
+
+    Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
+    config states is kept.
+
+    Raises:
+        ValueError: see `torchrec_pss.modules.allocation.check_tables`; ids of ``counts`` or ``hot`` that a table cannot have.
+    """
+    if config.layout == "plain" or config.hash == "robe":
+        return config
+    check_tables(tables, config)
+    plain = replace(config, layout="plain", counts=None)
+    stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
+    contiguous = config.exact == "auto" and stated == [None] * 3
+    dims = [t.embedding_dim for t in tables]
+    if contiguous and _exact_bytes(tables, max(dims), itemsize, bias=False) <= config.array_bytes:
+        return replace(plain, exact=[t.name for t in tables])
+    plain = replace(
+        plain,
+        bias=config.bias is not False,
+        sign=bool(config.sign),
+        block_size=config.block_size or 1,
+        segments=config.segments is not False,
+    )
+    if contiguous and config.exact_fraction is None:
+        everything = _own_elements_for_every_row(tables, plain, itemsize)
+        if everything is not None:
+            return everything
+    if config.width is None:
+        plain = replace(plain, width={t.name: _shared_width(tables, plain, t.embedding_dim) for t in tables})
+    if config.exact == "auto":
+        plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
+    if config.hot is None and config.counts:
+        plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize))
+    return plain
+
+
+def _exact_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int, bias: bool) -> int:
+    """Bytes of all tables exact at ``width`` or their embedding_dim."""
+    own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
+    return own * itemsize + _projection_bytes(tables, width, bias)
+
+
+def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool) -> int:
+    return PROJECTION_BYTES * sum((width + bias) * t.embedding_dim for t in tables if width < t.embedding_dim)
+
+
+def _own_elements_for_every_row(
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int
+) -> PSSConfig | None:
+    """Step 2; None where not even one element a row fits."""
+    widest = max(t.embedding_dim for t in tables)
+    bias = bool(plain.bias)
+    width = largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
+    if width == 0:
+        return None
+    if width >= _WIDTH:
+        widths = {t.name: min(width, t.embedding_dim) for t in tables}
+        return replace(plain, width=widths, exact=list(widths))
+    # The shared region is at least 1/32 of the prefixes.
+    shared = width + _SHARED_BESIDE_PREFIX
+    needed = _exact_bytes(tables, width, itemsize, bias) * 33 // 32 + _projection_bytes(tables, shared, bias)
+    if needed > plain.array_bytes:
+        widths = {t.name: min(width, t.embedding_dim) for t in tables}
+        return replace(plain, width=widths, exact=list(widths))
+    widths = {t.name: min(shared, t.embedding_dim) for t in tables}
+    prefixes = {t.name: min(width, t.embedding_dim) for t in tables}
+    return replace(plain, width=widths, prefix=prefixes, exact=[])
+
+
+def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, dim: int) -> int:
+    """`_WIDTH`, or less where projections would take too much of the budget; the embedding_dim itself where even a
+    single coordinate's would."""
+    room = _PROJECTION_SHARE * plain.array_bytes
+    width = largest_fitting(0, _WIDTH, lambda w: _projection_bytes(tables, w, bool(plain.bias)) <= room)
+    return min(width or dim, dim)
+
+
+def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+    """Elements that the projections leave."""
+    width = _widths(plain, tables)
+    projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
+    projections = PROJECTION_BYTES * sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
+    return max(plain.array_bytes - projections, 0) // itemsize
+
+
+def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int]:
+    if isinstance(plain.width, Mapping):
+        return [plain.width.get(t.name, t.embedding_dim) for t in tables]
+    return [min(plain.width or t.embedding_dim, t.embedding_dim) for t in tables]
+
+
+def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> list[str]:
+    """Names of the tables that fit whole under the cap of rows at which all tables, capped, fill the array; fewer where
+    `PSSConfig.exact_fraction` says so."""
+    room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
+    sizes = [(t.num_embeddings, w) for t, w in zip(tables, widths, strict=True)]
+    most = max(rows for rows, _ in sizes)
+    cap = largest_fitting(0, most, lambda c: sum(aligned(min(rows, c) * w) for rows, w in sizes) <= room)
+    names, used = [], 0
+    for table, width in sorted(zip(tables, widths, strict=True), key=lambda p: (p[0].num_embeddings * p[1], p[0].name)):
+        used += aligned(table.num_embeddings * width)
+        within = plain.exact_fraction is None or used <= plain.exact_fraction * room
+        if table.num_embeddings > cap or not within:
+            break
+        names.append(table.name)
+    return names
+
+
+def _hot_rows(
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int
+) -> dict[str, np.ndarray]:
+    """The most frequent ids of all tables that are not exact, as many as `_HOT_SHARE` holds."""
+    room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
+    sharing = [(t, w) for t, w in zip(tables, widths, strict=True) if t.name in counts and t.name not in plain.exact]
+    if not sharing:
+        return {}
+    taken = [(t.num_embeddings, w) for t, w in zip(tables, widths, strict=True) if t.name in plain.exact]
+    least = sum(aligned(w) for w in widths)
+    left = min(_HOT_SHARE * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
+    all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
+    cost = np.concatenate([np.full(len(counts[t.name].counts), w + HOT_KEY_BYTES / itemsize) for t, w in sharing])
+    order = np.argsort(-all_counts, kind="stable")
+    order = order[all_counts[order] >= _HOT_COUNT]
+    number = int((np.cumsum(cost[order]) <= left - aligned(1) * len(sharing)).sum())
+    threshold = np.zeros(len(all_counts), bool)
+    threshold[order[:number]] = True
+    hot, first = {}, 0
+    for table, _ in sharing:
+        known = counts[table.name]
+        chosen = known.ids[threshold[first : first + len(known.ids)]]
+        first += len(known.ids)
+        if len(chosen):
+            hot[table.name] = np.sort(chosen)
+    return hot
