@@ -81,10 +81,11 @@ def shared_array(case: Case, rows: list[int], function: Callable, indices, offse
     array = torch.nn.Parameter(torch.rand(layout.numel) - 0.5)
     features = feature_matrix([t.feature_row() for t in layout.tables], array.device)
     optimizer = torch.optim.SGD([array], lr=LEARNING_RATE)
-    arguments = dict(hot_keys=layout.hot_keys, total_width=len(rows) * case.embedding_dim, pooling_mode=0, hash_kind=0, sign=True)
+    arguments = dict(features=features, hot_keys=layout.hot_keys, indices=indices, offsets=offsets, per_sample_weights=None,
+                     total_width=len(rows) * case.embedding_dim, pooling_mode=0, hash_kind=0, sign=True)  # fmt: skip
 
     def forward():
-        return function(array, features, indices, offsets, None, **arguments)
+        return function(array, **arguments)
 
     def step():
         optimizer.zero_grad()

@@ -25,13 +25,14 @@ from tqdm import tqdm
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.optim import WeightAverage
 
 logger: logging.Logger = logging.getLogger("__main__")
 
 _TEST_BATCH = 1 << 15
-_SHARED_WIDTH = 2  # hashed coordinates beside a row's exact ones
-_HASHED_WIDTH = 8  # all of them hashed, where the budget is below one float a row
-_LEARNING_RATES = {"pss": 0.005, "hash": 0.005, "narrow": 0.005, "full": 0.003}
+_ROW_HASHING_WIDTH = 8
+_AVERAGE_EVERY = 4  # steps
+_LEARNING_RATES = {"pss": 0.01, "hash": 0.005, "narrow": 0.005, "full": 0.003}
 _INIT_RANGES = {"pss": 0.03, "hash": 0.03, "narrow": 0.03, "full": 0.1}
 
 
@@ -80,38 +81,21 @@ def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[Em
 def array_config(args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
     init_range = _INIT_RANGES[args.embedding]
-    rows, dim = sum(t.num_embeddings for t in full), args.embedding_dim
     if args.embedding == "narrow":
         return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range)
     if args.embedding == "hash":
-        width = hashed_width(array_bytes, dim)
+        width = hashed_width(array_bytes, args.embedding_dim)
         for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
             table.num_embeddings = capped
         return exact_tables(full, array_bytes, width, init_range)
-    return dot_product_config(array_bytes, rows, dim, seed=args.seed, init_range=init_range)
+    return PSSConfig(array_bytes=array_bytes, head="dot", seed=args.seed, init_range=init_range)
 
 
 def hashed_width(array_bytes: int, dim: int) -> int:
-    """Read width where all coordinates are hashed. Projections may take half of the budget; without room for the
+    """Width of row hashing. Projections may take half of the budget; without room for the
     narrowest one, rows are read at full width."""
     affordable = array_bytes // 2 // (2 * dim * 4)
-    return min(_HASHED_WIDTH, affordable, dim) if affordable else dim
-
-
-def dot_product_config(array_bytes: int, rows: int, dim: int, seed: int, init_range: float) -> PSSConfig:
-    """A layout for a dot product: as many exact coordinates a row as the budget holds, two shared ones, a projection.
-
-    Where nothing but a dot product follows, rows that share all their coordinates can hardly be told apart, and what a
-    row has for itself counts most.
-    """
-    common = {"array_bytes": array_bytes, "seed": seed, "exact": (), "init_range": init_range}
-    for prefix in range(dim, 0, -1):
-        width = min(prefix + _SHARED_WIDTH, dim)
-        # Both tables' projections, and a shared region of at least 1/32 of the exact one.
-        floats = rows * prefix * (1 if width == prefix else 33 / 32) + (2 * width * dim if width < dim else 0) + 64
-        if floats * 4 <= array_bytes:
-            return PSSConfig(width=width, prefix=prefix, block_size=1, **common)
-    return PSSConfig(width=hashed_width(array_bytes, dim), block_size=1, **common)
+    return min(_ROW_HASHING_WIDTH, affordable, dim) if affordable else dim
 
 
 def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int, dict | None]:
@@ -133,7 +117,12 @@ def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, 
 
 
 def train_epoch(
-    model: TwoTower, optimizer: torch.optim.Optimizer, data: Interactions, args: argparse.Namespace, epoch: int
+    model: TwoTower,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    data: Interactions,
+    args: argparse.Namespace,
+    epoch: int,
 ) -> float:
     """One pass over the pairs in random order; the mean loss."""
     rng = np.random.default_rng([args.seed, epoch])
@@ -151,6 +140,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        average.step()
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise RuntimeError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
@@ -217,10 +207,12 @@ def main(argv: list[str] | None = None) -> None:
         data.num_users, data.num_items, len(data.train_user),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+    average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     aurocs, started = [], time.perf_counter()
     for epoch in range(args.epochs):
-        loss = train_epoch(model, optimizer, data, args, epoch)
-        aurocs.append(evaluate(model, data, args.seed))
+        loss = train_epoch(model, optimizer, average, data, args, epoch)
+        with average.applied():
+            aurocs.append(evaluate(model, data, args.seed))
         logger.info("epoch %d/%d loss %.5f test AUROC %.5f", epoch + 1, args.epochs, loss, aurocs[-1])
     results = {
         "auroc_test": aurocs[-1],

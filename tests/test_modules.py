@@ -96,7 +96,7 @@ def test_shared_projected_and_prefixed_rows_equal_the_reference():
         read = reference.lookup(
             module.array,
             row,
-            module.hot_keys,
+            module.layout.hot_keys,
             bags.values(),
             bags.offsets(),
             None,

@@ -24,8 +24,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     """``config`` with all that it leaves open decided, as a plain layout.
 
     1. All tables exact at their embedding_dim, if they fit.
-    2. If every row can have elements of its own: all tables exact at the largest width that fits, from `_WIDTH` on;
-       below it, as many exact coordinates a row, and two shared ones.
+    2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones. With
+       ``head="mlp"`` from `_WIDTH` on all exact, and below it, with counts at hand, step 3.
     3. Else a narrow read: tables are exact that have fewer rows than the cap under which all tables fit; the others
        have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
 
@@ -52,7 +52,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         segments=config.segments is not False,
     )
     if contiguous and config.exact_fraction is None:
-        everything = _own_elements_for_every_row(tables, plain, itemsize)
+        least = 1 if config.head == "dot" or not config.counts else _WIDTH
+        everything = _own_elements_for_every_row(tables, plain, itemsize, least)
         if everything is not None:
             return everything
     if config.width is None:
@@ -75,21 +76,18 @@ def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: b
 
 
 def _own_elements_for_every_row(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, least: int
 ) -> PSSConfig | None:
-    """Step 2; None where not even one element a row fits."""
+    """Step 2; None where not even ``least`` elements a row fit."""
     widest = max(t.embedding_dim for t in tables)
     bias = bool(plain.bias)
     width = largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
-    if width == 0:
+    if width < least:
         return None
-    if width >= _WIDTH:
-        widths = {t.name: min(width, t.embedding_dim) for t in tables}
-        return replace(plain, width=widths, exact=list(widths))
     # The shared region is at least 1/32 of the prefixes.
     shared = width + _SHARED_BESIDE_PREFIX
     needed = _exact_bytes(tables, width, itemsize, bias) * 33 // 32 + _projection_bytes(tables, shared, bias)
-    if needed > plain.array_bytes:
+    if needed > plain.array_bytes or (plain.head == "mlp" and width >= _WIDTH):
         widths = {t.name: min(width, t.embedding_dim) for t in tables}
         return replace(plain, width=widths, exact=list(widths))
     widths = {t.name: min(shared, t.embedding_dim) for t in tables}

@@ -7,6 +7,7 @@ from torchrec_pss.modules.id_counts import IdCounts
 
 HASHES = ("mix64", "robe")
 LAYOUTS = ("auto", "plain")
+HEADS = ("mlp", "dot")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class PSSConfig:
             tables read narrower than their embedding_dim, and the keys of hot rows. Optimizer state is not counted.
         layout: "auto" picks what is None below from the tables, the budget and `counts`
             (torchrec_pss.modules.auto_layout says how); "plain" takes PSS's own choices, those in brackets.
+        head: what follows the embeddings, for "auto": "mlp" (interactions, an MLP, attention) or "dot" (nothing but a dot
+            product, where a row must have elements of its own to be told apart).
         block_size: Z, consecutive coordinates read from one hashed place; divides the shared coordinates of every shared
             table. [the largest of 4, 2, 1 that does, per table]
         hash: "mix64" (docs/hashing.md) or "robe" (the authors' released mapping, to read their checkpoints).
@@ -43,6 +46,7 @@ class PSSConfig:
 
     array_bytes: int
     layout: str = "auto"
+    head: str = "mlp"
     block_size: int | None = None
     hash: str = "mix64"
     seed: int = 0
@@ -62,6 +66,8 @@ class PSSConfig:
             raise ValueError(f"hash must be one of {HASHES}, got {self.hash!r}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {LAYOUTS}, got {self.layout!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {self.head!r}")
         if self.array_bytes <= 0:
             raise ValueError(f"array_bytes must be positive, got {self.array_bytes}")
         if self.block_size is not None and self.block_size < 1:

@@ -1,0 +1,3 @@
+from torchrec_pss.optim.weight_average import WeightAverage
+
+__all__ = ["WeightAverage"]

@@ -1,0 +1,78 @@
+"""`WeightAverage`: the average of a run's latest weights, kept as training goes.
+
+A constant learning rate leaves weights that jitter about a better point; their average is near it. Full tables cannot
+afford a second copy of themselves; an array can.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+
+class WeightAverage:
+    """Polynomial-decay averaging (Shamir & Zhang, ICML 2013): the n-th weights count in proportion to n^power.
+
+    At any moment the average is over the last part of the run so far (mean age: ``1 / (power + 2)`` of it), so that it
+    needs no end known in advance, and a resumed run equals an undisturbed one.
+
+    Args:
+        parameters: by name, the tensors to average; they stay the caller's and are read at every update.
+        power: how fast old weights are forgotten; 0 is the plain mean.
+        every: of this many steps, one is taken into account.
+
+    Raises:
+        ValueError: ``power`` is negative or ``every`` less than 1.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], power: float = 8.0, every: int = 1) -> None:
+        if power < 0 or every < 1:
+            raise ValueError(f"power must be at least 0 and every at least 1, got {power} and {every}")
+        self._power, self._every = power, every
+        self._live = {name: p.detach() for name, p in parameters.items()}
+        self._average = {name: p.clone() for name, p in self._live.items()}
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Takes the current weights into account; call after the optimizer's step."""
+        self._steps += 1
+        if self._steps % self._every == 0:
+            weight = (self._power + 1) / (self._steps // self._every + self._power)
+            torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the parameters hold the average (before the first update, their own values)."""
+        if self._steps < self._every:
+            yield
+            return
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for live, average in zip(self._live.values(), self._average.values(), strict=True):
+            kept = live.clone()
+            live.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averages by name, and the number of steps under ``_steps``."""
+        return {**self._average, "_steps": torch.tensor(self._steps)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """
+        Raises:
+            KeyError: a parameter's average is missing.
+        """
+        for name in self._average:
+            if name not in state:
+                raise KeyError(f"the state has no average of {name!r}")
+        for name, average in self._average.items():
+            average.copy_(state[name])
+        self._steps = int(state["_steps"])
