@@ -11,17 +11,29 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_pss.modules.array_layout import describe_difference
+from torchrec_pss.optim import WeightAverage
 
 _PROGRESS = "progress.json"
 
 
-def save(folder: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer, progress: dict) -> None:
+def _state(model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None) -> dict:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return state if average is None else state | {"average": average.state_dict()}
+
+
+def save(
+    folder: Path,
+    model: DistributedModelParallel,
+    optimizer: KeyedOptimizer,
+    average: WeightAverage | None,
+    progress: dict,
+) -> None:
     """Saves aside, then renames. Collective; ``progress`` is rank 0's."""
     aside = folder.with_name(f"{folder.name}.new")
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
     dist.barrier()
-    dcp.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=aside)
+    dcp.save(_state(model, optimizer, average), checkpoint_id=aside)
     if dist.get_rank() == 0:
         write_json(aside / _PROGRESS, progress)
         replace_folder(aside, folder)
@@ -55,10 +67,14 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
             raise ValueError(f"--resume: --{flag} was {progress['config'].get(flag)} and is now {value}")
 
 
-def load(folder: str, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> None:
-    """Fills model and optimizer. Collective."""
+def load(
+    folder: str, model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None
+) -> None:
+    """Fills model, optimizer and average. Collective."""
     optimizer.init_state()
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = _state(model, optimizer, average)
     dcp.load(state, checkpoint_id=folder)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.load_state_dict(state["average"])

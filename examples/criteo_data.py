@@ -15,6 +15,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
 from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
@@ -27,10 +28,12 @@ from torchrec_pss.datasets.rows import (
 from torchrec_pss.datasets.splits import Splits, split_files
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
+from torchrec_pss.modules.id_counts import IdCounts
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _PASS_ROWS = 1 << 14
+_COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
 
 
 @dataclass
@@ -43,6 +46,7 @@ class ClickData:
         num_embeddings: rows of each full table.
         counted: how `num_embeddings` was had, for the results.
         contiguous: whether ids lie in [0, num_embeddings), so that tables of the array may be exact.
+        counts: how often ids occur in the training rows, or a sample of them, per feature; for the array only.
         rows_of: ids to rows of full tables, where they are not so already.
     """
 
@@ -51,6 +55,7 @@ class ClickData:
     num_embeddings: list[int]
     counted: str
     contiguous: bool
+    counts: list[IdCounts] | None = None
     rows_of: Callable[[np.ndarray], np.ndarray] | None = None
 
     def batches(
@@ -90,14 +95,33 @@ def load(args: argparse.Namespace) -> ClickData:
     if args.in_memory_binary_criteo_path:
         rows = list(declared or defaults)
         reader = BinaryCriteoReader(args.in_memory_binary_criteo_path, rows)
-        return ClickData(reader, split_files(reader.rows_per_file, args.train_fraction), rows, "declared", True)
+        splits = split_files(reader.rows_per_file, args.train_fraction)
+        return ClickData(reader, splits, rows, "declared", True, _sampled_counts(args, reader, splits.train))
     if args.data_path:
         return _load_text(args, declared)
     rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
     config = ClickLogConfig(seed=args.seed, num_embeddings=tuple(rows), skew=args.synthetic_skew)
     train, held_out = args.synthetic_rows, max(args.synthetic_rows // 10, 1)
     splits = Splits(range(train), range(train, train + held_out), range(train + held_out, train + 2 * held_out))
-    return ClickData(ClickLogGenerator(config), splits, rows, "declared", True)
+    generator = ClickLogGenerator(config)
+    return ClickData(generator, splits, rows, "declared", True, _sampled_counts(args, generator, splits.train))
+
+
+def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -> list[IdCounts] | None:
+    """Counts of the ids of some training rows, for the array. Collective."""
+    if args.embedding != "pss":
+        return None
+    blocks = range(train.start, train.stop, _PASS_ROWS)
+    blocks = blocks[:: max(1, len(blocks) * _PASS_ROWS // _COUNTED_ROWS)]
+
+    def count() -> list[IdCounts]:
+        frequent = FrequentIds(NUM_SPARSE)
+        windows = (range(start, min(start + _PASS_ROWS, train.stop)) for start in tqdm(blocks, "counting ids", delay=5))
+        for block in source.read(windows):
+            frequent.add(block.ids)
+        return frequent.counts()
+
+    return _first_rank_first(count)
 
 
 def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickData:
@@ -111,10 +135,10 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
         return CriteoReader(files, args.max_bad_rows).read(windows)
 
     if args.embedding == "pss":
-        # The array takes ids as they are; the tables' sizes only say what it is compared with.
-        counts = declared or _first_rank_first(lambda: _sketch(training_rows()))
+        # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
+        distinct, counts = _first_rank_first(lambda: _sketch(training_rows()))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
-        return ClickData(reader, splits, counts, how, contiguous=False)
+        return ClickData(reader, splits, declared or distinct, how, contiguous=False, counts=counts)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
         return ClickData(reader, splits, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli)
@@ -136,11 +160,13 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
     return ClickData(reader, splits, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
 
 
-def _sketch(blocks: Iterator[RowBlock]) -> list[int]:
-    counter = DistinctCounter()
+def _sketch(blocks: Iterator[RowBlock]) -> tuple[list[int], list[IdCounts]]:
+    """How many distinct ids each feature has, and which are frequent; in bounded memory."""
+    distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
     for block in blocks:
-        counter.add(block.ids)
-    return counter.estimates()
+        distinct.add(block.ids)
+        frequent.add(block.ids)
+    return distinct.estimates(), frequent.counts()
 
 
 def _first_rank_first(work: Callable):

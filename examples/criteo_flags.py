@@ -7,7 +7,7 @@ from torchrec_pss.datasets.rows import NUM_SPARSE
 
 # By --embedding, the flags that it has no use for.
 _SENSELESS = {
-    "full": ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction"),
+    "full": ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction", "average_power"),
     "hash": ("block_size", "exact_fraction"),
     "narrow": ("width", "block_size", "exact_fraction"),
 }
@@ -73,11 +73,15 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--array_bytes", type=int, help="bytes of the shared array with its projections")
     model.add_argument("--compression", type=float, help="instead: full tables' bytes over the array's (default 1000)")
     model.add_argument(
-        "--width", type=int, help="read width of shared tables, projected to embedding_dim (default embedding_dim)"
+        "--layout",
+        choices=["auto", "plain"],
+        default="auto",
+        help="of the array: chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
     )
     model.add_argument(
-        "--block_size", type=int, help="Z, consecutive coordinates of a shared row (default 4, or what divides)"
+        "--width", type=int, help="read width of the tables, projected to embedding_dim (default: by layout)"
     )
+    model.add_argument("--block_size", type=int, help="Z, consecutive coordinates of a shared row (default: by layout)")
     model.add_argument("--init_range", type=float, help="the array starts uniform in [-init_range, init_range]")
     model.add_argument(
         "--exact_fraction", type=float, help="share of the array for exact tables (ids must be contiguous)"
@@ -114,6 +118,11 @@ def parser() -> argparse.ArgumentParser:
         "--embedding_learning_rate", type=float, help="of the array or the full tables (default: likewise)"
     )
     train.add_argument("--eps", type=float, default=1e-8)
+    train.add_argument(
+        "--average_power",
+        type=float,
+        help="of the weights' average that is evaluated (default 8; 0 evaluates the last weights; not for full)",
+    )
     train.add_argument("--lr_warmup_steps", type=int, default=0)
     train.add_argument("--lr_decay_start", type=int, help="step at which the decay to 0 begins")
     train.add_argument("--lr_decay_steps", type=int, help="how many steps it takes")
@@ -176,6 +185,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(args, flag)
         if value is not None and value <= 0:
             p.error(f"--{flag} must be positive, got {value}")
-    if args.embedding != "full" and args.array_bytes is None and args.compression is None:
-        args.compression = 1000.0
+    if args.embedding != "full":
+        if args.array_bytes is None and args.compression is None:
+            args.compression = 1000.0
+        args.average_power = 8.0 if args.average_power is None else args.average_power
+        if args.average_power < 0:
+            p.error(f"--average_power must not be negative, got {args.average_power}")
     return args

@@ -84,8 +84,11 @@ def array_config(
             table.num_embeddings = capped
         data.fold_ids(rows)
         return exact_tables(tables, array_bytes, width, args.init_range)
+    counts = {t.name: c for t, c in zip(tables, data.counts, strict=True)}
     return PSSConfig(
         array_bytes=array_bytes,
+        layout=args.layout,
+        counts=counts,
         seed=args.seed,
         block_size=args.block_size,
         width=args.width,
@@ -111,11 +114,12 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
     """Rates of the dense layers and of the embeddings: those given, else the defaults.
 
     The defaults of Adam grow with the global batch; they and Adagrad's were the best of a few on generated rows (batch
-    4096) and on 64,000 rows of Criteo (batch 32), see docs/training.md.
+    1024 and 4096) and on 64,000 rows of Criteo (batch 32 and 64), see docs/training.md. The dense layers' are high because
+    the weights are averaged.
     """
     if args.optimizer == "adam":
-        batch = args.batch_size * world_size / 4096
-        rate, embedding_rate = 0.003 * batch ** (1 / 3), 0.006 * batch ** (1 / 4)
+        batch = args.batch_size * world_size
+        rate, embedding_rate = 0.008 * min(batch / 1024, 1) ** (1 / 2), 0.006 * (batch / 4096) ** (1 / 4)
     else:
         rate, embedding_rate = 0.01, 0.03 if args.embedding == "full" else 0.05
     return args.learning_rate or rate, args.embedding_learning_rate or embedding_rate

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -33,8 +34,11 @@ from torchrec_pss import PSSEmbeddingBagCollection
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader
 from torchrec_pss.datasets.rows import rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
+from torchrec_pss.optim import WeightAverage
 
 logger: logging.Logger = logging.getLogger("__main__")
+
+_AVERAGE_EVERY = 4  # steps
 
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
@@ -58,6 +62,10 @@ class Trainer:
         ebc = model.dlrm.sparse_arch.embedding_bag_collection
         self.layout = ebc.layout.fingerprint() if isinstance(ebc, PSSEmbeddingBagCollection) else None
         self.model, self.optimizer = criteo_model.shard(args, model, device)
+        # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
+        self.average = None
+        if args.average_power:
+            self.average = WeightAverage(dict(self.model.named_parameters()), args.average_power, _AVERAGE_EVERY)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
@@ -113,6 +121,8 @@ class Trainer:
         while self.step < stop:
             self._set_learning_rate()
             loss, _, labels = self.pipeline.progress(iterator)
+            if self.average is not None:
+                self.average.step()
             loss_sum += loss
             loss_steps += 1
             self.step += 1
@@ -152,13 +162,14 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, rows: range, limit: int | None) -> dict[str, float]:
-        """AUROC and NE of the model over ``rows``. Collective."""
+        """AUROC and NE of the model (of the average of its weights) over ``rows``. Collective."""
         self.model.eval()
         metrics = ClickMetrics()
         iterator = self._placed(self.data.batches(rows, self.args.test_batch_size, limit=limit))
-        for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
-            _, logits, labels = self.pipeline.progress(iterator)
-            metrics.update(logits, labels)
+        with self.average.applied() if self.average is not None else nullcontext():
+            for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
+                _, logits, labels = self.pipeline.progress(iterator)
+                metrics.update(logits, labels)
         return metrics.compute()
 
     def _bayes(self, rows: range, limit: int | None) -> dict[str, float | None]:
@@ -217,13 +228,13 @@ class Trainer:
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
             "layout": self.layout, "config": self.config,
         }  # fmt: skip
-        criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, progress)
+        criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, self.average, progress)
 
     def resume(self) -> None:
         """Goes on from the folder's checkpoint. Raises FileNotFoundError or ValueError where it cannot."""
         progress = criteo_checkpoint.read_progress(self.folder / "checkpoint")
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
-        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer)
+        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average)
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
         logger.info("resumed at step %d", self.step)

@@ -25,17 +25,26 @@ def shared_block(name, seed, row, block, slots):
     return h * slots >> 64, -1 if h & 1 else 1
 
 
-def read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign):
+def hot_key(name, seed, row):
+    key = mix64((row & MASK) ^ table_key(name, seed)) >> 32 ^ 0x80000000
+    return key - (1 << 32) if key >> 31 else key
+
+
+def read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0):
     """[(address, sign)] of the width coordinates of one row."""
     places = []
+    keys = sorted({hot_key(name, seed, i) for i in hot})
+    own_key = hot_key(name, seed, row)
     for j in range(width):
         if j < prefix:
             assert 0 <= row < rows
             places.append((base + row * prefix + j, 1))
+        elif own_key in keys:
+            places.append((hot_base + keys.index(own_key) * (width - prefix) + j - prefix, 1))
         else:
             b = (j - prefix) // block
             slot, s = shared_block(name, seed, row, b, shared_numel // block)
-            places.append((block * slot + (j - prefix) % block, s if sign else 1))
+            places.append((first + block * slot + (j - prefix) % block, s if sign else 1))
     return places
 
 
@@ -49,35 +58,56 @@ def size(x):
     return (x + 15) // 16 * 16
 
 
-def allocate(tables, array_bytes, itemsize, *, exact, exact_fraction, width, prefix, block_size):
-    """Section 3. tables: [(name, rows, D)]; width: int, None or dict; prefix: int or dict. Returns (S, N, {name: ...})."""
+def allocate(
+    tables,
+    array_bytes,
+    itemsize,
+    *,
+    exact,
+    exact_fraction,
+    width,
+    prefix,
+    block_size,
+    hot=None,
+    segments=False,
+    bias=False,
+):
+    """Section 3. tables: [(name, rows, D)]; width: int, None or dict; prefix: int or dict; hot: {name: ids}.
+    Returns (S, N, {name: (d, p, Z, base, F, hot rows, hot_base)})."""
+    hot = hot or {}
 
     def named(value, name):
         return isinstance(value, dict) and name in value
+
+    def keys(name):
+        return {hot_key(name, 0, i) for i in hot.get(name, ())}
 
     def not_exact(name, dim):
         d = width[name] if named(width, name) else min(width, dim) if isinstance(width, int) else dim
         p = prefix[name] if named(prefix, name) else prefix if isinstance(prefix, int) else 0
         z = block_size or next(c for c in (4, 2, 1) if (d - p) % c == 0)
-        return d, p, z
+        return d, p, z, len(keys(name)) if d > p else 0
 
     def as_exact(name, dim):
         d = width[name] if named(width, name) else dim
-        return d, d, 1
+        return d, d, 1, 0
 
     def numel(shapes):
-        projections = sum(d * dim for (_, _, dim), (d, _, _) in zip(tables, shapes, strict=True) if d < dim)
-        return max(array_bytes - 4 * projections, 0) // itemsize // 16 * 16
+        extra = sum(h for _, _, _, h in shapes)
+        extra += sum((d + bias) * dim for (_, _, dim), (d, _, _, _) in zip(tables, shapes, strict=True) if d < dim)
+        return max(array_bytes - 4 * extra, 0) // itemsize // 16 * 16
 
     def regions(shapes):
-        return sum(size(rows * p) for (_, rows, _), (_, p, _) in zip(tables, shapes, strict=True))
+        return sum(
+            size(rows * p) + size(h * (d - p)) for (_, rows, _), (d, p, _, h) in zip(tables, shapes, strict=True)
+        )
 
     def minimum(shapes):
-        widest = max(d - p for d, p, _ in shapes)
-        return size(widest) if widest else 0
+        sizes = [size(d - p) for d, p, _, _ in shapes]
+        return sum(sizes) if segments else max(sizes, default=0)
 
     if exact == "auto":
-        candidates = [t for t in tables if not named(width, t[0]) and not named(prefix, t[0])]
+        candidates = [t for t in tables if not any(named(v, t[0]) for v in (width, prefix, hot))]
         shapes = [as_exact(n, dim) if (n, r, dim) in candidates else not_exact(n, dim) for n, r, dim in tables]
         if regions(shapes) + minimum(shapes) <= numel(shapes):
             exact = [t[0] for t in candidates]
@@ -90,11 +120,31 @@ def allocate(tables, array_bytes, itemsize, *, exact, exact_fraction, width, pre
                 if used > room:
                     break
                 exact.append(name)
-    shapes = [as_exact(n, dim) if n in exact else not_exact(n, dim) for n, _, dim in tables]
-    shared = numel(shapes) - regions(shapes) if minimum(shapes) else 0
-    bases, next_base = {}, shared
-    for (name, rows, _), (_, p, _) in sorted(zip(tables, shapes, strict=True), key=lambda pair: pair[0][0]):
-        bases[name] = next_base
-        next_base += size(rows * p)
-    places = {name: (*shape, bases[name]) for (name, _, _), shape in zip(tables, shapes, strict=True)}
-    return shared, next_base, places
+    shapes = {n: as_exact(n, dim) if n in exact else not_exact(n, dim) for n, _, dim in tables}
+    rows_of = {n: r for n, r, _ in tables}
+    shared = numel(list(shapes.values())) - regions(list(shapes.values())) if minimum(shapes.values()) else 0
+    slices = dict.fromkeys(shapes, 0)
+    if segments and shared:
+
+        def slice_sizes(c):
+            return {n: size(min(max(rows_of[n] - h, 1), c) * (d - p)) for n, (d, p, _, h) in sorted(shapes.items())}
+
+        c = 1
+        while sum(slice_sizes(c + 1).values()) <= shared and c < max(rows_of.values()):
+            c += 1
+        at = 0
+        for n, numel_of in slice_sizes(c).items():
+            slices[n], at = at, at + numel_of
+        shared = at
+    bases, hot_bases, next_place = {}, {}, shared
+    for name in sorted(shapes):
+        bases[name] = next_place
+        next_place += size(rows_of[name] * shapes[name][1])
+    for name in sorted(shapes):
+        hot_bases[name] = next_place
+        next_place += size(shapes[name][3] * (shapes[name][0] - shapes[name][1]))
+    places = {
+        n: (*shapes[n][:3], bases[n], slices[n] if shapes[n][0] > shapes[n][1] else 0, shapes[n][3], hot_bases[n])
+        for n, _, _ in tables
+    }
+    return shared, next_place, places

@@ -46,13 +46,14 @@ def package_robe(first_row, row, *, width, block, numel):
 def package_allocate(tables, array_bytes, itemsize, **choices):
     configs = [EmbeddingBagConfig(name=n, num_embeddings=r, embedding_dim=d) for n, r, d in tables]
     layout = allocate(configs, PSSConfig(array_bytes=array_bytes, layout="plain", **choices), itemsize)
-    places = {t.name: (t.width, t.prefix, t.block, t.base) for t in layout.tables}
+    places = {t.name: (t.width, t.prefix, t.block, t.base, t.first, t.num_hot, t.hot_base) for t in layout.tables}
     return layout.shared_numel, layout.numel, places
 
 
 PACKAGE = {
     "mix64": lambda x: int(hashing.mix64(torch.tensor(hashing.to_signed(x)))) % (1 << 64),
     "table_key": lambda name, seed: hashing.table_key(name, seed) % (1 << 64),
+    "hot_key": lambda name, seed, row: int(hashing.hot_keys_of(hashing.table_key(name, seed), torch.tensor([row]))),
     "read": package_read,
     "robe": package_robe,
     "allocate": package_allocate,
@@ -62,12 +63,20 @@ PACKAGE = {
 def shown(function, value):
     if function in ("mix64", "table_key"):
         return f"{value:#018x}"
+    if function == "hot_key":
+        return str(value)
     if function == "read":
         return " ".join(f"{'-' if sign < 0 else '+'}{address}" for address, sign in value)
     if function == "robe":
         return " ".join(map(str, value))
     shared, numel, places = value
-    tables = [f"{n}: d {d} p {p} Z {z}" + (f" base {base}" if p else "") for n, (d, p, z, base) in places.items()]
+    tables = [
+        f"{n}: d {d} p {p} Z {z}"
+        + f" base {base}" * bool(p)
+        + f" F {f}" * bool(f)
+        + f" hot {h} at {hot_base}" * bool(h)
+        for n, (d, p, z, base, f, h, hot_base) in places.items()
+    ]
     return f"S {shared}, N {numel}; " + "; ".join(tables)
 
 
@@ -95,6 +104,11 @@ def test_random_reads_agree():
         )  # fmt: skip
         case["shared_numel"] = max(case["shared_numel"], block)
         row = draw.randrange(1000) if prefix else draw.randrange(-(1 << 63), 1 << 63)
+        case["first"] = draw.choice([0, 48])
+        # Hot rows near the row, it among them or not.
+        case["hot"] = [row + k for k in draw.sample(range(-3, 4), draw.choice([0, 0, 3])) if abs(row + k) < 1 << 63]
+        case["hot"] = [] if width == prefix else case["hot"]
+        case["hot_base"] = draw.randint(0, 99)
         name, seed = f"table_{draw.random()}", draw.randrange(-(1 << 63), 1 << 63)
         assert package_read(name, seed, row, **case) == spec.read(name, seed, row, **case)
 
@@ -113,7 +127,11 @@ def test_random_allocations_agree():
             width=draw.choice([None, 4, {tables[-1][0]: 4}]),
             prefix=draw.choice([0, {tables[-1][0]: 2}]) if tables[-1][1] < 600 else 0,
             block_size=draw.choice([None, 1, 2]),
+            segments=draw.choice([False, True]),
+            bias=draw.choice([False, True]),
         )
+        if draw.random() < 0.5 and tables[0][0] not in choices["exact"]:
+            choices["hot"] = {tables[0][0]: draw.sample(range(tables[0][1]), draw.randint(0, 3))}
         budget, itemsize = draw.choice([1500, 9000, 100_000, 3_000_001]), draw.choice([2, 4])
         try:
             ours = package_allocate(tables, budget, itemsize, **choices)

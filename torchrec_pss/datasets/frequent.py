@@ -19,33 +19,32 @@ class FrequentIds:
         self._capacity = capacity
         self._ids = [np.zeros(0, np.int64) for _ in range(num_features)]
         self._counts = [np.zeros(0, np.int64) for _ in range(num_features)]
-        self._totals = [0] * num_features
-        self._pending: list[list[np.ndarray]] = [[] for _ in range(num_features)]
-        self._num_pending = [0] * num_features
+        self._total = 0
+        self._pending: list[np.ndarray] = []
 
-    def add(self, feature: int, ids: np.ndarray) -> None:
-        """Adds int64 ids of one feature."""
-        self._pending[feature].append(ids)
-        self._num_pending[feature] += len(ids)
-        self._totals[feature] += len(ids)
-        if self._num_pending[feature] >= _PENDING:
-            self._merge(feature)
+    def add(self, ids: np.ndarray) -> None:
+        """Adds int64 ids ``[features, n]``."""
+        self._pending.append(ids)
+        self._total += ids.shape[1]
+        if sum(part.shape[1] for part in self._pending) >= _PENDING:
+            self._merge()
 
     def counts(self) -> list[IdCounts]:
         """Of each feature; ties in ascending order of the id."""
-        found = []
-        for feature in range(len(self._ids)):
-            self._merge(feature)
-            order = np.argsort(-self._counts[feature], kind="stable")
-            ids, counts = self._ids[feature][order], self._counts[feature][order]
-            found.append(IdCounts(ids, counts, self._totals[feature]))
-        return found
+        self._merge()
+        orders = [np.argsort(-counts, kind="stable") for counts in self._counts]
+        return [
+            IdCounts(ids[order], counts[order], self._total)
+            for ids, counts, order in zip(self._ids, self._counts, orders, strict=True)
+        ]
 
-    def _merge(self, feature: int) -> None:
-        new, new_counts = np.unique(
-            np.concatenate([np.zeros(0, np.int64), *self._pending[feature]]), return_counts=True
-        )
-        self._pending[feature], self._num_pending[feature] = [], 0
+    def _merge(self) -> None:
+        for feature in range(len(self._ids)):
+            self._merge_feature(feature, [part[feature] for part in self._pending])
+        self._pending = []
+
+    def _merge_feature(self, feature: int, pending: list[np.ndarray]) -> None:
+        new, new_counts = np.unique(np.concatenate([np.zeros(0, np.int64), *pending]), return_counts=True)
         ids, where = np.unique(np.concatenate([self._ids[feature], new]), return_inverse=True)
         counts = np.bincount(where, np.concatenate([self._counts[feature], new_counts]), minlength=len(ids)).astype(
             np.int64

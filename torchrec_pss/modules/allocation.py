@@ -141,6 +141,19 @@ def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> No
         for name in named:
             if name not in seen:
                 raise ValueError(f"{field} names table {name!r}, which is not among {sorted(seen)}")
+    if config.exact == "auto":
+        for table in tables:
+            if config.counts and table.name in config.counts:
+                _check_ids(table, "counted", config.counts[table.name].ids)
+            if config.hot and table.name in config.hot:
+                _check_ids(table, "hot", config.hot[table.name])
+
+
+def _check_ids(table: BaseEmbeddingConfig, kind: str, ids: Sequence[int]) -> None:
+    ids = torch.as_tensor(ids, dtype=torch.int64)
+    bad = ids[(ids < 0) | (ids >= table.num_embeddings)]
+    if bad.numel():
+        raise ValueError(f"table {table.name!r}: {kind} id {int(bad[0])} is out of range [0, {table.num_embeddings})")
 
 
 def _consecutive(first: int, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -204,9 +217,8 @@ def _no_keys() -> torch.Tensor:
 def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> torch.Tensor:
     """Keys of the table's hot rows, ascending; two ids of one key (odds 2^-32 a pair) share a row."""
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
-    if prefix and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < table.num_embeddings:
-        bad = ids[(ids < 0) | (ids >= table.num_embeddings)][0]
-        raise ValueError(f"table {table.name!r}: hot id {int(bad)} is out of range [0, {table.num_embeddings})")
+    if prefix:
+        _check_ids(table, "hot", ids)
     return hot_keys_of(table_key(table.name, config.seed), ids).unique()
 
 

@@ -15,7 +15,8 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _WIDTH = 4  # coordinates read of a row that shares
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
-_PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
+_PROJECTION_SHARE = 1 / 20  # of the budget, for projections wider than one coordinate
+_LEAST_PROJECTION_SHARE = 1 / 2  # for those of a single coordinate
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
@@ -57,7 +58,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None:
-        plain = replace(plain, width={t.name: _shared_width(tables, plain, t.embedding_dim) for t in tables})
+        plain = replace(plain, width={t.name: _shared_width(tables, plain, itemsize, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
     if config.hot is None and config.counts:
@@ -95,12 +96,19 @@ def _own_elements_for_every_row(
     return replace(plain, width=widths, prefix=prefixes, exact=[])
 
 
-def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, dim: int) -> int:
-    """`_WIDTH`, or less where projections would take too much of the budget; the embedding_dim itself where even a
-    single coordinate's would."""
-    room = _PROJECTION_SHARE * plain.array_bytes
-    width = largest_fitting(0, _WIDTH, lambda w: _projection_bytes(tables, w, bool(plain.bias)) <= room)
-    return min(width or dim, dim)
+def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, dim: int) -> int:
+    """`_WIDTH`, or more where the array would hold all rows at it; less where projections would take too much of the
+    budget; the embedding_dim itself where even a single coordinate's would."""
+    bias = bool(plain.bias)
+    holds_all = largest_fitting(0, dim, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
+    if holds_all > _WIDTH:
+        return holds_all
+
+    def fits(width: int) -> bool:
+        share = _LEAST_PROJECTION_SHARE if width == 1 else _PROJECTION_SHARE
+        return _projection_bytes(tables, width, bias) <= share * plain.array_bytes
+
+    return min(largest_fitting(0, _WIDTH, fits) or dim, dim)
 
 
 def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
