@@ -1,0 +1,122 @@
+"""One training of one contestant on a click log: TorchRec's DLRM or DCN, Adam, averaged weights; one pass."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics.functional.classification import binary_auroc
+from torchrec.models.dlrm import DLRM, DLRM_DCN
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from benchmarks.quality.click_data import ClickLog
+from benchmarks.quality.composed import Clustered
+from benchmarks.quality.rivals import CONTESTANTS, tables_of
+from torchrec_pss.optim import WeightAverage
+
+_EVALUATION_ROWS = 8192
+_AVERAGE_EVERY = 4
+
+
+@dataclass(frozen=True)
+class ClickTrial:
+    """What to train.
+
+    Attributes:
+        contestant: a name of `rivals.CONTESTANTS`.
+        compression: full tables' bytes over the budget.
+        trial: which of the contestant's trials.
+        model: "dlrm" or "dcn".
+        seed: of everything.
+        embedding_dim: D.
+        batch_size: rows a step.
+        points: evaluations on the test rows, evenly spread over the steps.
+    """
+
+    contestant: str
+    compression: float
+    trial: int = 0
+    model: str = "dlrm"
+    seed: int = 0
+    embedding_dim: int = 16
+    batch_size: int = 64
+    points: int = 1
+
+
+def run(log: ClickLog, trial: ClickTrial) -> dict:
+    """Trains; returns ``auroc_val``, ``auroc_test``, ``bytes`` and ``curve`` (pairs of step and test AUROC).
+
+    Raises:
+        ValueError: the contestant cannot be had at that budget.
+        RuntimeError: the loss is not finite.
+    """
+    torch.manual_seed(trial.seed)
+    contestant = CONTESTANTS[trial.contestant]
+    variant, factor = contestant.trials[trial.trial]
+    tables = tables_of(log.num_embeddings, trial.embedding_dim)
+    budget = int(sum(log.num_embeddings) * trial.embedding_dim * 4 / trial.compression)
+    counts = {t.name: c for t, c in zip(tables, log.counts(), strict=True)}
+    embeddings, size = contestant.build(tables, budget, counts, variant)
+    model = _model(trial, embeddings)
+
+    # As train_criteo.py's defaults (examples/criteo_model.py).
+    rate = 0.008 * min(trial.batch_size / 1024, 1) ** 0.5
+    embedding_rate = factor * 0.006 * (trial.batch_size / 4096) ** 0.25
+    own = {id(p) for p in embeddings.parameters()}
+    dense = [p for p in model.parameters() if id(p) not in own]
+    optimizer = torch.optim.Adam(
+        [{"params": dense, "lr": rate}, {"params": list(embeddings.parameters()), "lr": embedding_rate}]
+    )
+    average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
+    steps = log.num_train // trial.batch_size
+    evaluate_at = {round(steps * (k + 1) / trial.points) for k in range(trial.points)}
+    curve = []
+    for step in range(steps):
+        if step == steps // 2:
+            _cluster(embeddings, trial.seed)
+        rows = slice(step * trial.batch_size, (step + 1) * trial.batch_size)
+        logits = _logits(model, log, rows)
+        loss = binary_cross_entropy_with_logits(logits, log.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.step()
+        if step + 1 in evaluate_at:
+            if not torch.isfinite(loss):
+                raise RuntimeError(f"the loss is {float(loss)} at step {step + 1}")
+            with average.applied():
+                curve.append((step + 1, _auroc(model, log, log.num_train + log.num_val, len(log.labels))))
+    with average.applied():
+        auroc_val = _auroc(model, log, log.num_train, log.num_train + log.num_val)
+    return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
+
+
+def _model(trial: ClickTrial, embeddings: nn.Module) -> nn.Module:
+    dim = trial.embedding_dim
+    if trial.model == "dcn":
+        return DLRM_DCN(embeddings, 13, [64, dim], [256, 128, 1], dcn_num_layers=3, dcn_low_rank_dim=64)
+    return DLRM(embeddings, 13, [64, dim], [256, 128, 1])
+
+
+def _cluster(embeddings: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for module in embeddings.modules():
+        if isinstance(module, Clustered):
+            module.cluster(generator)
+
+
+def _logits(model: nn.Module, log: ClickLog, rows: slice) -> torch.Tensor:
+    ids = log.ids[:, rows]
+    keys = [f"f{i}" for i in range(len(ids))]
+    lengths = torch.ones(ids.numel(), dtype=torch.int32)
+    kjt = KeyedJaggedTensor(keys, ids.flatten(), lengths=lengths, stride=ids.shape[1])
+    return model(log.dense[rows], kjt).squeeze(1)
+
+
+@torch.no_grad()
+def _auroc(model: nn.Module, log: ClickLog, start: int, stop: int) -> float:
+    parts = [
+        _logits(model, log, slice(first, min(first + _EVALUATION_ROWS, stop)))
+        for first in range(start, stop, _EVALUATION_ROWS)
+    ]
+    return float(binary_auroc(torch.sigmoid(torch.cat(parts).double()), log.labels[start:stop].long()))

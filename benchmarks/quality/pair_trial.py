@@ -1,0 +1,68 @@
+"""One training of one contestant on user-item pairs: `examples/train_interactions.py`'s two-tower model and loop."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.optim import WeightAverage
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import train_interactions
+
+GOWALLA = Path(__file__).parents[3] / "shared" / "data" / "gowalla.npz"
+CONTESTANTS = {"pss": "pss", "full": "full", "narrow": "narrow", "row hashing": "hash"}
+RATE_FACTORS = (1.0, 0.5, 2.0)
+_VALIDATION = 0.05  # of the training pairs
+
+
+@dataclass(frozen=True)
+class PairTrial:
+    """What to train; as `click_trial.ClickTrial`."""
+
+    contestant: str
+    compression: float
+    trial: int = 0
+    model: str = "two-tower"
+    seed: int = 0
+    embedding_dim: int = 64
+    epochs: int = 6
+
+
+def run(pairs: Interactions, trial: PairTrial) -> dict:
+    """Trains; returns what `click_trial.run` does, an evaluation an epoch.
+
+    Raises:
+        ValueError: the contestant cannot be had at that budget.
+        RuntimeError: the loss is not finite.
+    """
+    torch.manual_seed(trial.seed)
+    train, validation = _held_out(pairs)
+    flags = ["--path", str(GOWALLA), "--embedding", CONTESTANTS[trial.contestant]]
+    flags += ["--embedding_dim", str(trial.embedding_dim), "--seed", str(trial.seed)]
+    if trial.contestant != "full":
+        flags += ["--compression", str(trial.compression)]
+    args = train_interactions.parse(flags)
+    model, size, full_bytes, _ = train_interactions.build(args, train)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate * RATE_FACTORS[trial.trial])
+    average = WeightAverage(dict(model.named_parameters()), every=4)
+    curve, steps = [], -(-len(train.train_user) // args.batch_size)
+    for epoch in range(trial.epochs):
+        train_interactions.train_epoch(model, optimizer, average, train, args, epoch)
+        with average.applied():
+            curve.append((steps * (epoch + 1), train_interactions.evaluate(model, pairs, 0)))
+    with average.applied():
+        auroc_val = train_interactions.evaluate(model, validation, 0)
+    budget = int(full_bytes / trial.compression)
+    return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
+
+
+def _held_out(pairs: Interactions) -> tuple[Interactions, Interactions]:
+    """The training pairs less some, and those as test pairs."""
+    chosen = np.random.default_rng(0).random(len(pairs.train_user)) < _VALIDATION
+    train = replace(pairs, train_user=pairs.train_user[~chosen], train_item=pairs.train_item[~chosen])
+    validation = replace(pairs, test_user=pairs.train_user[chosen], test_item=pairs.train_item[chosen])
+    return train, validation

@@ -1,0 +1,219 @@
+"""Every contestant at a budget of bytes. A builder takes tables, bytes, counts and a variant (a width or nothing), and
+returns an EBC and the bytes of all that it learns; ValueError where it cannot be had at that budget."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from benchmarks.quality.composed import (
+    Clustered,
+    ComposedEmbeddings,
+    DoubleHash,
+    Projected,
+    Quotient,
+    TensorTrain,
+)
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.modules.allocation import largest_fitting
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+
+Tables = list[EmbeddingBagConfig]
+Built = tuple[nn.Module, int]
+
+
+def tables_of(rows: Sequence[int], dim: int) -> Tables:
+    return [
+        EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=dim, feature_names=[f"f{i}"])
+        for i, n in enumerate(rows)
+    ]
+
+
+class Folded(EmbeddingBagCollectionInterface):
+    """Row hashing: ids modulo the capped tables' rows, one id a bag."""
+
+    def __init__(self, ebc: PSSEmbeddingBagCollection) -> None:
+        super().__init__()
+        self.ebc = ebc
+        self._rows = torch.tensor([t.num_embeddings for t in ebc.embedding_bag_configs()])[:, None]
+
+    def forward(self, features: KeyedJaggedTensor):
+        ids = features.values().view(len(self._rows), -1) % self._rows
+        return self.ebc(KeyedJaggedTensor(features.keys(), ids.flatten(), lengths=features.lengths()))
+
+    def embedding_bag_configs(self) -> Tables:
+        return self.ebc.embedding_bag_configs()
+
+    def is_weighted(self) -> bool:
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        return self.ebc.device
+
+
+def _array(tables: Tables, config: PSSConfig) -> Built:
+    ebc = PSSEmbeddingBagCollection(tables, config=config)
+    return ebc, ebc.layout.embedding_bytes
+
+
+def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant) -> Built:
+    return _array(tables, PSSConfig(array_bytes=array_bytes, counts=counts))
+
+
+def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    dim = tables[0].embedding_dim
+    return _array(tables, exact_tables(tables, 1 << 62, dim))
+
+
+def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    return _array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes)))
+
+
+def row_hashing(tables: Tables, array_bytes: int, counts, width: int) -> Built:
+    rows = capped_rows(tables, array_bytes, width)
+    capped = tables_of(rows, tables[0].embedding_dim)
+    ebc, size = _array(capped, exact_tables(capped, array_bytes, width))
+    return Folded(ebc), size
+
+
+def robe(tables: Tables, array_bytes: int, counts, block: int) -> Built:
+    """As released: the authors' mapping, their initialisation's middle variant U(+-1/sqrt(D))."""
+    config = PSSConfig(
+        array_bytes=array_bytes, hash="robe", block_size=block, init_range=tables[0].embedding_dim ** -0.5
+    )
+    return _array(tables, config)
+
+
+def plain(tables: Tables, array_bytes: int, counts, block: int) -> Built:
+    """One region for all tables, full width, signs: the paper's setup with our hash."""
+    return _array(tables, PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=()))
+
+
+def hot_and_hashed(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], share: float) -> Built:
+    """CAFE (Zhang et al., SIGMOD 2024) with its hot ids known in advance: full rows for them, hashed rows for the others."""
+    dim = tables[0].embedding_dim
+    number = int(share * array_bytes / (4 * dim + 4))
+    threshold = sorted((c for known in counts.values() for c in known.counts.tolist()), reverse=True)[:number]
+    least = threshold[-1] + 1 if len(threshold) == number else 1  # no ties beyond the budget
+    hot = {name: known.ids[known.counts >= least] for name, known in counts.items()}
+    config = PSSConfig(
+        array_bytes=array_bytes, layout="plain", exact=(), block_size=dim, hot=hot, segments=True, sign=False
+    )
+    return _array(tables, config)
+
+
+def _composed(tables: Tables, modules: Sequence[nn.Module], array_bytes: int) -> Built:
+    ebc = ComposedEmbeddings(tables, modules)
+    if ebc.num_bytes() > array_bytes:
+        raise ValueError(f"needs {ebc.num_bytes()} bytes, more than {array_bytes}")
+    return ebc, ebc.num_bytes()
+
+
+def _cap(tables: Tables, array_bytes: int, bytes_of: Callable[[int], int]) -> int:
+    cap = largest_fitting(0, max(t.num_embeddings for t in tables), lambda c: bytes_of(c) <= array_bytes)
+    if cap == 0:
+        raise ValueError(f"does not fit {array_bytes} bytes")
+    return cap
+
+
+def quotient_remainder(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    dim = tables[0].embedding_dim
+
+    def rows(collisions: int) -> int:
+        return sum(min(t.num_embeddings, Quotient.rows_needed(t.num_embeddings, collisions)) for t in tables)
+
+    fitting = [c for c in range(2, 400) if rows(c) * dim * 4 <= array_bytes]
+    if not fitting:
+        raise ValueError("no number of collisions fits")
+    c = fitting[0]
+    modules = [
+        Quotient(t.num_embeddings, dim, c)
+        if Quotient.rows_needed(t.num_embeddings, c) < t.num_embeddings
+        else Projected(t.num_embeddings, dim, dim)
+        for t in tables
+    ]
+    return _composed(tables, modules, array_bytes)
+
+
+def double_hashing(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    dim = tables[0].embedding_dim
+    cap = _cap(tables, array_bytes, lambda c: sum(min(t.num_embeddings, c) for t in tables) * dim * 4)
+    modules = [DoubleHash(t.name, t.num_embeddings, min(t.num_embeddings, cap), dim) for t in tables]
+    return _composed(tables, modules, array_bytes)
+
+
+def clustered(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    dim = tables[0].embedding_dim
+    cap = _cap(tables, array_bytes, lambda c: 2 * sum(min(t.num_embeddings, c) for t in tables) * dim * 4)
+    modules = [Clustered(t.name, t.num_embeddings, min(t.num_embeddings, cap), dim) for t in tables]
+    return _composed(tables, modules, array_bytes)
+
+
+def mixed_dimensions(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    """Widths in proportion to (rows of the smallest table / rows)^alpha, alpha the smallest that fits."""
+    dim, least = tables[0].embedding_dim, min(t.num_embeddings for t in tables)
+
+    def widths(alpha: float) -> list[int]:
+        return [max(1, round(dim * (least / t.num_embeddings) ** alpha)) for t in tables]
+
+    def size(w: list[int]) -> int:
+        return 4 * sum(t.num_embeddings * k + (k * dim if k < dim else 0) for t, k in zip(tables, w, strict=True))
+
+    alphas = [a / 100 for a in range(201)]
+    chosen = next((widths(a) for a in alphas if size(widths(a)) <= array_bytes), None)
+    if chosen is None:
+        raise ValueError("one coordinate a row does not fit")
+    modules = [Projected(t.num_embeddings, k, dim) for t, k in zip(tables, chosen, strict=True)]
+    return _composed(tables, modules, array_bytes)
+
+
+def tensor_train(tables: Tables, array_bytes: int, counts, variant) -> Built:
+    """Tables of fewer than 200 rows stay full, as in TT-Rec."""
+    dim = tables[0].embedding_dim
+
+    def size(rank: int) -> int:
+        return 4 * sum(
+            t.num_embeddings * dim if t.num_embeddings < 200 else TensorTrain.numel_needed(t.num_embeddings, dim, rank)
+            for t in tables
+        )
+
+    rank = largest_fitting(0, 64, lambda r: size(max(r, 1)) <= array_bytes)
+    if rank == 0:
+        raise ValueError("rank 1 does not fit")
+    modules = [
+        Projected(t.num_embeddings, dim, dim) if t.num_embeddings < 200 else TensorTrain(t.num_embeddings, dim, rank)
+        for t in tables
+    ]
+    return _composed(tables, modules, array_bytes)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A builder, and the trials by which it is tuned: (variant, factor on the embeddings' learning rate)."""
+
+    build: Callable[..., Built]
+    trials: tuple[tuple[float | None, float], ...]
+
+
+_RATES = tuple((None, f) for f in (1.0, 0.5, 2.0, 4.0))
+
+CONTESTANTS: dict[str, Contestant] = {
+    "pss": Contestant(pss, _RATES),
+    "full": Contestant(full, _RATES),
+    "narrow": Contestant(narrow, _RATES),
+    "row hashing": Contestant(row_hashing, ((4, 1.0), (2, 1.0), (1, 1.0), (8, 1.0))),
+    "ROBE": Contestant(robe, ((1, 1.0), (4, 1.0), (1, 0.5), (4, 2.0))),
+    "PSS plain": Contestant(plain, ((1, 1.0), (4, 1.0), (1, 0.5), (1, 2.0))),
+    "QR": Contestant(quotient_remainder, _RATES),
+    "mixed dimensions": Contestant(mixed_dimensions, _RATES),
+    "tensor train": Contestant(tensor_train, _RATES),
+    "double hashing": Contestant(double_hashing, _RATES),
+    "CCE": Contestant(clustered, _RATES),
+    "CAFE": Contestant(hot_and_hashed, ((0.7, 1.0), (0.5, 1.0), (0.3, 1.0), (0.7, 0.5))),
+}

@@ -1,0 +1,143 @@
+"""The quality lab: contestants at equal bytes.
+
+    python -m benchmarks.quality.run main [--quick] [--data criteo,gowalla,...] [--out DIR]
+    python -m benchmarks.quality.run steps [--quick]
+
+``main``: every contestant on every data set, model and compression. Each is tuned by the same number of trials (seed 0, best
+validation AUROC), then run with two more seeds; the figure is the mean test AUROC with a 95 % interval.
+``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
+
+Results land in --out as they come; started again, a study goes on where it stopped.
+"""
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.quality import pair_trial, rivals, tables
+from benchmarks.quality.click_trial import ClickTrial
+from benchmarks.quality.jobs import Job, Results
+from benchmarks.quality.pair_trial import PairTrial
+
+logger: logging.Logger = logging.getLogger("benchmarks.quality")
+
+GENERATED = "generated:400000:0.02:1.1"
+SKEWED = "generated:400000:0.02:1.4"
+MAIN = {  # data: models, compressions, rows a step
+    "criteo": (("dlrm", "dcn"), (10, 100, 1000), 64),
+    "gowalla": (("two-tower",), (10, 100), None),
+    GENERATED: (("dlrm",), (10, 100, 1000, 10_000), 256),
+    SKEWED: (("dlrm",), (10, 100, 1000), 256),
+}
+SEEDS = (0, 1, 2)
+FULL = 1.0  # the compression under which full tables stand, trained once for all rows of a table
+
+
+def contestants_of(data: str) -> list[str]:
+    return list(pair_trial.CONTESTANTS if data == "gowalla" else rivals.CONTESTANTS)
+
+
+def tuning_jobs(data: str, model: str, compression: float, batch_size: int | None, quick: bool) -> dict[str, list[Job]]:
+    """The trials of every contestant, seed 0."""
+    jobs = {}
+    for name in contestants_of(data):
+        at = FULL if name == "full" else float(compression)
+        if batch_size is None:
+            number = 1 if quick else len(pair_trial.RATE_FACTORS)
+            trials = [PairTrial(name, at, k, epochs=2 if quick else 6) for k in range(number)]
+        else:
+            number = 1 if quick else len(rivals.CONTESTANTS[name].trials)
+            trials = [ClickTrial(name, at, k, model=model, batch_size=batch_size) for k in range(number)]
+        jobs[name] = [Job(data, t) for t in trials]
+    return jobs
+
+
+def main_study(data_sets: list[str], results: Results, workers: int, quick: bool) -> list[dict]:
+    seeds = SEEDS[:1] if quick else SEEDS
+    cells = [
+        (data, model, compression, tuning_jobs(data, model, compression, MAIN[data][2], quick))
+        for data in data_sets
+        for model in MAIN[data][0]
+        for compression in MAIN[data][1]
+    ]
+    results.run([j for *_, jobs in cells for trials in jobs.values() for j in trials], workers, "tuning")
+    chosen = {}
+    for data, model, compression, jobs in cells:
+        for name, trials in jobs.items():
+            possible = [j for j in trials if "auroc_val" in results.of(j)]
+            if possible:
+                best = max(possible, key=lambda j: results.of(j)["auroc_val"])
+                chosen[data, model, compression, name] = [
+                    replace(best, trial=replace(best.trial, seed=s)) for s in seeds
+                ]
+    results.run([j for jobs in chosen.values() for j in jobs], workers, "seeds")
+    rows = []
+    for data, model, compression, jobs in cells:
+        row = {"data": data, "model": model, "compression": compression, "bayes": None, "contestants": {}}
+        for name, trials in jobs.items():
+            if (data, model, compression, name) not in chosen:
+                row["contestants"][name] = {"impossible": results.of(trials[0])["impossible"]}
+                continue
+            found = [results.of(j) for j in chosen[data, model, compression, name]]
+            mean, half = tables.interval([r["auroc_test"] for r in found])
+            row["bayes"] = found[0]["bayes"]
+            row["contestants"][name] = {
+                "mean": mean, "half": half, "bytes": found[0]["bytes"], "trial": found[0]["job"]["trial"],
+                "auroc_test": [r["auroc_test"] for r in found],
+            }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def steps_study(results: Results, workers: int, quick: bool, out: Path) -> dict:
+    """Steps that each needs to reach the AUROC at which full tables end."""
+    data = "generated:100000:0.02:1.1" if quick else "generated:1600000:0.02:1.1"
+    compressions = {"full": FULL} | {f"pss {c}x": float(c) for c in (10, 100, 1000, 10_000)}
+    jobs = {
+        name: Job(data, ClickTrial(name.split()[0], c, batch_size=256, points=16)) for name, c in compressions.items()
+    }
+    results.run(list(jobs.values()), workers, "steps")
+    found = {name: results.of(job) for name, job in jobs.items() if "curve" in results.of(job)}
+    target = found["full"]["curve"][-1][1] - 0.001
+    reached = {name: next((step for step, a in r["curve"] if a >= target), None) for name, r in found.items()}
+    tables.plot_curves(out / "steps.png", {n: r["curve"] for n, r in found.items()}, f"{data}, DLRM")
+    return {
+        "data": data, "bayes": found["full"]["bayes"], "target": target, "steps_to_target": reached,
+        "auroc_test": {n: r["auroc_test"] for n, r in found.items()}, "curves": {n: r["curve"] for n, r in found.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", choices=["main", "steps"])
+    parser.add_argument("--data", default=",".join(MAIN), help=f"of main, comma-separated: {', '.join(MAIN)}")
+    parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    out = args.out or Path("runs/quality_quick" if args.quick else "runs/quality")
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(out / "trials.jsonl")
+    if args.study == "steps":
+        found = steps_study(results, args.workers, args.quick, out)
+        print(json.dumps({k: v for k, v in found.items() if k != "curves"}, indent=2))
+    else:
+        data_sets = args.data.split(",")
+        unknown = [d for d in data_sets if d not in MAIN]
+        if unknown:
+            parser.error(f"unknown data {unknown}; there are {', '.join(MAIN)}")
+        found = main_study(data_sets, results, args.workers, args.quick)
+        text = tables.markdown(found, list(rivals.CONTESTANTS))
+        (out / "main.md").write_text(text)
+        tables.plot(out / "main.png", found)
+        print(text)
+    aside = out / f"{args.study}.json.tmp"
+    aside.write_text(json.dumps(found, indent=1) + "\n")
+    aside.replace(out / f"{args.study}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""From results to what people look at: a Markdown table, and plots of AUROC against bytes and against steps."""
+
+import statistics
+from pathlib import Path
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of a 95 % interval of it (Student's t; 0 for one value)."""
+    t95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, 0.0
+    t = t95.get(len(values), 2.6)
+    return mean, t * statistics.stdev(values) / len(values) ** 0.5
+
+
+def markdown(rows: list[dict], contestants: list[str]) -> str:
+    """One line a (data, model, compression); the best contestant but "full" in bold."""
+    lines = [
+        "| data | model | compression | " + " | ".join(contestants) + " | Bayes |",
+        "|---" * (len(contestants) + 4) + "|",
+    ]
+    for row in rows:
+        possible = {c: r for c, r in row["contestants"].items() if "mean" in r}
+        best = max((c for c in possible if c != "full"), key=lambda c: possible[c]["mean"], default=None)
+        cells = []
+        for c in contestants:
+            found = possible.get(c)
+            cell = f"{found['mean']:.4f}".lstrip("0") + f" ±{found['half']:.4f}".replace("0.", ".") if found else "-"
+            cells.append(f"**{cell}**" if c == best else cell)
+        bayes = f"{row['bayes']:.4f}".lstrip("0") if row["bayes"] else "-"
+        lines.append(
+            f"| {row['data']} | {row['model']} | {row['compression']:g}x | " + " | ".join(cells) + f" | {bayes} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, rows: list[dict]) -> None:
+    """A panel a (data, model): mean test AUROC against bytes, one line a contestant."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = sorted({(r["data"], r["model"]) for r in rows})
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
+    for axis, (data, model) in zip(axes[0], panels, strict=True):
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for row in rows:
+            if (row["data"], row["model"]) == (data, model):
+                for name, found in row["contestants"].items():
+                    if "mean" in found:
+                        lines.setdefault(name, []).append((found["bytes"], found["mean"], found["half"]))
+        for name, points in lines.items():
+            size, mean, half = zip(*sorted(points), strict=True)
+            axis.errorbar(size, mean, half, fmt="o-", capsize=2, label=name, lw=2.5 if name == "pss" else 1)
+        axis.set(xscale="log", xlabel="bytes of the embeddings", ylabel="test AUROC", title=f"{data}, {model}")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def plot_curves(path: Path, curves: dict[str, list[tuple[int, float]]], title: str) -> None:
+    """Test AUROC against steps, one line a name."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 5))
+    for name, curve in curves.items():
+        steps, aurocs = zip(*curve, strict=True)
+        axis.plot(steps, aurocs, "o-", ms=3, label=name)
+    axis.set(xlabel="step", ylabel="test AUROC", title=title)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
