@@ -78,7 +78,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["torchrec_pss", "torchrec_pss.*"]),
-    package_data={"torchrec_pss.ops": ["csrc/*"]},
+    package_data={"torchrec_pss.ops": ["csrc/*"], "torchrec_pss.advise": ["calibration.json"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     **extension(),

@@ -12,6 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.quality.click_data import ClickLog
 from benchmarks.quality.composed import Clustered
 from benchmarks.quality.rivals import CONTESTANTS, tables_of
+from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
 
 _EVALUATION_ROWS = 8192
@@ -44,7 +45,8 @@ class ClickTrial:
 
 
 def run(log: ClickLog, trial: ClickTrial) -> dict:
-    """Trains; returns ``auroc_val``, ``auroc_test``, ``bytes`` and ``curve`` (pairs of step and test AUROC).
+    """Trains; returns ``auroc_val``, ``auroc_test``, ``bytes``, ``budget``, ``curve`` (pairs of step and test AUROC) and, of the
+    array, ``unresolved`` (`torchrec_pss.advise.unresolved`).
 
     Raises:
         ValueError: the contestant cannot be had at that budget.
@@ -88,7 +90,11 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
                 curve.append((step + 1, _auroc(model, log, log.num_train + log.num_val, len(log.labels))))
     with average.applied():
         auroc_val = _auroc(model, log, log.num_train, log.num_train + log.num_val)
-    return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
+    layout = getattr(embeddings, "layout", None)
+    return {
+        "auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve,
+        "unresolved": unresolved_share(layout, counts) if layout is not None and trial.contestant == "pss" else None,
+    }  # fmt: skip
 
 
 def _model(trial: ClickTrial, embeddings: nn.Module) -> nn.Module:

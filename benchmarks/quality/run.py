@@ -2,10 +2,12 @@
 
     python -m benchmarks.quality.run main [--quick] [--data criteo,gowalla,...] [--out DIR]
     python -m benchmarks.quality.run steps [--quick]
+    python -m benchmarks.quality.run calibrate [--install]
 
 ``main``: every contestant on every data set, model and compression. Each is tuned by the same number of trials (seed 0, best
 validation AUROC), then run with two more seeds; the figure is the mean test AUROC with a 95 % interval.
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
+``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
 """
@@ -20,6 +22,7 @@ from benchmarks.quality import pair_trial, rivals, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results
 from benchmarks.quality.pair_trial import PairTrial
+from torchrec_pss.advise.prediction import CALIBRATION, Calibration
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
 
@@ -31,6 +34,15 @@ MAIN = {  # data: models, compressions, rows a step
     GENERATED: (("dlrm",), (10, 100, 1000, 10_000), 256),
     SKEWED: (("dlrm",), (10, 100, 1000), 256),
 }
+CALIBRATE = {  # data: rows a step
+    "criteo": 64,
+    "generated:200000:0.02:1.05": 256,
+    "generated:200000:0.02:1.2": 256,
+    "generated:200000:0.02:1.4": 256,
+    "generated:400000:0.01:1.1": 256,
+    "generated:100000:0.05:1.1": 128,
+}
+CALIBRATED_COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000)
 SEEDS = (0, 1, 2)
 FULL = 1.0  # the compression under which full tables stand, trained once for all rows of a table
 
@@ -109,10 +121,38 @@ def steps_study(results: Results, workers: int, quick: bool, out: Path) -> dict:
     }  # fmt: skip
 
 
+def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
+    """Runs of the array with what full tables lose it, and how the advisor's interval does on data sets left out."""
+    data_sets = dict(list(CALIBRATE.items())[:2] if quick else CALIBRATE)
+
+    def job(data: str, name: str, compression: float) -> Job:
+        return Job(data, ClickTrial(name, compression, batch_size=data_sets[data], points=16))
+
+    full = {data: job(data, "full", FULL) for data in data_sets}
+    arrays = {(data, c): job(data, "pss", float(c)) for data in data_sets for c in CALIBRATED_COMPRESSIONS}
+    results.run([*full.values(), *arrays.values()], workers, "calibrate")
+    runs = []
+    for (data, compression), array in arrays.items():
+        ours, theirs = results.of(array), results.of(full[data])
+        if "impossible" in ours:
+            continue
+        target = min(ours["auroc_test"], theirs["auroc_test"]) - 0.0005
+        steps = [next(step for step, auroc in r["curve"] if auroc >= target) for r in (ours, theirs)]
+        runs.append({
+            "data": data, "compression": compression, "unresolved": ours["unresolved"],
+            "drop": theirs["auroc_test"] - ours["auroc_test"], "steps_ratio": steps[0] / steps[1],
+        })  # fmt: skip
+    calibration = Calibration(runs)
+    return {"coverage": calibration.coverage(), "steps_ratio": vars(calibration.steps_ratio()), "runs": runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "steps"])
+    parser.add_argument("study", choices=["main", "steps", "calibrate"])
     parser.add_argument("--data", default=",".join(MAIN), help=f"of main, comma-separated: {', '.join(MAIN)}")
+    parser.add_argument(
+        "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
+    )
     parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
@@ -124,6 +164,11 @@ def main() -> None:
     if args.study == "steps":
         found = steps_study(results, args.workers, args.quick, out)
         print(json.dumps({k: v for k, v in found.items() if k != "curves"}, indent=2))
+    elif args.study == "calibrate":
+        found = calibrate_study(results, args.workers, args.quick)
+        print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=2))
+        if args.install:
+            CALIBRATION.write_text(json.dumps({"runs": found["runs"]}, indent=1) + "\n")
     else:
         data_sets = args.data.split(",")
         unknown = [d for d in data_sets if d not in MAIN]

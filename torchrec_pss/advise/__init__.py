@@ -1,0 +1,1 @@
+"""What a budget costs: ``python -m torchrec_pss.advise --help``."""

@@ -1,0 +1,150 @@
+"""With this many bytes, what AUROC, how many steps, how fast a lookup?
+
+    python -m torchrec_pss.advise --data_path train.txt --target_drop 0.001
+    python -m torchrec_pss.advise --tables tables.csv
+
+Prints a line for each compression: bytes, predicted loss of AUROC against full tables with a 90 % interval, steps to get there over
+those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from torchrec_pss.advise.lookup_time import step_milliseconds
+from torchrec_pss.advise.prediction import Calibration
+from torchrec_pss.advise.tables import Described, from_list, from_logs
+from torchrec_pss.advise.unresolved import unresolved_share
+from torchrec_pss.modules.allocation import allocate
+from torchrec_pss.modules.array_layout import ArrayLayout
+from torchrec_pss.modules.auto_layout import choose
+from torchrec_pss.modules.pss_config import PSSConfig
+
+COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
+_ITEMSIZE = 4
+
+
+def advise(described: Described, calibration: Calibration, batch_size: int, measure: bool = True) -> list[dict]:
+    """A row for each compression that a layout exists for."""
+    full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
+    rows = []
+    for compression in COMPRESSIONS:
+        config = PSSConfig(
+            array_bytes=full // compression, counts=described.counts, exact="auto" if described.contiguous else ()
+        ) if full >= compression else None  # fmt: skip
+        try:
+            if config is None:
+                break
+            layout = allocate(described.tables, choose(described.tables, config, _ITEMSIZE), _ITEMSIZE)
+        except ValueError:
+            break  # smaller budgets have no layout either
+        share = unresolved_share(layout, described.counts)
+        milliseconds = step_milliseconds(described.tables, config, described.counts, batch_size) if measure else None
+        rows.append(
+            {
+                "compression": compression,
+                "bytes": layout.embedding_bytes,
+                "unresolved": share,
+                "drop": asdict(calibration.drop(share)),
+                "steps_ratio": asdict(calibration.steps_ratio()),
+                "lookup_ms": milliseconds,
+                "layout": _summary(layout),
+            }
+        )
+    return rows
+
+
+def recommend(rows: list[dict], target_drop: float) -> dict | None:
+    """The smallest bytes whose interval ends at or below the target; None: do not compress."""
+    fitting = [row for row in rows if row["drop"]["high"] <= target_drop]
+    return min(fitting, key=lambda row: row["bytes"], default=None)
+
+
+def _summary(layout: ArrayLayout) -> str:
+    exact = sum(t.is_exact for t in layout.tables)
+    hot = sum(t.num_hot for t in layout.tables)
+    widths = sorted({t.width for t in layout.tables})
+    prefix = max(t.prefix for t in layout.tables if not t.is_exact) if exact < len(layout.tables) else 0
+    parts = [f"width {'/'.join(map(str, widths))}", f"{exact} exact", f"{len(layout.tables) - exact} shared"]
+    if prefix:
+        parts.append(f"prefix {prefix}")
+    if hot:
+        parts.append(f"{hot:,} hot rows")
+    return ", ".join(parts)
+
+
+def _plot(path: Path, rows: list[dict], target: float) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = [row["bytes"] for row in rows]
+    figure, axis = pyplot.subplots(figsize=(7, 4.5))
+    axis.plot(size, [row["drop"]["expected"] for row in rows], "o-", label="predicted")
+    axis.fill_between(
+        size, [r["drop"]["low"] for r in rows], [r["drop"]["high"] for r in rows], alpha=0.2, label="90 %"
+    )
+    axis.axhline(target, color="gray", ls="--", label="target")
+    axis.set(xscale="log", xlabel="bytes of the array", ylabel="AUROC lost against full tables")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
+    data.add_argument("--tables", help="JSON list or CSV of name, rows and optionally dim, skew")
+    parser.add_argument("--sample_rows", type=int, default=1_000_000, help="rows of --data_path to count")
+    parser.add_argument("--embedding_dim", type=int, default=16, help="where --tables has no dim")
+    parser.add_argument("--skew", type=float, default=1.1, help="of ids' power law, where --tables has none")
+    parser.add_argument("--target_drop", type=float, default=0.001, help="AUROC that may be lost")
+    parser.add_argument("--batch_size", type=int, default=4096, help="of the lookup's measurement")
+    parser.add_argument("--json", type=Path, help="also write all of it here")
+    parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
+    args = parser.parse_args(argv)
+    for flag in ("sample_rows", "embedding_dim", "skew", "batch_size"):
+        if getattr(args, flag) <= 0:
+            parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
+    try:
+        if args.data_path:
+            described = from_logs(args.data_path, args.sample_rows, args.embedding_dim)
+        else:
+            described = from_list(args.tables, args.embedding_dim, args.skew)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    calibration = Calibration.load()
+    full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
+    print(f"{described.source}: {len(described.tables)} tables, {full:,} bytes in full")
+    rows = advise(described, calibration, args.batch_size)
+    print(f"{'compression':>11} {'bytes':>15} {'AUROC lost':>10} {'90 %':>18} {'steps':>6} {'lookup ms':>9}  layout")
+    for row in rows:
+        drop, steps = row["drop"], row["steps_ratio"]
+        took = f"{row['lookup_ms']:.1f}" if row["lookup_ms"] is not None else "-"
+        print(
+            f"{row['compression']:>10,}x {row['bytes']:>15,} {drop['expected']:>10.4f} "
+            f"{drop['low']:>8.4f} .. {drop['high']:.4f} {steps['expected']:>5.1f}x {took:>9}  {row['layout']}"
+        )
+    best = recommend(rows, args.target_drop)
+    if best is None:
+        print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence")
+    else:
+        print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
+    if args.json:
+        aside = args.json.with_suffix(".tmp")
+        found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
+        aside.write_text(json.dumps(found, indent=1) + "\n")
+        aside.replace(args.json)
+    if args.plot:
+        _plot(args.plot, rows, args.target_drop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The tables to advise on: from a sample of Criteo's logs, or from a list of names, rows and dims."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from tqdm import tqdm
+
+from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
+from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.frequent import FrequentIds
+from torchrec_pss.datasets.rows import NUM_SPARSE, SPARSE_NAMES
+from torchrec_pss.modules.id_counts import IdCounts
+
+_PASS_ROWS = 1 << 14
+_LISTED_IDS = 1 << 18  # ids of a power law that are counted one by one
+_LISTED_READS = 10_000_000
+
+
+@dataclass
+class Described:
+    """Tables, how often their ids occur, and whether ids lie in ``[0, num_embeddings)``."""
+
+    tables: list[EmbeddingBagConfig]
+    counts: dict[str, IdCounts]
+    contiguous: bool
+    source: str
+
+
+def from_logs(path: str, sample_rows: int, embedding_dim: int) -> Described:
+    """Rows and counts of the first ``sample_rows`` rows of Criteo files.
+
+    Raises:
+        FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
+    """
+    files = open_files(path)
+    rows = min(sum(f.num_rows for f in files), sample_rows)
+    distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
+    starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
+    windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
+    for block in CriteoReader(files).read(windows):
+        distinct.add(block.ids)
+        frequent.add(block.ids)
+    tables = [_config(n, r, embedding_dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
+    counts = dict(zip(SPARSE_NAMES, frequent.counts(), strict=True))
+    return Described(tables, counts, contiguous=False, source=f"{rows:,} rows of {path}")
+
+
+def from_list(path: str, embedding_dim: int, skew: float) -> Described:
+    """A JSON list of objects or a CSV with a header: ``name``, ``rows``, and optionally ``dim`` and ``skew``; ids are taken to
+    follow a power law of that skew.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a list, naming the entry.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"table list {path} does not exist")
+    try:
+        if file.suffix.lower() == ".json":
+            entries = json.loads(file.read_text())
+        else:
+            with open(file, newline="") as stream:
+                entries = list(csv.DictReader(stream))
+        if not isinstance(entries, list) or not entries:
+            raise ValueError("no entries")
+    except ValueError as error:
+        raise ValueError(f"table list {path} is neither a JSON list nor a CSV: {error}") from error
+    tables, counts = [], {}
+    for number, entry in enumerate(entries, start=1):
+        try:
+            name, rows = str(entry["name"]), int(entry["rows"])
+            dim, own_skew = int(entry.get("dim") or embedding_dim), float(entry.get("skew") or skew)
+            if rows < 1 or dim < 1 or own_skew <= 0:
+                raise ValueError("rows, dim and skew must be positive")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"table list {path}, entry {number}: needs name and rows ({error!r})") from error
+        tables.append(_config(name, rows, dim))
+        counts[name] = power_law_counts(rows, own_skew)
+    return Described(tables, counts, contiguous=True, source=path)
+
+
+def power_law_counts(rows: int, skew: float) -> IdCounts:
+    """Expected counts of 10 M reads; the ids are ranks."""
+    ranks = np.arange(1, min(rows, _LISTED_IDS) + 1, dtype=np.float64)
+    head = ranks**-skew
+    tail = _power_sum(ranks[-1] + 1, rows, skew) if rows > len(ranks) else 0.0
+    reads = np.floor(head / (head.sum() + tail) * _LISTED_READS).astype(np.int64)
+    kept = int((reads >= 1).sum())
+    return IdCounts(np.arange(kept), reads[:kept], _LISTED_READS)
+
+
+def _power_sum(first: float, last: float, skew: float) -> float:
+    """Sum of k^-skew by its integral."""
+    if abs(skew - 1) < 1e-9:
+        return float(np.log((last + 0.5) / (first - 0.5)))
+    return float(((last + 0.5) ** (1 - skew) - (first - 0.5) ** (1 - skew)) / (1 - skew))
+
+
+def _config(name: str, rows: int, dim: int) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=dim, feature_names=[name])

@@ -1,0 +1,50 @@
+"""`unresolved_share`: how much of what the reads carry a layout cannot hold."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.ops.hashing import hot_keys_of
+
+
+def unresolved_share(layout: ArrayLayout, counts: Mapping[str, IdCounts]) -> float:
+    """Theorem 1's bound on the relative error of an array (docs/theory.md), mean over the tables: 0 where every row has
+    elements of its own, near 1 where all reads meet strangers. A table without counts counts as evenly read."""
+    return float(np.mean([_of_table(layout, t, counts.get(t.name)) for t in layout.tables]))
+
+
+def _of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts | None) -> float:
+    if table.is_exact:
+        return 0.0
+    reads, rows = _reads(table, known)
+    if known is not None and table.num_hot:
+        keys = hot_keys_of(table.key, torch.from_numpy(known.ids)).numpy()
+        hot = layout.hot_keys[table.hot_begin : table.hot_end].numpy()
+        reads[: len(known.ids)][np.isin(keys, hot)] = 0
+    total = (reads * rows).sum()
+    cold = total / _total(table, known)
+    if cold <= 0:
+        return 0.0
+    # Reads of one coordinate among those of the shared ones; a prefix is not lost.
+    shared_width = table.width - table.prefix
+    share = reads / total / shared_width
+    numel = table.slots * table.block
+    lost = float((reads * rows / total / (1 + numel * share)).sum())
+    return cold * lost * shared_width / table.width
+
+
+def _reads(table: TableLayout, known: IdCounts | None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads of an id, and how many ids are read so often: those counted one by one, the others evenly."""
+    if known is None:
+        return np.ones(1), np.full(1, float(table.rows))
+    others = max(table.rows - len(known.ids), 0)
+    rest = max(known.total - int(known.counts.sum()), 0)
+    reads = np.append(known.counts.astype(np.float64), rest / others if others else 0.0)
+    return reads, np.append(np.ones(len(known.ids)), float(others))
+
+
+def _total(table: TableLayout, known: IdCounts | None) -> float:
+    return float(table.rows) if known is None else float(max(known.total, 1))
