@@ -46,6 +46,10 @@ _FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "tar
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows"}  # fmt: skip
 
 
+class DivergedError(RuntimeError):
+    """A loss that is NaN or infinite."""
+
+
 class Trainer:
     """The loop: segments of training steps, each followed by validation and a checkpoint."""
 
@@ -117,6 +121,7 @@ class Trainer:
         iterator = self._placed(islice(batches, stop - self.step))
         self.model.train()
         loss_sum, loss_steps, started = torch.zeros((), device=self.device), 0, time.perf_counter()
+        diverged_at = torch.zeros((), dtype=torch.int64, device=self.device)  # looked at when a line is logged
         logged, logged_at = self.step, started
         while self.step < stop:
             self._set_learning_rate()
@@ -126,12 +131,16 @@ class Trainer:
             loss_sum += loss
             loss_steps += 1
             self.step += 1
+            diverged_at += (diverged_at == 0) * ~torch.isfinite(loss) * self.step
             self.rows += len(labels)
             bar.update()
             if self.step % self.args.log_freq == 0 or self.step == stop:
                 loss_mean = float(loss_sum) / loss_steps
-                if not math.isfinite(loss_mean):
-                    raise RuntimeError(f"the loss is {loss_mean} between steps {logged + 1} and {self.step}")
+                if diverged_at:
+                    raise DivergedError(
+                        f"the loss is not finite at step {int(diverged_at)}; {self.folder / 'checkpoint'} is of the last "
+                        "validation before it, if there was one"
+                    )
                 now = time.perf_counter()
                 speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
                 left = (bar.total - self.step) * (now - logged_at) / (self.step - logged)
@@ -280,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
         _give_up(error)
     try:
         results = trainer.run()
-    except (BadRowsError, OneClassError) as error:
+    except (BadRowsError, OneClassError, DivergedError) as error:
         _give_up(error)
     if rank == 0:
         bayes = results["auroc_bayes"]

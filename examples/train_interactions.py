@@ -143,7 +143,7 @@ def train_epoch(
         average.step()
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
-            raise RuntimeError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
+            raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
     return float(np.mean(losses))
 
 
@@ -210,7 +210,11 @@ def main(argv: list[str] | None = None) -> None:
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     aurocs, started = [], time.perf_counter()
     for epoch in range(args.epochs):
-        loss = train_epoch(model, optimizer, average, data, args, epoch)
+        try:
+            loss = train_epoch(model, optimizer, average, data, args, epoch)
+        except FloatingPointError as error:
+            logger.error("error: %s", error)
+            raise SystemExit(2) from error
         with average.applied():
             aurocs.append(evaluate(model, data, args.seed))
         logger.info("epoch %d/%d loss %.5f test AUROC %.5f", epoch + 1, args.epochs, loss, aurocs[-1])

@@ -94,11 +94,11 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     refused = torchrun(
         *flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False
     )
-    assert refused.returncode != 0 and "table 't_cat_10': prefix is 0 in the checkpoint and 16 here" in refused.stdout
+    assert refused.returncode != 0 and "table 't_cat_9': prefix is 0 in the checkpoint and 1 here" in refused.stdout
     refused = torchrun(
         *flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False
     )
-    assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.stdout
+    assert refused.returncode != 0 and "--learning_rate was 0.00565" in refused.stdout
     one_process = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
     refused = train(*flags, *one_process, check=False)
     assert refused.returncode == 2 and "--batch_size x processes was 512 and is now 256" in refused.stdout
@@ -177,6 +177,31 @@ def test_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = train("--output_dir", tmp_path / "file" / "out", check=False)
     assert done.returncode == 2 and "is not writable" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    flags = [*SMALL, "--validation_freq_within_epoch", "50", "--output_dir", tmp_path]
+    train(*flags, "--limit_train_batches", "50")
+    before = json.loads((tmp_path / "checkpoint" / "progress.json").read_text())
+    done = train(*flags, "--learning_rate", "1e38", "--log_freq", "30", check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    step = int(done.stdout.split("the loss is not finite at step ")[1].split(";")[0])
+    assert 1 < step <= 30
+    assert json.loads((tmp_path / "checkpoint" / "progress.json").read_text()) == before
+    done = train_interactions(
+        "--path", interactions(tmp_path), "--learning_rate", "1e38", "--output_dir", tmp_path / "i", check=False
+    )
+    assert done.returncode == 2 and "the loss is nan at step" in done.stdout
+
+
+@pytest.mark.slow
+def test_data_of_one_class(tmp_path):
+    path = write_rows(tmp_path / "log.tsv", 300)
+    lines = [b"0" + line[1:] for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"\n".join(lines))
+    done = train("--data_path", path, "--array_bytes", "8192", "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and "AUROC needs both classes: 0 of" in done.stdout
 
 
 @pytest.mark.slow

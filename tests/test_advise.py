@@ -1,0 +1,150 @@
+"""The advisor: what it cannot hold, its calibration, its recommendation, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+
+from torchrec_pss import PSSConfig
+from torchrec_pss.advise import __main__ as command
+from torchrec_pss.advise.prediction import Calibration
+from torchrec_pss.advise.tables import from_list, power_law_counts
+from torchrec_pss.advise.unresolved import unresolved_share
+from torchrec_pss.modules.allocation import allocate
+from torchrec_pss.modules.auto_layout import choose
+from torchrec_pss.modules.id_counts import IdCounts
+
+
+def tables(*rows, dim=16):
+    return [
+        EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=dim, feature_names=[f"t{i}"])
+        for i, n in enumerate(rows)
+    ]
+
+
+def layout_of(configs, **choices):
+    return allocate(configs, choose(configs, PSSConfig(**choices), 4), 4)
+
+
+def test_nothing_is_lost_where_every_row_is_exact():
+    configs = tables(100, 1000)
+    layout = layout_of(configs, array_bytes=1 << 20)
+    assert unresolved_share(layout, {"t0": power_law_counts(100, 1.1)}) == 0
+
+
+def test_an_evenly_read_shared_table_by_hand():
+    """1000 rows of width 4 on 400 elements: 1 / (1 + 400 / 4000)."""
+    configs = tables(1000)
+    layout = layout_of(configs, array_bytes=1600, layout="plain", exact=(), width=4, block_size=1)
+    # 256 bytes of projection leave 336 elements.
+    assert layout.numel == 336
+    assert unresolved_share(layout, {}) == pytest.approx(1 / (1 + 336 / 4000))
+    counts = IdCounts(np.arange(1000), np.full(1000, 7), 7000)
+    assert unresolved_share(layout, {"t0": counts}) == pytest.approx(1 / (1 + 336 / 4000))
+
+
+def test_hot_rows_are_not_lost():
+    """Half of the reads are of two hot ids."""
+    configs = tables(1000)
+    counts = IdCounts(np.array([5, 6]), np.array([250, 250]), 1000)
+    layout = layout_of(
+        configs, array_bytes=1704, layout="plain", exact=(), width=4, block_size=1, hot={"t0": [5, 6]}, segments=True
+    )
+    numel = layout.tables[0].slots
+    cold = 0.5 / (1 + numel / (998 * 4))
+    assert unresolved_share(layout, {"t0": counts}) == pytest.approx(cold)
+
+
+def test_more_bytes_lose_less():
+    configs = tables(10**6, 10**5, 300)
+    counts = {t.name: power_law_counts(t.num_embeddings, 1.1) for t in configs}
+    shares = [
+        unresolved_share(layout_of(configs, array_bytes=b, counts=counts), counts) for b in (10**4, 10**5, 10**6, 10**7)
+    ]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 0.2 and shares[-1] < 0.2
+
+
+def runs(noise, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {"data": f"d{d}", "unresolved": x, "drop": 0.002 * x + 0.01 * x * x + noise * rng.standard_normal(), "steps_ratio": 1.5}
+        for d in range(6)
+        for x in np.linspace(0, 0.9, 8)
+    ]  # fmt: skip
+
+
+def test_a_calibration_recovers_its_curve_and_covers():
+    exact = Calibration(runs(0))
+    assert exact.drop(0.5).expected == pytest.approx(0.0035, abs=1e-9)
+    noisy = Calibration(runs(0.001))
+    prediction = noisy.drop(0.5)
+    assert prediction.low < 0.0035 < prediction.high and 0.002 < prediction.high - prediction.low < 0.006
+    assert 0.75 <= noisy.coverage() <= 1
+    assert noisy.steps_ratio().expected == 1.5
+    with pytest.raises(ValueError, match="two data sets or more"):
+        Calibration(runs(0)[:8])
+
+
+def test_the_calibration_that_ships():
+    calibration = Calibration.load()
+    assert len(calibration.runs) >= 20 and calibration.coverage() >= 0.7
+    assert calibration.drop(0.9).expected > calibration.drop(0.1).expected
+
+
+def test_power_law_counts():
+    counts = power_law_counts(10**9, 1.1)
+    assert counts.counts[0] / counts.counts[1] == pytest.approx(2**1.1, rel=1e-3)
+    # 1 / zeta(1.1), less what lies beyond a thousand million rows.
+    assert counts.counts[0] / counts.total == pytest.approx(1 / (10.584 - 10 * (10**9) ** -0.1), rel=1e-3)
+
+
+def table_list(tmp_path, text, name="tables.csv"):
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def test_table_lists(tmp_path):
+    csv = from_list(table_list(tmp_path, "name,rows,dim,skew\nuser,1000000,32,1.3\nitem,5000,,\n"), 16, 1.1)
+    js = from_list(
+        table_list(tmp_path, json.dumps([{"name": "user", "rows": 10**6, "dim": 32, "skew": 1.3}, {"name": "item", "rows": 5000}]), "t.json"),
+        16,
+        1.1,
+    )  # fmt: skip
+    for found in (csv, js):
+        assert [(t.name, t.num_embeddings, t.embedding_dim) for t in found.tables] == [
+            ("user", 10**6, 32),
+            ("item", 5000, 16),
+        ]
+        assert np.array_equal(found.counts["user"].counts, power_law_counts(10**6, 1.3).counts)
+
+
+def test_it_recommends_compression_and_against_it(tmp_path, capsys):
+    """Skewed giants can be shared; the smallest loss that anyone could ask for cannot be promised."""
+    path = table_list(tmp_path, "name,rows,skew\na,1000000,1.4\nb,300000,1.4\nc,100,1.4\n")
+    command.main(["--tables", path, "--target_drop", "0.02", "--batch_size", "64", "--json", str(tmp_path / "a.json"),
+                  "--plot", str(tmp_path / "a.png")])  # fmt: skip
+    out = capsys.readouterr().out
+    assert "compress" in out.splitlines()[-1] and "do not" not in out.splitlines()[-1]
+    found = json.loads((tmp_path / "a.json").read_text())
+    best = found["recommended"]
+    assert best["drop"]["high"] <= 0.02 and best["bytes"] * best["compression"] <= found["full_bytes"]
+    assert all(r["lookup_ms"] > 0 for r in found["rows"]) and (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    command.main(["--tables", path, "--target_drop", "-0.05", "--batch_size", "64"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("do not compress")
+
+
+BAD = {
+    "does not exist": "",
+    "neither a JSON list nor a CSV: no entries": "name,rows\n",
+    "entry 2: needs name and rows": "name,rows\na,5\nb,x\n",
+    "entry 1: needs name and rows": "rows\n5\n",
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_lists(tmp_path, capsys, message):
+    path = table_list(tmp_path, BAD[message]) if BAD[message] else str(tmp_path / "nothing.csv")
+    with pytest.raises(SystemExit) as error:
+        command.main(["--tables", path])
+    assert error.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""The lab's contestants: equal bytes, their papers' formulas, and a study from start to end."""
+
+import json
+
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from benchmarks.quality import click_data, rivals, run, tables
+from benchmarks.quality.click_trial import ClickTrial
+from benchmarks.quality.click_trial import run as run_trial
+from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
+from benchmarks.quality.jobs import Job, Results
+
+ROWS = (5000, 1200, 700, 40, 3)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return click_data.generated(4000, 0.0005, 1.1)
+
+
+def counts_of(log_):
+    return {f"t{i}": c for i, c in enumerate(log_.counts())}
+
+
+@pytest.mark.parametrize("compression", [4, 12, 60])
+@pytest.mark.parametrize("name", rivals.CONTESTANTS)
+def test_no_contestant_exceeds_the_budget(name, compression, log):
+    """And the bytes that it states are those of its parameters (and hot keys)."""
+    configs = rivals.tables_of(log.num_embeddings, 16)
+    budget = sum(log.num_embeddings) * 64 // compression
+    contestant = rivals.CONTESTANTS[name]
+    for variant, _ in contestant.trials:
+        try:
+            module, size = contestant.build(configs, budget, counts_of(log), variant)
+        except ValueError:
+            continue
+        assert size == sum(p.numel() * 4 for p in module.parameters()) + sum(
+            b.numel() * 4 for n, b in module.named_buffers() if n.endswith("hot_keys")
+        )
+        assert size <= budget or name == "full"
+        ids = log.ids[:, :9]
+        kjt = KeyedJaggedTensor([f"f{i}" for i in range(26)], ids.flatten(), lengths=torch.ones(ids.numel()).int())
+        out = module(kjt).values()
+        assert out.shape == (9, 26 * 16)
+        out.square().sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_quotient_remainder_tells_all_rows_apart():
+    module = Quotient(1000, 8, 10)
+    assert sum(p.numel() for p in module.parameters()) == Quotient.rows_needed(1000, 10) * 8 == 110 * 8
+    out = module(torch.arange(1000))
+    assert len(out.unique(dim=0)) == 1000
+    torch.testing.assert_close(out[357], module.remainder.weight[57] * module.quotient.weight[3])
+
+
+def test_tensor_train_is_the_product_of_its_cores():
+    module = TensorTrain(1000, 16, 3)
+    n1, n2, n3 = factors(1000)
+    assert n1 * n2 * n3 >= 1000
+    assert sum(p.numel() for p in module.parameters()) == TensorTrain.numel_needed(1000, 16, 3)
+    row = 777
+    a, b, c = (core[i] for core, i in zip(module.cores, (row // (n2 * n3), row // n3 % n2, row % n3), strict=True))
+    expected = torch.einsum("xpr,rqs,sty->pqt", a, b, c).flatten()
+    torch.testing.assert_close(module(torch.tensor([row]))[0], expected)
+    assert 0.01 < float(module(torch.arange(1000)).std()) < 0.1
+
+
+def test_double_hashing_sums_two_rows():
+    module = DoubleHash("t", 5000, 100, 8)
+    places = module._places
+    assert (places[:, 0] != places[:, 1]).float().mean() > 0.95
+    torch.testing.assert_close(module(torch.tensor([4321]))[0], module.table.weight[places[4321]].sum(0))
+
+
+def test_clustering_keeps_what_was_learnt():
+    """Rows that form 20 groups are read back exactly after clustering into 64."""
+    module = Clustered("t", 2000, 64, 8)
+    groups = torch.randn(20, 2)
+    with torch.no_grad():
+        for column in range(4):
+            module._places[:, 2 * column] = torch.arange(2000) % 20
+            module.tables[2 * column].weight[:20] = groups
+            module.tables[2 * column + 1].weight.zero_()
+    before = module(torch.arange(2000))
+    module.cluster(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(module(torch.arange(2000)), before)
+    assert all(float(module.tables[2 * c + 1].weight.detach().abs().sum()) == 0 for c in range(4))
+
+
+def test_a_trial_learns_and_repeats(log):
+    first, second = (run_trial(log, ClickTrial("pss", 30.0, batch_size=64, points=2)) for _ in range(2))
+    assert first == second and len(first["curve"]) == 2 and first["curve"][-1][1] > 0.55
+    assert 0 < first["unresolved"] < 1 and first["bytes"] <= first["budget"]
+
+
+def test_intervals_are_students():
+    mean, half = tables.interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert tables.interval([1.5]) == (1.5, 0.0)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setitem(run.MAIN, "generated:2000:0.0005:1.1", (("dlrm",), (10,), 64))
+    results = Results(tmp_path / "trials.jsonl")
+    rows = run.main_study(["generated:2000:0.0005:1.1"], results, workers=2, quick=True)
+    found = rows[0]["contestants"]
+    assert set(found) == set(rivals.CONTESTANTS) and "mean" in found["pss"] and rows[0]["bayes"] > 0.6
+    again = Results(tmp_path / "trials.jsonl")
+    monkeypatch.setattr("benchmarks.quality.jobs._run", None)  # nothing is left to run
+    assert run.main_study(["generated:2000:0.0005:1.1"], again, workers=2, quick=True) == rows
+    text = tables.markdown(rows, list(rivals.CONTESTANTS))
+    assert "**" in text and len(text.splitlines()) == 3
+    tables.plot(tmp_path / "p.png", rows)
+    assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_an_impossible_budget_is_a_result(tmp_path):
+    results = Results(tmp_path / "trials.jsonl")
+    job = Job("generated:2000:0.0005:1.1", ClickTrial("narrow", 1000.0, batch_size=64))
+    results.run([job], 1, "one")
+    assert "width 1 needs" in results.of(job)["impossible"]
+    assert json.loads((tmp_path / "trials.jsonl").read_text())["job"]["contestant"] == "narrow"
