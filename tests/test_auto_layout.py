@@ -64,16 +64,16 @@ def test_tables_that_fit_are_full_tables():
     assert all(t.is_exact and not t.is_projected for t in layout.tables)
 
 
-def test_narrow_exact_tables_while_four_coordinates_a_row_fit():
+def test_narrow_exact_tables_while_six_coordinates_a_row_fit():
     configs = tables([100_000, 5000, 100])
-    array_bytes = 105_100 * 16 * 4 // 3
+    array_bytes = 105_100 * 16 * 4 // 2
     layout = layout_of(configs, array_bytes)
-    assert {t.width for t in layout.tables} == {narrow_width(configs, array_bytes)} == {5}
+    assert {t.width for t in layout.tables} == {narrow_width(configs, array_bytes)} == {7}
     assert all(t.is_exact and t.bias for t in layout.tables)
 
 
 @pytest.mark.parametrize("head, counted, prefixed", [("mlp", False, True), ("mlp", True, False), ("dot", True, True)])
-def test_between_one_and_four_coordinates_a_row(head, counted, prefixed):
+def test_between_one_and_six_coordinates_a_row(head, counted, prefixed):
     """Elements of its own for every row before a dot product, or where nothing says which rows are frequent."""
     configs = tables([100_000, 5000, 100])
     choices = {"counts": power_law_counts(configs)} if counted else {}
@@ -89,8 +89,8 @@ def test_small_tables_are_exact_and_the_others_have_hot_rows_and_slices():
     layout = layout_of(configs, 1 << 20, counts=power_law_counts(configs))
     found = by_name(layout)
     assert [found[f"t{i}"].is_exact for i in range(4)] == [False, False, True, True]
-    assert {t.width for t in layout.tables} == {4} and all(t.bias for t in layout.tables)
-    hot_bytes = sum(t.num_hot for t in layout.tables) * 20
+    assert {t.width for t in layout.tables} == {6} and all(t.bias for t in layout.tables)
+    hot_bytes = sum(t.num_hot for t in layout.tables) * 28
     assert 0.35 * (1 << 20) < hot_bytes <= 0.4 * (1 << 20)
     # Both giants have equal counts, so equally many hot rows but for ties, and equal slices: one cap of rows.
     counts = power_law_counts(configs)["t0"].counts
@@ -111,8 +111,8 @@ def test_hot_rows_are_the_most_frequent_of_all_tables():
 
 def test_narrower_reads_where_projections_would_eat_the_budget():
     configs = tables([10**6] * 26)
-    widths = [layout_of(configs, b, exact=()).tables[0].width for b in (400_000, 120_000, 20_000, 4000)]
-    assert widths == [4, 2, 1, 16]
+    widths = [layout_of(configs, b, exact=()).tables[0].width for b in (400_000, 32_000, 10_000, 4000)]
+    assert widths == [6, 2, 1, 16]
 
 
 def test_what_the_config_states_is_kept():

@@ -13,9 +13,9 @@ from torchrec_pss.modules.allocation import aligned, check_tables, largest_fitti
 from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
-_WIDTH = 4  # coordinates read of a row that shares
+_WIDTH = 6  # coordinates read of a row that shares
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
-_PROJECTION_SHARE = 1 / 20  # of the budget, for projections wider than one coordinate
+_PROJECTION_SHARE = 1 / 6  # of the budget, for projections wider than one coordinate
 _LEAST_PROJECTION_SHARE = 1 / 2  # for those of a single coordinate
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
