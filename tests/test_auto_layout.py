@@ -109,10 +109,14 @@ def test_hot_rows_are_the_most_frequent_of_all_tables():
     assert {name: list(ids) for name, ids in config.hot.items()} == {"t0": [7, 8], "t1": [1]}
 
 
-def test_narrower_reads_where_projections_would_eat_the_budget():
+def test_full_width_in_one_region_where_projections_would_eat_the_budget():
     configs = tables([10**6] * 26)
-    widths = [layout_of(configs, b, exact=()).tables[0].width for b in (400_000, 32_000, 10_000, 4000)]
-    assert widths == [6, 2, 1, 16]
+    counts = power_law_counts(configs)
+    narrow = layout_of(configs, 100_000, exact=(), counts=counts)
+    assert {t.width for t in narrow.tables} == {6} and not narrow.sign and len({t.first for t in narrow.tables}) == 26
+    full = layout_of(configs, 60_000, exact=(), counts=counts)
+    assert {t.width for t in full.tables} == {16} and full.sign and {t.first for t in full.tables} == {0}
+    assert sum(t.num_hot for t in full.tables) > 100 and full.projection_bytes == 0
 
 
 def test_what_the_config_states_is_kept():

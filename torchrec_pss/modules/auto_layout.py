@@ -15,8 +15,7 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _WIDTH = 6  # coordinates read of a row that shares
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
-_PROJECTION_SHARE = 1 / 6  # of the budget, for projections wider than one coordinate
-_LEAST_PROJECTION_SHARE = 1 / 2  # for those of a single coordinate
+_PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
@@ -29,6 +28,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
        ``head="mlp"`` from `_WIDTH` on all exact, and below it, with counts at hand, step 3.
     3. Else a narrow read: tables are exact that have fewer rows than the cap under which all tables fit; the others
        have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
+       A budget too small for the projections is read at the embedding_dim, by all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
     config states is kept.
@@ -48,17 +48,22 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     plain = replace(
         plain,
         bias=config.bias is not False,
-        sign=bool(config.sign),
         block_size=config.block_size or 1,
-        segments=config.segments is not False,
+    )
+    projected = config.width is not None or _projections_fit(tables, plain)
+    plain = replace(
+        plain,
+        sign=not projected if config.sign is None else config.sign,
+        segments=projected if config.segments is None else config.segments,
     )
     if contiguous and config.exact_fraction is None:
         least = 1 if config.head == "dot" or not config.counts else _WIDTH
         everything = _own_elements_for_every_row(tables, plain, itemsize, least)
         if everything is not None:
             return everything
-    if config.width is None:
-        plain = replace(plain, width={t.name: _shared_width(tables, plain, itemsize, t.embedding_dim) for t in tables})
+    if config.width is None and projected:
+        width = _shared_width(tables, plain, itemsize)
+        plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
     if config.hot is None and config.counts:
@@ -96,19 +101,15 @@ def _own_elements_for_every_row(
     return replace(plain, width=widths, prefix=prefixes, exact=[])
 
 
-def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, dim: int) -> int:
-    """`_WIDTH`, or more where the array would hold all rows at it; less where projections would take too much of the
-    budget; the embedding_dim itself where even a single coordinate's would."""
-    bias = bool(plain.bias)
-    holds_all = largest_fitting(0, dim, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
-    if holds_all > _WIDTH:
-        return holds_all
+def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig) -> bool:
+    return _projection_bytes(tables, _WIDTH, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
 
-    def fits(width: int) -> bool:
-        share = _LEAST_PROJECTION_SHARE if width == 1 else _PROJECTION_SHARE
-        return _projection_bytes(tables, width, bias) <= share * plain.array_bytes
 
-    return min(largest_fitting(0, _WIDTH, fits) or dim, dim)
+def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+    """`_WIDTH`, or more where the array would hold all rows at it."""
+    widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
+    holds_all = largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
+    return max(holds_all, _WIDTH)
 
 
 def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
