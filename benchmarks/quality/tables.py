@@ -51,9 +51,11 @@ def plot(path: Path, rows: list[dict]) -> None:
                 for name, found in row["contestants"].items():
                     if "mean" in found:
                         lines.setdefault(name, []).append((found["bytes"], found["mean"], found["half"]))
-        for name, points in lines.items():
+        for colour, (name, points) in zip(pyplot.cm.tab20.colors, lines.items(), strict=False):
             size, mean, half = zip(*sorted(points), strict=True)
-            axis.errorbar(size, mean, half, fmt="o-", capsize=2, label=name, lw=2.5 if name == "pss" else 1)
+            axis.errorbar(
+                size, mean, half, fmt="o-", capsize=2, color=colour, label=name, lw=2.5 if name == "pss" else 1
+            )
         axis.set(xscale="log", xlabel="bytes of the embeddings", ylabel="test AUROC", title=f"{data}, {model}")
         axis.legend(fontsize=7)
     figure.tight_layout()
