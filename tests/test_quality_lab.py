@@ -78,7 +78,7 @@ def test_double_hashing_sums_two_rows():
 def test_clustering_keeps_what_was_learnt():
     """Rows that form 20 groups are read back exactly after clustering into 64."""
     module = Clustered("t", 2000, 64, 8)
-    groups = torch.randn(20, 2)
+    groups = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for column in range(4):
             module._places[:, 2 * column] = torch.arange(2000) % 20
@@ -86,7 +86,7 @@ def test_clustering_keeps_what_was_learnt():
             module.tables[2 * column + 1].weight.zero_()
     before = module(torch.arange(2000))
     module.cluster(torch.Generator().manual_seed(0))
-    torch.testing.assert_close(module(torch.arange(2000)), before)
+    torch.testing.assert_close(module(torch.arange(2000)), before, rtol=1e-4, atol=1e-5)  # a mean of hundreds of equals
     assert all(float(module.tables[2 * c + 1].weight.detach().abs().sum()) == 0 for c in range(4))
 
 
