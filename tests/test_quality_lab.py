@@ -76,13 +76,13 @@ def test_double_hashing_sums_two_rows():
 
 
 def test_clustering_keeps_what_was_learnt():
-    """Rows that form 20 groups are read back exactly after clustering into 64."""
+    """Rows that form 4 groups are read back after clustering into 64; odds of 1e-7 that no centre starts in one."""
     module = Clustered("t", 2000, 64, 8)
-    groups = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    groups = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for column in range(4):
-            module._places[:, 2 * column] = torch.arange(2000) % 20
-            module.tables[2 * column].weight[:20] = groups
+            module._places[:, 2 * column] = torch.arange(2000) % 4
+            module.tables[2 * column].weight[:4] = groups
             module.tables[2 * column + 1].weight.zero_()
     before = module(torch.arange(2000))
     module.cluster(torch.Generator().manual_seed(0))
