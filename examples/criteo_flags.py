@@ -7,9 +7,18 @@ from torchrec_pss.datasets.rows import NUM_SPARSE
 
 # By --embedding, the flags that it has no use for.
 _SENSELESS = {
-    "full": ("array_bytes", "compression", "width", "block_size", "init_range", "exact_fraction", "average_power"),
-    "hash": ("block_size", "exact_fraction"),
-    "narrow": ("width", "block_size", "exact_fraction"),
+    "full": (
+        "array_bytes",
+        "compression",
+        "width",
+        "block_size",
+        "init_range",
+        "exact_fraction",
+        "average_power",
+        "layout",
+    ),
+    "hash": ("block_size", "exact_fraction", "layout"),
+    "narrow": ("width", "block_size", "exact_fraction", "layout"),
 }
 
 
@@ -75,8 +84,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--layout",
         choices=["auto", "plain"],
-        default="auto",
-        help="of the array: chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
+        help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
     )
     model.add_argument(
         "--width", type=int, help="read width of the tables, projected to embedding_dim (default: by layout)"
@@ -185,6 +193,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(args, flag)
         if value is not None and value <= 0:
             p.error(f"--{flag} must be positive, got {value}")
+    if args.embedding == "pss":
+        args.layout = args.layout or "auto"
     if args.embedding != "full":
         if args.array_bytes is None and args.compression is None:
             args.compression = 1000.0

@@ -152,6 +152,7 @@ def test_target_auroc_stops_early_and_one_process_needs_no_launcher(tmp_path):
 BAD_FLAGS = {
     "--compression makes no sense with --embedding full": ["--embedding", "full", "--compression", "10"],
     "--width makes no sense with --embedding narrow": ["--embedding", "narrow", "--width", "2"],
+    "--layout makes no sense with --embedding hash": ["--embedding", "hash", "--layout", "plain"],
     "width 1 needs": ["--embedding", "narrow", "--compression", "100"],
     "one row a table needs": ["--embedding", "hash", "--array_bytes", "6000"],
     "not both": ["--array_bytes", "10000", "--compression", "10"],

@@ -62,7 +62,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None and projected:
-        width = _shared_width(tables, plain, itemsize)
+        width = max(_widest_exact(tables, plain, itemsize), _WIDTH)
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
@@ -85,9 +85,8 @@ def _own_elements_for_every_row(
     tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, least: int
 ) -> PSSConfig | None:
     """Step 2; None where not even ``least`` elements a row fit."""
-    widest = max(t.embedding_dim for t in tables)
     bias = bool(plain.bias)
-    width = largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
+    width = _widest_exact(tables, plain, itemsize)
     if width < least:
         return None
     # The shared region is at least 1/32 of the prefixes.
@@ -105,11 +104,10 @@ def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig) ->
     return _projection_bytes(tables, _WIDTH, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
 
 
-def _shared_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
-    """`_WIDTH`, or more where the array would hold all rows at it."""
+def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+    """The largest width at which the array would hold all rows of all tables; 0 where there is none."""
     widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
-    holds_all = largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
-    return max(holds_all, _WIDTH)
+    return largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
 
 
 def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
@@ -159,12 +157,12 @@ def _hot_rows(
     order = np.argsort(-all_counts, kind="stable")
     order = order[all_counts[order] >= _HOT_COUNT]
     number = int((np.cumsum(cost[order]) <= left - aligned(1) * len(sharing)).sum())
-    threshold = np.zeros(len(all_counts), bool)
-    threshold[order[:number]] = True
+    is_hot = np.zeros(len(all_counts), bool)
+    is_hot[order[:number]] = True
     hot, first = {}, 0
     for table, _ in sharing:
         known = counts[table.name]
-        chosen = known.ids[threshold[first : first + len(known.ids)]]
+        chosen = known.ids[is_hot[first : first + len(known.ids)]]
         first += len(known.ids)
         if len(chosen):
             hot[table.name] = np.sort(chosen)
