@@ -5,6 +5,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.modules import array_layout
 
 
 def tables(dim=8, rows=40, names=("a", "b")):
@@ -67,10 +68,26 @@ def test_damaged_or_missing_layout():
 
 
 def test_a_new_format_version_is_refused(monkeypatch):
-    from torchrec_pss.modules import array_layout
-
     monkeypatch.setattr(array_layout, "FORMAT_VERSION", 3)
     saved = module().state_dict()
     monkeypatch.undo()
     with pytest.raises(ValueError, match="format_version is 3 in the checkpoint and 2 here"):
         module().load_state_dict(saved)
+
+
+def test_a_version_1_checkpoint_loads():
+    """As version 1 wrote it: no slices, no biases; every address is the same."""
+    before, here = module(), module()
+    saved = before.state_dict()
+    here.load_state_dict(saved | {"_extra_state": _version_1(before)})
+    assert torch.equal(here.array, saved["array"])
+    with pytest.raises(ValueError, match="table 'b': bias is False in the checkpoint and True here"):
+        module(width={"b": 4}, bias=True).load_state_dict(
+            module(width={"b": 4}).state_dict() | {"_extra_state": _version_1(module(width={"b": 4}))}
+        )
+
+
+def _version_1(saved_module):
+    old = saved_module.layout.fingerprint() | {"format_version": 1}
+    old["tables"] = {n: {k: v for k, v in t.items() if k not in ("first", "bias")} for n, t in old["tables"].items()}
+    return array_layout.encode_fingerprint(old)
