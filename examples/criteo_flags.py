@@ -125,7 +125,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--embedding_learning_rate", type=float, help="of the array or the full tables (default: likewise)"
     )
-    train.add_argument("--eps", type=float, default=1e-8)
+    train.add_argument(
+        "--eps",
+        type=float,
+        help="of the optimizers (default 1e-8, and of the array's Adam see criteo_model.embedding_eps)",
+    )
     train.add_argument(
         "--average_power",
         type=float,
@@ -188,7 +192,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     positive = ("epochs", "batch_size", "test_batch_size", "embedding_dim", "synthetic_rows", "synthetic_scale",
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "lr_decay_steps", "width", "block_size", "init_range")  # fmt: skip
+                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

@@ -27,6 +27,7 @@ from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_EPS = 1e-8  # torch's default
 _ROW_HASHING_WIDTH = 4  # the better of 2, 4, 8 and 16, see docs/training.md
 
 
@@ -125,6 +126,14 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
     return args.learning_rate or rate, args.embedding_learning_rate or embedding_rate
 
 
+def embedding_eps(args: argparse.Namespace, world_size: int) -> float:
+    """Adam's eps for the array: high enough that rows of a few reads do not move as far as frequent ones. The gradient is
+    a mean over the global batch, so it falls with it."""
+    if args.eps is not None or args.optimizer != "adam":
+        return args.eps or _EPS
+    return min(1e-4, 0.0256 / (args.batch_size * world_size))
+
+
 def shard(
     args: argparse.Namespace, model: ClickModel, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
@@ -135,7 +144,7 @@ def shard(
         if device.type == "cpu" and args.optimizer == "adam":
             raise ValueError("--optimizer adam with --embedding full needs a GPU: FBGEMM has no fused Adam on the CPU")
         _apply_optimizer_in_backward(
-            optimizer_class, ebc.parameters(), {"lr": args.embedding_learning_rate, "eps": args.eps}
+            optimizer_class, ebc.parameters(), {"lr": args.embedding_learning_rate, "eps": args.eps or _EPS}
         )
 
     sharders = get_default_pss_sharders()
@@ -157,8 +166,11 @@ def shard(
     for name, parameter in in_backward_optimizer_filter(sharded.named_parameters()):
         (array if ".embedding_bag_collection." in name else dense)[name] = parameter
     optimizers = [
-        KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=args.eps))
-        for parameters, lr in ((dense, args.learning_rate), (array, args.embedding_learning_rate))
+        KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=eps))
+        for parameters, lr, eps in (
+            (dense, args.learning_rate, args.eps or _EPS),
+            (array, args.embedding_learning_rate, embedding_eps(args, dist.get_world_size())),
+        )
         if parameters
     ]
     return sharded, CombinedOptimizer([sharded.fused_optimizer, *optimizers])

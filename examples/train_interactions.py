@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 from torchrec_pss.optim import WeightAverage
 
@@ -78,7 +79,9 @@ def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[Em
     ]
 
 
-def array_config(args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int) -> PSSConfig:
+def array_config(
+    args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int, counts: dict[str, IdCounts]
+) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
     init_range = _INIT_RANGES[args.embedding]
     if args.embedding == "narrow":
@@ -88,7 +91,10 @@ def array_config(args: argparse.Namespace, full: list[EmbeddingConfig], array_by
         for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
             table.num_embeddings = capped
         return exact_tables(full, array_bytes, width, init_range)
-    return PSSConfig(array_bytes=array_bytes, head="dot", seed=args.seed, init_range=init_range)
+    # The bias is what can say that an item is popular.
+    return PSSConfig(
+        array_bytes=array_bytes, head="dot", bias=True, counts=counts, seed=args.seed, init_range=init_range
+    )
 
 
 def hashed_width(array_bytes: int, dim: int) -> int:
@@ -105,7 +111,8 @@ def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, 
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
         return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
-    config = array_config(args, full, int(full_bytes / args.compression))
+    counts = {t.name: IdCounts.of(ids) for t, ids in zip(full, (data.train_user, data.train_item), strict=True)}
+    config = array_config(args, full, int(full_bytes / args.compression), counts)
     embeddings = PSSEmbeddingCollection(full, config=config)
     logger.info("%s", embeddings.layout)
     return (

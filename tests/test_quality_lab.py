@@ -21,7 +21,7 @@ def log():
 
 
 def counts_of(log_):
-    return {f"t{i}": c for i, c in enumerate(log_.counts())}
+    return {f"t{i}": c for i, c in enumerate(log_.counts)}
 
 
 @pytest.mark.parametrize("compression", [4, 12, 60])

@@ -1,9 +1,9 @@
 """Click logs in memory, as every contestant of a study reads them: contiguous ids of a vocabulary of the training rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
@@ -39,14 +39,10 @@ class ClickLog:
     num_embeddings: list[int]
     bayes: float | None = None
 
+    @cached_property
     def counts(self) -> list[IdCounts]:
         """Of the training rows, per feature."""
-        found = []
-        for feature in self.ids[:, : self.num_train].numpy():
-            ids, counts = np.unique(feature, return_counts=True)
-            order = np.argsort(-counts, kind="stable")
-            found.append(IdCounts(ids[order], counts[order], len(feature)))
-        return found
+        return [IdCounts.of(feature) for feature in self.ids[:, : self.num_train].numpy()]
 
 
 def criteo(path: Path = CRITEO_ROWS, limit: int | None = None) -> ClickLog:

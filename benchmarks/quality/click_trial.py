@@ -57,7 +57,7 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     variant, factor = contestant.trials[trial.trial]
     tables = tables_of(log.num_embeddings, trial.embedding_dim)
     budget = int(sum(log.num_embeddings) * trial.embedding_dim * 4 / trial.compression)
-    counts = {t.name: c for t, c in zip(tables, log.counts(), strict=True)}
+    counts = {t.name: c for t, c in zip(tables, log.counts, strict=True)}
     embeddings, size = contestant.build(tables, budget, counts, variant)
     model = _model(trial, embeddings)
 
@@ -67,7 +67,14 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     own = {id(p) for p in embeddings.parameters()}
     dense = [p for p in model.parameters() if id(p) not in own]
     optimizer = torch.optim.Adam(
-        [{"params": dense, "lr": rate}, {"params": list(embeddings.parameters()), "lr": embedding_rate}]
+        [
+            {"params": dense, "lr": rate},
+            {
+                "params": list(embeddings.parameters()),
+                "lr": embedding_rate,
+                "eps": min(1e-4, 0.0256 / trial.batch_size),
+            },
+        ]
     )
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     steps = log.num_train // trial.batch_size

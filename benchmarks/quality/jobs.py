@@ -13,12 +13,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.quality import click_data, click_trial, pair_trial
+from benchmarks.quality import click_data, click_trial, pair_trial, sequence_trial
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.pair_trial import PairTrial
+from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.datasets.interactions import Interactions
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+Trial = ClickTrial | PairTrial | SequenceTrial
+_RUN = {ClickTrial: click_trial.run, PairTrial: pair_trial.run, SequenceTrial: sequence_trial.run}
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Job:
     """A trial on a data set: "criteo" (or ``criteo:PATH``), "gowalla", or ``generated:ROWS:SCALE:SKEW``."""
 
     data: str
-    trial: ClickTrial | PairTrial
+    trial: Trial
 
     @property
     def key(self) -> str:
@@ -48,8 +53,7 @@ def _run(job: Job) -> dict:
     started = time.perf_counter()
     data = _data(job.data)
     try:
-        run = pair_trial.run if isinstance(job.trial, PairTrial) else click_trial.run
-        result = run(data, job.trial)
+        result = _RUN[type(job.trial)](data, job.trial)
     except ValueError as error:
         result = {"impossible": str(error)}
     bayes = getattr(data, "bayes", None)

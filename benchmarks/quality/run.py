@@ -18,19 +18,20 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality import pair_trial, rivals, tables
+from benchmarks.quality import pair_trial, rivals, sequence_trial, tables
 from benchmarks.quality.click_trial import ClickTrial
-from benchmarks.quality.jobs import Job, Results
+from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
+from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.advise.prediction import CALIBRATION, Calibration
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
 
-GENERATED = "generated:400000:0.02:1.1"
-SKEWED = "generated:400000:0.02:1.4"
+GENERATED = "generated:200000:0.02:1.1"
+SKEWED = "generated:200000:0.02:1.4"
 MAIN = {  # data: models, compressions, rows a step
     "criteo": (("dlrm", "dcn"), (10, 100, 1000), 64),
-    "gowalla": (("two-tower",), (10, 100), None),
+    "gowalla": (("two-tower", "sequence"), (10, 100), None),
     GENERATED: (("dlrm",), (10, 100, 1000, 10_000), 256),
     SKEWED: (("dlrm",), (10, 100, 1000), 256),
 }
@@ -47,23 +48,34 @@ SEEDS = (0, 1, 2)
 FULL = 1.0  # the compression under which full tables stand, trained once for all rows of a table
 
 
-def contestants_of(data: str) -> list[str]:
-    return list(pair_trial.CONTESTANTS if data == "gowalla" else rivals.CONTESTANTS)
+def contestants_of(model: str) -> list[str]:
+    of_pairs = {"two-tower": pair_trial.CONTESTANTS, "sequence": sequence_trial.CONTESTANTS}
+    return list(of_pairs.get(model, rivals.CONTESTANTS))
+
+
+def trials_of(model: str, name: str, compression: float, batch_size: int | None, quick: bool) -> list[Trial]:
+    """The trials by which a contestant is tuned, seed 0."""
+    epochs = {"epochs": 1} if quick else {}
+    if model == "two-tower":
+        trials = [PairTrial(name, compression, k, **epochs) for k in range(len(pair_trial.RATE_FACTORS))]
+    elif model == "sequence":
+        number = len(sequence_trial.CONTESTANTS[name][1])
+        trials = [SequenceTrial(name, compression, k, **epochs) for k in range(number)]
+    else:
+        number = len(rivals.CONTESTANTS[name].trials)
+        trials = [ClickTrial(name, compression, k, model=model, batch_size=batch_size) for k in range(number)]
+    return trials[:1] if quick else trials
 
 
 def tuning_jobs(data: str, model: str, compression: float, batch_size: int | None, quick: bool) -> dict[str, list[Job]]:
-    """The trials of every contestant, seed 0."""
-    jobs = {}
-    for name in contestants_of(data):
-        at = FULL if name == "full" else float(compression)
-        if batch_size is None:
-            number = 1 if quick else len(pair_trial.RATE_FACTORS)
-            trials = [PairTrial(name, at, k, epochs=2 if quick else 6) for k in range(number)]
-        else:
-            number = 1 if quick else len(rivals.CONTESTANTS[name].trials)
-            trials = [ClickTrial(name, at, k, model=model, batch_size=batch_size) for k in range(number)]
-        jobs[name] = [Job(data, t) for t in trials]
-    return jobs
+    """Those of every contestant."""
+    return {
+        name: [
+            Job(data, t)
+            for t in trials_of(model, name, FULL if name == "full" else float(compression), batch_size, quick)
+        ]
+        for name in contestants_of(model)
+    }
 
 
 def main_study(data_sets: list[str], results: Results, workers: int, quick: bool) -> list[dict]:

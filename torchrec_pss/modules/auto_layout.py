@@ -13,7 +13,11 @@ from torchrec_pss.modules.allocation import aligned, check_tables, largest_fitti
 from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
-_WIDTH = 6  # coordinates read of a row that shares
+_LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
+_WIDTH_AT_ONE_ELEMENT = (
+    32  # would be read where the array has one element a row; in proportion below, within the two limits
+)
+_DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
@@ -24,10 +28,11 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     """``config`` with all that it leaves open decided, as a plain layout.
 
     1. All tables exact at their embedding_dim, if they fit.
-    2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones. With
-       ``head="mlp"`` from `_WIDTH` on all exact, and below it, with counts at hand, step 3.
-    3. Else a narrow read: tables are exact that have fewer rows than the cap under which all tables fit; the others
-       have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
+    2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones
+       (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
+    3. Else a read of 6 to 16 coordinates, the more the larger the budget, or 2 with ``head="dot"`` (`_read_width`): tables are exact that
+       have fewer rows than the cap under which all tables fit; the others have hot rows, the most frequent ids of all
+       tables, and share the rest, each table a slice of its own.
        A budget too small for the projections is read at the embedding_dim, by all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
@@ -47,7 +52,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         return replace(plain, exact=[t.name for t in tables])
     plain = replace(
         plain,
-        bias=config.bias is not False,
+        bias=config.head == "mlp" if config.bias is None else config.bias,
         block_size=config.block_size or 1,
     )
     projected = config.width is not None or _projections_fit(tables, plain)
@@ -57,12 +62,12 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         segments=projected if config.segments is None else config.segments,
     )
     if contiguous and config.exact_fraction is None:
-        least = 1 if config.head == "dot" or not config.counts else _WIDTH
+        least = 1 if config.head == "dot" or not config.counts else _MOST_WIDTH
         everything = _own_elements_for_every_row(tables, plain, itemsize, least)
         if everything is not None:
             return everything
     if config.width is None and projected:
-        width = max(_widest_exact(tables, plain, itemsize), _WIDTH)
+        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
@@ -92,7 +97,7 @@ def _own_elements_for_every_row(
     # The shared region is at least 1/32 of the prefixes.
     shared = width + _SHARED_BESIDE_PREFIX
     needed = _exact_bytes(tables, width, itemsize, bias) * 33 // 32 + _projection_bytes(tables, shared, bias)
-    if needed > plain.array_bytes or (plain.head == "mlp" and width >= _WIDTH):
+    if needed > plain.array_bytes or (plain.head == "mlp" and width >= _LEAST_WIDTH):
         widths = {t.name: min(width, t.embedding_dim) for t in tables}
         return replace(plain, width=widths, exact=list(widths))
     widths = {t.name: min(shared, t.embedding_dim) for t in tables}
@@ -101,7 +106,19 @@ def _own_elements_for_every_row(
 
 
 def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig) -> bool:
-    return _projection_bytes(tables, _WIDTH, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
+    return _projection_bytes(tables, _LEAST_WIDTH, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
+
+
+def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+    """Even, in proportion to the array's elements a row: a wide read says more of a row, and leaves fewer rows elements of
+    their own. Narrower where the projections would not fit, and `_DOT_WIDTH` with ``head="dot"``."""
+    if plain.head == "dot":
+        return _DOT_WIDTH
+    share = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
+    wanted = min(2 * round(_WIDTH_AT_ONE_ELEMENT * share / 2), _MOST_WIDTH)
+    room, bias = _PROJECTION_SHARE * plain.array_bytes, bool(plain.bias)
+    fitting = [w for w in range(_LEAST_WIDTH, wanted + 1) if _projection_bytes(tables, w, bias) <= room]
+    return fitting[-1] if fitting else _LEAST_WIDTH
 
 
 def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:

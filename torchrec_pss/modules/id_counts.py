@@ -31,3 +31,10 @@ class IdCounts:
             raise ValueError("counts must be positive and descend")
         if self.counts.sum() > self.total:
             raise ValueError(f"the counts add up to {self.counts.sum()}, more than their total {self.total}")
+
+    @classmethod
+    def of(cls, occurrences: np.ndarray) -> "IdCounts":
+        """Exact counts of the ids in a vector."""
+        ids, counts = np.unique(occurrences, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return cls(ids[order], counts[order], len(occurrences))

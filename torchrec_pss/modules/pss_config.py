@@ -19,8 +19,8 @@ class PSSConfig:
             tables read narrower than their embedding_dim, and the keys of hot rows. Optimizer state is not counted.
         layout: "auto" picks what is None below from the tables, the budget and `counts`
             (torchrec_pss.modules.auto_layout says how); "plain" takes PSS's own choices, those in brackets.
-        head: what follows the embeddings, for "auto": "mlp" (interactions, an MLP, attention) or "dot" (nothing but a dot
-            product, where a row must have elements of its own to be told apart).
+        head: what follows the embeddings, for "auto": "mlp" (interactions, an MLP) or "dot" (a dot product or
+            attention's scores, where a row must have elements of its own to be told apart).
         block_size: Z, consecutive coordinates read from one hashed place; divides the shared coordinates of every shared
             table. [the largest of 4, 2, 1 that does, per table]
         hash: "mix64" (docs/hashing.md) or "robe" (the authors' released mapping, to read their checkpoints).
@@ -37,6 +37,8 @@ class PSSConfig:
         segments: whether each table hashes into a slice of the shared region of its own, so that rows meet only rows of
             their table, instead of all tables into all of it. [False]
         bias: whether a projection has a bias: a learned vector of the table that every row's embedding includes. [False]
+            "auto" takes True for ``head="mlp"``; say True before a plain dot product, where nothing else can
+            learn that an item is popular.
         counts: by table name, how often ids occur; what "auto" chooses hot rows from.
         init_range: elements start uniform in ``[-init_range, init_range]``.
 

@@ -1,0 +1,197 @@
+"""One training of one contestant on sequences: a user's items attend to a candidate item, as in DIN (arXiv 1706.06978).
+
+All contestants are `PSSEmbeddingCollection`s, the rivals as layouts of the same array.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics.functional.classification import binary_auroc
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import PSSConfig, PSSEmbeddingCollection
+from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.optim import WeightAverage
+
+Tables = list[EmbeddingConfig]
+_LEARNING_RATE = 0.004  # of Adam, of the layers after the embeddings
+_RATES = tuple((None, factor) for factor in (2.0, 1.0, 4.0))
+_HISTORY = 12  # items of a user, at most
+_NEGATIVES = 4  # sampled items a pair
+_BATCH_SIZE = 512  # pairs
+_PAIRS = 300_000  # learned an epoch
+_JUDGED = 50_000  # pairs to choose and to judge by
+_EVALUATION_PAIRS = 8192
+_AVERAGE_EVERY = 4
+
+
+@dataclass(frozen=True)
+class SequenceTrial:
+    """What to train; as `click_trial.ClickTrial`."""
+
+    contestant: str
+    compression: float
+    trial: int = 0
+    model: str = "sequence"
+    seed: int = 0
+    embedding_dim: int = 64
+    epochs: int = 4
+
+
+def _pss(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
+    return PSSConfig(array_bytes=array_bytes, head="dot", counts={tables[0].name: counts})
+
+
+def _full(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
+    return exact_tables(tables, 1 << 62, tables[0].embedding_dim)
+
+
+def _narrow(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
+    return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes))
+
+
+def _row_hashing(tables: Tables, array_bytes: int, counts: IdCounts, width: int) -> PSSConfig:
+    tables[0].num_embeddings = capped_rows(tables, array_bytes, width)[0]
+    return exact_tables(tables, array_bytes, width)
+
+
+def _robe(tables: Tables, array_bytes: int, counts: IdCounts, block: int) -> PSSConfig:
+    initial = tables[0].embedding_dim ** -0.5
+    return PSSConfig(array_bytes=array_bytes, hash="robe", block_size=block, init_range=initial)
+
+
+def _plain(tables: Tables, array_bytes: int, counts: IdCounts, block: int) -> PSSConfig:
+    return PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=())
+
+
+# (variant, factor on the learning rate of the embeddings) a trial, as in rivals.py. Row hashing may cap the table's rows.
+CONTESTANTS: dict[str, tuple[Callable[..., PSSConfig], tuple[tuple[int | None, float], ...]]] = {
+    "pss": (_pss, _RATES),
+    "full": (_full, _RATES),
+    "narrow": (_narrow, _RATES),
+    "row hashing": (_row_hashing, ((8, 2.0), (2, 2.0), (1, 2.0))),
+    "ROBE": (_robe, ((1, 2.0), (4, 2.0), (4, 1.0))),
+    "PSS plain": (_plain, ((1, 2.0), (4, 2.0), (1, 1.0))),
+}
+
+
+class SequenceModel(nn.Module):
+    """Logits of candidates, given a user's items: attention over the items, then an MLP."""
+
+    def __init__(self, embeddings: PSSEmbeddingCollection, num_items: int) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.num_items = num_items
+        dim = embeddings.embedding_dim()
+        self.over = nn.Sequential(nn.Linear(3 * dim, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, history: torch.Tensor, known: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, K]`` of ``items`` ``[B, K]`` for users with the items ``history[known]``, both ``[B, L]``."""
+        rows = self.embeddings.embedding_configs()[0].num_embeddings  # row hashing: fewer than there are items
+        lengths = torch.cat([known.sum(1), torch.full((len(items),), items.shape[1])]).int()
+        ids = torch.cat([history[known], items.flatten()]) % rows
+        read = self.embeddings(KeyedJaggedTensor(["history", "candidate"], ids, lengths=lengths))
+        candidates = read["candidate"].values().view(*items.shape, -1)
+        past = torch.zeros(*history.shape, candidates.shape[2])
+        past[known] = read["history"].values()
+        scores = (candidates @ past.mT).masked_fill(~known[:, None], -1e9)
+        attended = torch.softmax(scores, dim=2) @ past
+        return self.over(torch.cat([candidates, attended, candidates * attended], dim=2)).squeeze(2)
+
+
+class _Histories:
+    """Items of each user, in one vector."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, num_users: int) -> None:
+        self._items = torch.from_numpy(items[np.argsort(users, kind="stable")])
+        self._number = torch.from_numpy(np.bincount(users, minlength=num_users))
+        self._first = self._number.cumsum(0) - self._number
+
+    def sample(self, users: torch.Tensor, targets: torch.Tensor, generator: torch.Generator):
+        """Items ``[B, L]`` drawn of those of each user, and which of them are known: not the target itself."""
+        drawn = torch.rand((len(users), _HISTORY), generator=generator)
+        places = (drawn * self._number[users, None]).long() + self._first[users, None]
+        history = self._items[places.clamp(max=len(self._items) - 1)]
+        return history, (history != targets[:, None]) & (self._number[users, None] > 0)
+
+
+def run(pairs: Interactions, trial: SequenceTrial) -> dict:
+    """Trains on `_PAIRS` pairs an epoch; returns what `click_trial.run` does, an evaluation an epoch.
+
+    Raises:
+        ValueError: the contestant cannot be had at that budget.
+        RuntimeError: the loss is not finite.
+    """
+    torch.manual_seed(trial.seed)
+    build, trials = CONTESTANTS[trial.contestant]
+    variant, factor = trials[trial.trial]
+    chosen = np.random.default_rng(0).permutation(len(pairs.train_user))
+    validation, train = np.split(chosen, [_JUDGED])
+    users, items = torch.from_numpy(pairs.train_user), torch.from_numpy(pairs.train_item)
+    histories = _Histories(pairs.train_user[train], pairs.train_item[train], pairs.num_users)
+    table = EmbeddingConfig(
+        name="item",
+        num_embeddings=pairs.num_items,
+        embedding_dim=trial.embedding_dim,
+        feature_names=["history", "candidate"],
+    )
+    full_bytes = pairs.num_items * trial.embedding_dim * 4
+    budget = int(full_bytes / trial.compression)
+    config = build([table], budget, IdCounts.of(pairs.train_item[train]), variant)
+    embeddings = PSSEmbeddingCollection([table], config=config)
+    model = SequenceModel(embeddings, pairs.num_items)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(model.over.parameters()), "lr": _LEARNING_RATE},
+            {"params": list(embeddings.parameters()), "lr": factor * _LEARNING_RATE},
+        ]
+    )
+    average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
+    test = np.random.default_rng(1).permutation(len(pairs.test_user))[:_JUDGED]
+    tested = torch.from_numpy(pairs.test_user[test]), torch.from_numpy(pairs.test_item[test])
+    curve, step = [], 0
+    for epoch in range(trial.epochs):
+        generator = torch.Generator().manual_seed(trial.seed * 1000 + epoch)
+        order = torch.from_numpy(train)[torch.randperm(len(train), generator=generator)[:_PAIRS]]
+        for rows in order.split(_BATCH_SIZE):
+            negatives = torch.randint(pairs.num_items, (len(rows), _NEGATIVES), generator=generator)
+            history, known = histories.sample(users[rows], items[rows], generator)
+            logits = model(history, known, torch.cat([items[rows, None], negatives], dim=1))
+            labels = torch.zeros_like(logits)
+            labels[:, 0] = 1
+            loss = binary_cross_entropy_with_logits(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.step()
+            step += 1
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss is {float(loss)} at step {step}")
+        with average.applied():
+            curve.append((step, _auroc(model, histories, *tested)))
+    with average.applied():
+        auroc_val = _auroc(model, histories, users[validation], items[validation])
+    size = embeddings.layout.embedding_bytes
+    return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
+
+
+@torch.no_grad()
+def _auroc(model: SequenceModel, histories: _Histories, users: torch.Tensor, items: torch.Tensor) -> float:
+    """Of pairs against as many of the same users with uniformly drawn items; the same ones at every call."""
+    generator = torch.Generator().manual_seed(0)
+    negatives = torch.randint(model.num_items, items.shape, generator=generator)
+    found = []
+    for here, target, negative in zip(*(t.split(_EVALUATION_PAIRS) for t in (users, items, negatives)), strict=True):
+        history, known = histories.sample(here, target, generator)
+        found.append(model(history, known, torch.stack([target, negative], dim=1)))
+    logits = torch.cat(found)
+    return float(
+        binary_auroc(torch.sigmoid(logits.double()).flatten(), torch.tensor([1, 0]).expand_as(logits).flatten())
+    )
