@@ -100,6 +100,22 @@ def test_small_tables_are_exact_and_the_others_have_hot_rows_and_slices():
     assert slices[0][1] <= slices[1][0] and slices[1][1] <= layout.shared_numel
 
 
+@pytest.mark.parametrize("elements_a_row, width", [(0.05, 6), (0.3, 10), (0.5, 16), (3, 16)])
+def test_the_read_widens_with_the_budget(elements_a_row, width):
+    configs = tables([200_000, 5000], dim=32)
+    layout = layout_of(configs, int(205_000 * 4 * elements_a_row), counts=power_law_counts(configs))
+    assert {t.width for t in layout.tables} == {width}
+
+
+@pytest.mark.parametrize("dim", [8, 64])
+def test_before_a_dot_product_rows_that_share_read_two_coordinates(dim):
+    configs = tables([200_000, 5000], dim)
+    layout = layout_of(configs, 205_000 * 2, head="dot", counts=power_law_counts(configs))
+    assert {t.width for t in layout.tables} == {2} and layout.tables[0].num_hot > 0
+    assert not any(t.bias for t in layout.tables)
+    assert all(t.bias for t in layout_of(configs, 205_000 * 2, head="dot", bias=True).tables)
+
+
 def test_hot_rows_are_the_most_frequent_of_all_tables():
     configs = tables([10**6, 10**6])
     frequent = IdCounts(np.array([7, 8, 9]), np.array([900, 800, 3]), 10_000)

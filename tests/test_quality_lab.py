@@ -2,15 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.quality import click_data, rivals, run, tables
+from benchmarks.quality import click_data, rivals, run, sequence_trial, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
 from benchmarks.quality.jobs import Job, Results
+from benchmarks.quality.sequence_trial import SequenceTrial
+from torchrec_pss import PSSEmbeddingCollection
+from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.modules.id_counts import IdCounts
 
 ROWS = (5000, 1200, 700, 40, 3)
 
@@ -94,6 +100,42 @@ def test_a_trial_learns_and_repeats(log):
     first, second = (run_trial(log, ClickTrial("pss", 30.0, batch_size=64, points=2)) for _ in range(2))
     assert first == second and len(first["curve"]) == 2 and first["curve"][-1][1] > 0.55
     assert 0 < first["unresolved"] < 1 and first["bytes"] <= first["budget"]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Users of two kinds, who like the even or the odd items, and low numbers more."""
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 300, 60_000)
+    items = (200 * rng.random(60_000) ** 3).astype(np.int64) * 2 + users % 2
+    return Interactions(users[:55_000], items[:55_000], users[55_000:], items[55_000:], 300, 400)
+
+
+@pytest.mark.parametrize("name", sequence_trial.CONTESTANTS)
+def test_sequence_contestants_keep_the_budget(name, pairs):
+    """And each, on two users' items, gives a logit a candidate; a user's own target is hidden from its history."""
+    counts = IdCounts.of(pairs.train_item)
+    build, trials = sequence_trial.CONTESTANTS[name]
+    for variant, _ in trials:
+        table = EmbeddingConfig(
+            name="item", num_embeddings=400, embedding_dim=64, feature_names=["history", "candidate"]
+        )
+        budget = 400 * 64 * 4 // 10
+        embeddings = PSSEmbeddingCollection([table], config=build([table], budget, counts, variant))
+        assert name == "full" or embeddings.layout.embedding_bytes <= budget
+        model = sequence_trial.SequenceModel(embeddings, 400)
+        histories = sequence_trial.Histories(pairs.train_user, pairs.train_item, 300)
+        users, targets = torch.tensor([3, 4]), torch.tensor([9, 8])
+        history, known = histories.sample(users, targets, torch.Generator().manual_seed(0))
+        assert (history % 2 == torch.tensor([[1], [0]])).all() and not (history[known] == 9).any()
+        assert model(history, known, torch.tensor([[9, 1, 2], [8, 5, 7]])).shape == (2, 3)
+
+
+def test_a_sequence_trial_learns_and_repeats(pairs):
+    first, second = (sequence_trial.run(pairs, SequenceTrial("pss", 10.0, epochs=2)) for _ in range(2))
+    assert first == second and first["curve"][-1][1] > 0.7
+    with pytest.raises(ValueError, match="width 1"):
+        sequence_trial.run(pairs, SequenceTrial("narrow", 100.0))
 
 
 def test_intervals_are_students():

@@ -27,7 +27,7 @@ _HISTORY = 12  # items of a user, at most
 _NEGATIVES = 4  # sampled items a pair
 _BATCH_SIZE = 512  # pairs
 _PAIRS = 300_000  # learned an epoch
-_JUDGED = 50_000  # pairs to choose and to judge by
+_JUDGED = 50_000  # pairs to choose and to judge by, at most; a tenth of the training pairs to choose
 _EVALUATION_PAIRS = 8192
 _AVERAGE_EVERY = 4
 
@@ -106,7 +106,7 @@ class SequenceModel(nn.Module):
         return self.over(torch.cat([candidates, attended, candidates * attended], dim=2)).squeeze(2)
 
 
-class _Histories:
+class Histories:
     """Items of each user, in one vector."""
 
     def __init__(self, users: np.ndarray, items: np.ndarray, num_users: int) -> None:
@@ -133,9 +133,9 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
     build, trials = CONTESTANTS[trial.contestant]
     variant, factor = trials[trial.trial]
     chosen = np.random.default_rng(0).permutation(len(pairs.train_user))
-    validation, train = np.split(chosen, [_JUDGED])
+    validation, train = np.split(chosen, [min(_JUDGED, len(chosen) // 10)])
     users, items = torch.from_numpy(pairs.train_user), torch.from_numpy(pairs.train_item)
-    histories = _Histories(pairs.train_user[train], pairs.train_item[train], pairs.num_users)
+    histories = Histories(pairs.train_user[train], pairs.train_item[train], pairs.num_users)
     table = EmbeddingConfig(
         name="item",
         num_embeddings=pairs.num_items,
@@ -183,7 +183,7 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
 
 
 @torch.no_grad()
-def _auroc(model: SequenceModel, histories: _Histories, users: torch.Tensor, items: torch.Tensor) -> float:
+def _auroc(model: SequenceModel, histories: Histories, users: torch.Tensor, items: torch.Tensor) -> float:
     """Of pairs against as many of the same users with uniformly drawn items; the same ones at every call."""
     generator = torch.Generator().manual_seed(0)
     negatives = torch.randint(model.num_items, items.shape, generator=generator)
