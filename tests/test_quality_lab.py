@@ -8,7 +8,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.quality import click_data, rivals, run, sequence_trial, tables
+from benchmarks.quality import click_data, headline, rivals, run, sequence_trial, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
@@ -166,3 +166,15 @@ def test_an_impossible_budget_is_a_result(tmp_path):
     results.run([job], 1, "one")
     assert "width 1 needs" in results.of(job)["impossible"]
     assert json.loads((tmp_path / "trials.jsonl").read_text())["job"]["contestant"] == "narrow"
+
+
+@pytest.mark.slow
+def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
+    flags = ("--synthetic_rows", "3000", "--synthetic_scale", "0.0005", "--compression", "50", "--batch_size", "64")
+    monkeypatch.setattr(headline, "runs", lambda quick: [headline.Run("a b", "kaggle", flags)])
+    (line,) = headline.study(tmp_path, 2, quick=True)
+    assert line["compression"] >= 50 and line["auroc_test"] > 0.5 and line["curve"][-1][0] == line["steps"]
+    assert 0 < line["share_of_bayes"] < 1 and (tmp_path / "headline_kaggle.png").stat().st_size > 5000
+    monkeypatch.setattr(headline, "_train", None)  # nothing is left to run
+    assert headline.study(tmp_path, 2, quick=True) == [line]
+    assert len(tables.headline([line]).splitlines()) == 3

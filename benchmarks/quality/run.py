@@ -3,10 +3,12 @@
     python -m benchmarks.quality.run main [--quick] [--data criteo,gowalla,...] [--out DIR]
     python -m benchmarks.quality.run steps [--quick]
     python -m benchmarks.quality.run calibrate [--install]
+    python -m benchmarks.quality.run headline [--quick]
 
 ``main``: every contestant on every data set, model and compression. Each is tuned by the same number of trials (seed 0, best
 validation AUROC), then run with two more seeds; the figure is the mean test AUROC with a 95 % interval.
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
+``headline``: `train_criteo.py` at Kaggle's shape, 1000x and 10,000x, and at MLPerf's with an array of 10 MB.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
@@ -18,7 +20,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality import pair_trial, rivals, sequence_trial, tables
+from benchmarks.quality import headline, pair_trial, rivals, sequence_trial, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
@@ -160,7 +162,7 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "steps", "calibrate"])
+    parser.add_argument("study", choices=["main", "steps", "calibrate", "headline"])
     parser.add_argument("--data", default=",".join(MAIN), help=f"of main, comma-separated: {', '.join(MAIN)}")
     parser.add_argument(
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
@@ -176,6 +178,11 @@ def main() -> None:
     if args.study == "steps":
         found = steps_study(results, args.workers, args.quick, out)
         print(json.dumps({k: v for k, v in found.items() if k != "curves"}, indent=2))
+    elif args.study == "headline":
+        found = headline.study(out, args.workers, args.quick)
+        text = tables.headline(found)
+        (out / "headline.md").write_text(text)
+        print(text)
     elif args.study == "calibrate":
         found = calibrate_study(results, args.workers, args.quick)
         print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=2))

@@ -63,8 +63,10 @@ def plot(path: Path, rows: list[dict]) -> None:
     pyplot.close(figure)
 
 
-def plot_curves(path: Path, curves: dict[str, list[tuple[int, float]]], title: str) -> None:
-    """Test AUROC against steps, one line a name."""
+def plot_curves(
+    path: Path, curves: dict[str, list[tuple[int, float]]], title: str, measure: str = "test AUROC"
+) -> None:
+    """A measure against steps, one line a name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,8 +76,19 @@ def plot_curves(path: Path, curves: dict[str, list[tuple[int, float]]], title: s
     for name, curve in curves.items():
         steps, aurocs = zip(*curve, strict=True)
         axis.plot(steps, aurocs, "o-", ms=3, label=name)
-    axis.set(xlabel="step", ylabel="test AUROC", title=title)
+    axis.set(xlabel="step", ylabel=measure, title=title)
     axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def headline(lines: list[dict]) -> str:
+    """A line a run."""
+    rows = [
+        f"| {r['name']} | {r['bytes']:,} | {r['compression']:,.0f}x | {r['auroc_test']:.4f} | {r['bayes']:.4f} "
+        f"| {100 * r['share_of_bayes']:.1f} % | {r['steps']} | {r['samples_per_second']:,.0f} |"
+        for r in lines
+    ]
+    head = "| run | bytes | compression | test AUROC | Bayes | of the way from .5 | steps | samples/s |"
+    return "\n".join([head, "|---" * 8 + "|", *rows]) + "\n"

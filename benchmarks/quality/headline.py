@@ -1,0 +1,110 @@
+"""The headline study: `examples/train_criteo.py` itself, on generated rows at Kaggle's and at MLPerf's shape.
+
+Kaggle's 26 tables (33.8M rows, D = 16) as full tables, 1000 and 10,000 times smaller, the same 12M rows. MLPerf's
+(204M rows, D = 128, 97 GiB as full tables, which do not fit here) with an array of 10 MB; to see the trend, beside full
+tables at row counts scaled down until they fit.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.quality import tables
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_criteo.py"
+KAGGLE_ROWS, MLPERF_ROWS = 12_000_000, 2_000_000  # to train on
+_MLPERF = (
+    "--dataset_name",
+    "criteo_1t",
+    "--embedding_dim",
+    "128",
+    "--dense_arch_layer_sizes",
+    "64,128",
+    "--batch_size",
+    "1024",
+)
+_TEN_MB = ("--array_bytes", "10000000")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the script.
+
+    Attributes:
+        name: of its folder and its line.
+        shape: "kaggle" or "mlperf".
+        flags: of the script.
+    """
+
+    name: str
+    shape: str
+    flags: tuple[str, ...]
+
+
+def runs(quick: bool) -> list[Run]:
+    found = [
+        Run("kaggle full", "kaggle", ("--embedding", "full")),
+        Run("kaggle pss 1000x", "kaggle", ("--compression", "1000")),
+        Run("kaggle pss 10000x", "kaggle", ("--compression", "10000")),
+    ]
+    for scale in ("0.001", "0.01"):
+        at = (*_MLPERF, "--synthetic_scale", scale)
+        found.append(Run(f"mlperf x {scale} full", "mlperf", (*at, "--embedding", "full")))
+        found.append(Run(f"mlperf x {scale} pss 10 MB", "mlperf", (*at, *_TEN_MB)))
+    found.append(Run("mlperf x 1 pss 10 MB", "mlperf", (*_MLPERF, *_TEN_MB)))
+    rows = {shape: 40_000 if quick else n for shape, n in (("kaggle", KAGGLE_ROWS), ("mlperf", MLPERF_ROWS))}
+    return [
+        Run(r.name, r.shape, (*r.flags, "--synthetic_rows", str(rows[r.shape]), *_often(rows[r.shape]))) for r in found
+    ]
+
+
+def _often(rows: int) -> tuple[str, str]:
+    """Some ten validations a run."""
+    return "--validation_freq_within_epoch", str(max(rows // 4096 // 10, 20))
+
+
+def study(out: Path, processes: int, quick: bool) -> list[dict]:
+    """Runs what has no results yet; a line a run.
+
+    Raises:
+        subprocess.CalledProcessError: the script failed; its log is in its folder.
+    """
+    lines, curves = [], {}
+    for run in runs(quick):
+        folder = out / "headline" / run.name.replace(" ", "_")
+        results = folder / "results.json"
+        if not results.exists():
+            logger.info("%s", run.name)
+            _train(run, folder, processes)
+        found = json.loads(results.read_text())
+        curve = [(h["step"], h["auroc_val"]) for h in found["history"] if "auroc_val" in h]
+        curves.setdefault(run.shape, {})[run.name] = curve
+        bayes = found["auroc_bayes"]
+        lines.append({
+            "name": run.name, "flags": run.flags, "bytes": found["embedding_bytes"],
+            "full_bytes": found["full_embedding_bytes"], "compression": found["compression"], "bayes": bayes,
+            "auroc_test": found["auroc_test"], "share_of_bayes": (found["auroc_test"] - 0.5) / (bayes - 0.5),
+            "steps": found["steps"], "samples_per_second": found["samples_per_second"], "curve": curve,
+        })  # fmt: skip
+    for shape, of_shape in curves.items():
+        tables.plot_curves(
+            out / f"headline_{shape}.png", of_shape, f"generated rows, {shape}'s shape", "validation AUROC"
+        )
+    return lines
+
+
+def _train(run: Run, folder: Path, processes: int) -> None:
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "output.txt", "w") as output:
+        subprocess.run(
+            (*launch, str(SCRIPT), *run.flags, "--output_dir", str(folder)),
+            env=environment, stdout=output, stderr=subprocess.STDOUT, check=True,
+        )  # fmt: skip
