@@ -68,7 +68,7 @@ def test_more_bytes_lose_less():
 def runs(noise, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        {"data": f"d{d}", "unresolved": x, "drop": 0.002 * x + 0.01 * x * x + noise * rng.standard_normal(), "steps_ratio": 1.5}
+        {"data": f"d{d}", "unresolved": x, "drop": 0.002 * x + 0.01 * x * x + noise * rng.standard_normal(), "steps_ratio": 1 + x}
         for d in range(6)
         for x in np.linspace(0, 0.9, 8)
     ]  # fmt: skip
@@ -81,7 +81,9 @@ def test_a_calibration_recovers_its_curve_and_covers():
     prediction = noisy.drop(0.5)
     assert prediction.low < 0.0035 < prediction.high and 0.002 < prediction.high - prediction.low < 0.006
     assert 0.75 <= noisy.coverage() <= 1
-    assert noisy.steps_ratio().expected == 1.5
+    ratios = [noisy.steps_ratio(x) for x in (0, 0.45, 0.9)]
+    assert ratios[0].expected < 1.15 and 1.35 < ratios[1].expected < 1.55 and ratios[2].expected > 1.75
+    assert ratios[1].low < ratios[1].expected < ratios[1].high
     with pytest.raises(ValueError, match="two data sets or more"):
         Calibration(runs(0)[:8])
 

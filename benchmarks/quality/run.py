@@ -157,7 +157,8 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
             "drop": theirs["auroc_test"] - ours["auroc_test"], "steps_ratio": steps[0] / steps[1],
         })  # fmt: skip
     calibration = Calibration(runs)
-    return {"coverage": calibration.coverage(), "steps_ratio": vars(calibration.steps_ratio()), "runs": runs}
+    shown = {share: vars(calibration.steps_ratio(share)) for share in (0.02, 0.1, 0.3, 0.5)}
+    return {"coverage": calibration.coverage(), "steps_ratio_at_unresolved": shown, "runs": runs}
 
 
 def main() -> None:

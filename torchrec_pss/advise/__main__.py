@@ -48,7 +48,7 @@ def advise(described: Described, calibration: Calibration, batch_size: int, meas
                 "bytes": layout.embedding_bytes,
                 "unresolved": share,
                 "drop": asdict(calibration.drop(share)),
-                "steps_ratio": asdict(calibration.steps_ratio()),
+                "steps_ratio": asdict(calibration.steps_ratio(share)),
                 "lookup_ms": milliseconds,
                 "layout": _summary(layout),
             }

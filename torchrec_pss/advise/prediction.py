@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+_NEAREST = 12
 CALIBRATION = Path(__file__).with_name("calibration.json")
 
 
@@ -22,7 +23,7 @@ class Calibration:
     """``drop = a x + b x^2 + c`` over the unresolved share ``x``, fitted to runs of the lab; see docs/quality.md.
 
     Args:
-        runs: of the lab: ``data``, ``unresolved``, ``drop``, ``steps_ratio`` (None where the AUROC was not reached).
+        runs: of the lab: ``data``, ``unresolved``, ``drop``, ``steps_ratio``.
 
     Raises:
         ValueError: fewer than two data sets.
@@ -44,10 +45,11 @@ class Calibration:
         expected = _value(self._coefficients, unresolved)
         return Prediction(expected, expected + self._low, expected + self._high)
 
-    def steps_ratio(self) -> Prediction:
-        """Steps to the AUROC that full tables end with less the predicted drop, over theirs: median and 5 to 95 %."""
-        ratios = [r["steps_ratio"] for r in self.runs if r["steps_ratio"] is not None]
-        low, expected, high = np.quantile(ratios, [0.05, 0.5, 0.95])
+    def steps_ratio(self, unresolved: float) -> Prediction:
+        """Steps to the AUROC that the worse of the array and full tables ends with, over full tables' steps: median and 5 to
+        95 % of the `_NEAREST` runs whose unresolved share is nearest."""
+        nearest = sorted(self.runs, key=lambda r: abs(r["unresolved"] - unresolved))[:_NEAREST]
+        low, expected, high = np.quantile([r["steps_ratio"] for r in nearest], [0.05, 0.5, 0.95])
         return Prediction(float(expected), float(low), float(high))
 
     def coverage(self) -> float:
