@@ -17,7 +17,6 @@ from benchmarks.quality import click_data, click_trial, pair_trial, sequence_tri
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
-from torchrec_pss.datasets.interactions import Interactions
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Job:
 def _data(name: str):
     kind, *rest = name.split(":")
     if kind == "gowalla":
-        return Interactions.load(pair_trial.GOWALLA)
+        return pair_trial.gowalla()
     if kind == "criteo":
         return click_data.criteo(*map(Path, rest))
     return click_data.generated(int(rest[0]), float(rest[1]), float(rest[2]))
