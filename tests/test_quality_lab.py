@@ -144,6 +144,16 @@ def test_intervals_are_students():
     assert tables.interval([1.5]) == (1.5, 0.0)
 
 
+def test_how_pss_stands():
+    def row(**found):
+        return {"contestants": {n: {"mean": m, "half": 0.002} for n, m in found.items()} | {"tt": {"impossible": ""}}}
+
+    assert tables.standing(row(pss=0.78, full=0.79, narrow=0.77)) == "best"
+    assert tables.standing(row(pss=0.78, full=0.79, narrow=0.7815)) == "within its interval"
+    assert tables.standing(row(pss=0.78, full=0.79, narrow=0.785)) == ".0050 below"
+    assert tables.standing(row(full=0.79, narrow=0.785)) == "impossible"
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setitem(run.MAIN, "generated:2000:0.0005:1.1", (("dlrm",), (10,), 64))

@@ -15,10 +15,10 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def markdown(rows: list[dict], contestants: list[str]) -> str:
-    """One line a (data, model, compression); the best contestant but "full" in bold."""
+    """One line a (data, model, compression); the best contestant but "full" in bold, and how pss stands to it."""
     lines = [
-        "| data | model | compression | " + " | ".join(contestants) + " | Bayes |",
-        "|---" * (len(contestants) + 4) + "|",
+        "| data | model | compression | " + " | ".join(contestants) + " | Bayes | pss is |",
+        "|---" * (len(contestants) + 5) + "|",
     ]
     for row in rows:
         possible = {c: r for c, r in row["contestants"].items() if "mean" in r}
@@ -30,9 +30,22 @@ def markdown(rows: list[dict], contestants: list[str]) -> str:
             cells.append(f"**{cell}**" if c == best else cell)
         bayes = f"{row['bayes']:.4f}".lstrip("0") if row["bayes"] else "-"
         lines.append(
-            f"| {row['data']} | {row['model']} | {row['compression']:g}x | " + " | ".join(cells) + f" | {bayes} |"
+            f"| {row['data']} | {row['model']} | {row['compression']:g}x | "
+            + " | ".join(cells)
+            + f" | {bayes} | {standing(row)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def standing(row: dict) -> str:
+    """Of pss among those that are compressed: "best", "within its interval" of the best, or "below"."""
+    means = {c: r["mean"] for c, r in row["contestants"].items() if "mean" in r and c != "full"}
+    if "pss" not in means:
+        return "impossible"
+    behind = max(means.values()) - means["pss"]
+    if behind == 0:
+        return "best"
+    return "within its interval" if behind <= row["contestants"]["pss"]["half"] else f"{behind:.4f} below".lstrip("0")
 
 
 def plot(path: Path, rows: list[dict]) -> None:
