@@ -14,9 +14,7 @@ from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
-_WIDTH_AT_ONE_ELEMENT = (
-    32  # would be read where the array has one element a row; in proportion below, within the two limits
-)
+_WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
@@ -30,9 +28,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     1. All tables exact at their embedding_dim, if they fit.
     2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones
        (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
-    3. Else a read of 6 to 16 coordinates, the more the larger the budget, or 2 with ``head="dot"`` (`_read_width`): tables are exact that
-       have fewer rows than the cap under which all tables fit; the others have hot rows, the most frequent ids of all
-       tables, and share the rest, each table a slice of its own.
+    3. Else a narrow read (`_read_width`): tables are exact that have fewer rows than the cap under which all tables fit;
+       the others have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
        A budget too small for the projections is read at the embedding_dim, by all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
@@ -105,20 +102,21 @@ def _own_elements_for_every_row(
     return replace(plain, width=widths, prefix=prefixes, exact=[])
 
 
-def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig) -> bool:
-    return _projection_bytes(tables, _LEAST_WIDTH, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
+def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int | None = None) -> bool:
+    """At ``width``, or the least that is read."""
+    width = width or (_DOT_WIDTH if plain.head == "dot" else _LEAST_WIDTH)
+    return _projection_bytes(tables, width, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
 
 
 def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
-    """Even, in proportion to the array's elements a row: a wide read says more of a row, and leaves fewer rows elements of
-    their own. Narrower where the projections would not fit, and `_DOT_WIDTH` with ``head="dot"``."""
+    """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
+    read says more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
     if plain.head == "dot":
         return _DOT_WIDTH
-    share = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
-    wanted = min(2 * round(_WIDTH_AT_ONE_ELEMENT * share / 2), _MOST_WIDTH)
-    room, bias = _PROJECTION_SHARE * plain.array_bytes, bool(plain.bias)
-    fitting = [w for w in range(_LEAST_WIDTH, wanted + 1) if _projection_bytes(tables, w, bias) <= room]
-    return fitting[-1] if fitting else _LEAST_WIDTH
+    elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
+    wanted = min(2 * round(_WIDTH_PER_ELEMENT * elements / 2), _MOST_WIDTH)
+    possible = range(_LEAST_WIDTH, wanted + 1)
+    return max((w for w in possible if _projections_fit(tables, plain, w)), default=_LEAST_WIDTH)
 
 
 def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
