@@ -90,7 +90,7 @@ def study(out: Path, processes: int, quick: bool) -> list[dict]:
             "name": run.name, "flags": run.flags, "bytes": found["embedding_bytes"],
             "full_bytes": found["full_embedding_bytes"], "compression": found["compression"], "bayes": bayes,
             "auroc_test": found["auroc_test"], "share_of_bayes": (found["auroc_test"] - 0.5) / (bayes - 0.5),
-            "steps": found["steps"], "samples_per_second": found["samples_per_second"], "curve": curve,
+            "steps": found["steps"], "curve": curve,
         })  # fmt: skip
     for shape, of_shape in curves.items():
         tables.plot_curves(
