@@ -24,6 +24,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -119,19 +120,17 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
     the weights are averaged.
     """
     if args.optimizer == "adam":
-        batch = args.batch_size * world_size
-        rate, embedding_rate = 0.008 * min(batch / 1024, 1) ** (1 / 2), 0.006 * (batch / 4096) ** (1 / 4)
+        rate, embedding_rate = adam_learning_rates(args.batch_size * world_size)
     else:
         rate, embedding_rate = 0.01, 0.03 if args.embedding == "full" else 0.05
     return args.learning_rate or rate, args.embedding_learning_rate or embedding_rate
 
 
 def embedding_eps(args: argparse.Namespace, world_size: int) -> float:
-    """Adam's eps for the array: high enough that rows of a few reads do not move as far as frequent ones. The gradient is
-    a mean over the global batch, so it falls with it."""
+    """Of the array's optimizer, `--eps` before all."""
     if args.eps is not None or args.optimizer != "adam":
         return args.eps or _EPS
-    return min(1e-4, 0.0256 / (args.batch_size * world_size))
+    return array_eps(args.batch_size * world_size)
 
 
 def shard(

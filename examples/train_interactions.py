@@ -80,7 +80,7 @@ def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[Em
 
 
 def array_config(
-    args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int, counts: dict[str, IdCounts]
+    args: argparse.Namespace, full: list[EmbeddingConfig], array_bytes: int, data: Interactions
 ) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
     init_range = _INIT_RANGES[args.embedding]
@@ -91,6 +91,7 @@ def array_config(
         for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
             table.num_embeddings = capped
         return exact_tables(full, array_bytes, width, init_range)
+    counts = {t.name: IdCounts.of(ids) for t, ids in zip(full, (data.train_user, data.train_item), strict=True)}
     # The bias is what can say that an item is popular.
     return PSSConfig(
         array_bytes=array_bytes, head="dot", bias=True, counts=counts, seed=args.seed, init_range=init_range
@@ -111,8 +112,7 @@ def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, 
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
         return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
-    counts = {t.name: IdCounts.of(ids) for t, ids in zip(full, (data.train_user, data.train_item), strict=True)}
-    config = array_config(args, full, int(full_bytes / args.compression), counts)
+    config = array_config(args, full, int(full_bytes / args.compression), data)
     embeddings = PSSEmbeddingCollection(full, config=config)
     logger.info("%s", embeddings.layout)
     return (

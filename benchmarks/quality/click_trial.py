@@ -14,6 +14,7 @@ from benchmarks.quality.composed import Clustered
 from benchmarks.quality.rivals import CONTESTANTS, tables_of
 from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
+from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 _EVALUATION_ROWS = 8192
 _AVERAGE_EVERY = 4
@@ -61,9 +62,7 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     embeddings, size = contestant.build(tables, budget, counts, variant)
     model = _model(trial, embeddings)
 
-    # As train_criteo.py's defaults (examples/criteo_model.py).
-    rate = 0.008 * min(trial.batch_size / 1024, 1) ** 0.5
-    embedding_rate = factor * 0.006 * (trial.batch_size / 4096) ** 0.25
+    rate, embedding_rate = adam_learning_rates(trial.batch_size)
     own = {id(p) for p in embeddings.parameters()}
     dense = [p for p in model.parameters() if id(p) not in own]
     optimizer = torch.optim.Adam(
@@ -71,8 +70,8 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
             {"params": dense, "lr": rate},
             {
                 "params": list(embeddings.parameters()),
-                "lr": embedding_rate,
-                "eps": min(1e-4, 0.0256 / trial.batch_size),
+                "lr": factor * embedding_rate,
+                "eps": array_eps(trial.batch_size),
             },
         ]
     )

@@ -1,0 +1,12 @@
+"""Adam's defaults by global batch, for a click model on a shared array; docs/training.md has what they rest on."""
+
+
+def adam_learning_rates(global_batch: int) -> tuple[float, float]:
+    """Of the dense layers and of the array, with `WeightAverage`: averaging is why the dense layers' is high."""
+    return 0.008 * min(global_batch / 1024, 1) ** (1 / 2), 0.006 * (global_batch / 4096) ** (1 / 4)
+
+
+def array_eps(global_batch: int) -> float:
+    """Of the array's Adam: high enough that rows of a few reads do not move as far as frequent ones. The gradient is a mean
+    over the global batch, so it falls with it."""
+    return min(1e-4, 0.0256 / global_batch)
