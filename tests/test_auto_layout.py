@@ -107,6 +107,13 @@ def test_the_read_widens_with_the_budget(elements_a_row, width):
     assert {t.width for t in layout.tables} == {width}
 
 
+def test_few_examples_are_read_at_four_coordinates():
+    configs = tables([200_000, 5000], dim=32)
+    for total, width in ((99_999, 4), (100_000, 6)):
+        counts = {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
+        assert {t.width for t in layout_of(configs, 41_000, counts=counts).tables} == {width}
+
+
 @pytest.mark.parametrize("dim", [8, 64])
 def test_before_a_dot_product_rows_that_share_read_two_coordinates(dim):
     configs = tables([200_000, 5000], dim)

@@ -34,8 +34,8 @@ SKEWED = "generated:200000:0.02:1.4"
 MAIN = {  # data: models, compressions, rows a step
     "criteo": (("dlrm", "dcn"), (10, 100, 1000), 64),
     "gowalla": (("two-tower", "sequence"), (10, 100), None),
-    GENERATED: (("dlrm",), (10, 100, 1000, 10_000), 256),
-    SKEWED: (("dlrm",), (10, 100, 1000), 256),
+    GENERATED: (("dlrm", "dcn"), (10, 100, 1000, 10_000), 256),
+    SKEWED: (("dlrm", "dcn"), (10, 100, 1000), 256),
 }
 CALIBRATE = {  # data: rows a step
     "criteo": 64,

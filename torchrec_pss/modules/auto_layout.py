@@ -15,6 +15,7 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
+_FEW_READS, _FEW_WIDTH = 100_000, 4  # coordinates read where counts show no table read more often
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
@@ -52,7 +53,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         bias=config.head == "mlp" if config.bias is None else config.bias,
         block_size=config.block_size or 1,
     )
-    projected = config.width is not None or _projections_fit(tables, plain)
+    least_width = _least_width(plain, config.counts)
+    projected = config.width is not None or _projections_fit(tables, plain, least_width)
     plain = replace(
         plain,
         sign=not projected if config.sign is None else config.sign,
@@ -64,7 +66,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None and projected:
-        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize))
+        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize, least_width))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
@@ -102,17 +104,23 @@ def _own_elements_for_every_row(
     return replace(plain, width=widths, prefix=prefixes, exact=[])
 
 
-def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int | None = None) -> bool:
-    """At ``width``, or the least that is read."""
-    width = width or (_DOT_WIDTH if plain.head == "dot" else _LEAST_WIDTH)
+def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int) -> bool:
     return _projection_bytes(tables, width, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
 
 
-def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
-    """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
-    read says more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
+def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
+    """That rows that share may be read at. From few examples, a narrow read is learned better than a wide one."""
     if plain.head == "dot":
         return _DOT_WIDTH
+    few = counts and max(known.total for known in counts.values()) < _FEW_READS
+    return _FEW_WIDTH if few else _LEAST_WIDTH
+
+
+def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, least: int) -> int:
+    """Of rows that share: from `_LEAST_WIDTH` on, even and in proportion to the array's elements a row. A wide read says
+    more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
+    if least < _LEAST_WIDTH:
+        return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
     wanted = min(2 * round(_WIDTH_PER_ELEMENT * elements / 2), _MOST_WIDTH)
     possible = range(_LEAST_WIDTH, wanted + 1)
