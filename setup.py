@@ -62,9 +62,9 @@ def extension() -> dict:
 
     kernel = CppExtension(
         "torchrec_pss._C",
-        ["torchrec_pss/ops/csrc/lookup_cpu.cpp"],
+        [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
-        extra_compile_args=["-O3", "-fopenmp", "-std=c++20"],
+        extra_compile_args=["-O3", "-fopenmp", "-std=c++20", "-Wno-psabi"],
     )
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
 

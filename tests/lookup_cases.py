@@ -68,18 +68,37 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         indices.append(ids)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     weighted = draw.random() < 0.5
+    projections, dims = _projections(draw, generator, [f[FeatureColumn.WIDTH] for f in features], pooling, acc)
     return {
         "array": torch.randn(numel, generator=generator).to(dtype),
         "features": feature_matrix(features, torch.device("cpu")),
         "hot_keys": torch.cat(hot_keys),
+        "projections": projections,
         "indices": torch.cat(indices).to(index_dtype),
         "offsets": offsets.to(draw.choice([torch.int32, torch.int64])),
         "per_sample_weights": torch.randn(int(lengths.sum()), generator=generator).to(acc) if weighted else None,
-        "total_width": common_width if pooling == PoolingMode.NONE else sum(f[FeatureColumn.WIDTH] for f in features),
+        "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
         "pooling_mode": int(pooling),
         "hash_kind": hash_kind,
         "sign": draw.random() < 0.7,
     }
+
+
+def _projections(
+    draw: random.Random, generator: torch.Generator, widths: list[int], pooling: PoolingMode, dtype: torch.dtype
+) -> tuple[list[torch.Tensor], list[int]]:
+    """None, or a projection for some features, with and without a bias; and what the features are wide then."""
+    if draw.random() < 0.5:
+        return [], widths
+    common = draw.choice([1, 3, 16, 20, 33])
+    shapes = []
+    for width in widths:
+        if pooling == PoolingMode.NONE:
+            shapes.append((width + draw.randint(0, 1), common))
+        else:
+            shapes.append(draw.choice([(0, 0), (width + draw.randint(0, 1), draw.choice([1, 3, 16, 20, 33]))]))
+    projections = [torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes]
+    return projections, [shape[1] or width for shape, width in zip(shapes, widths, strict=True)]
 
 
 def positional(case: dict) -> tuple:

@@ -3,21 +3,30 @@
 import pytest
 import torch
 from lookup_cases import positional, random_case
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.ops import HAS_CPU_KERNEL, HASH_MIX64, FeatureColumn, PoolingMode, feature_matrix, lookup, reference
 
 # Sums of up to a few hundred fp32 products in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
+def reference_lookup(**case):
+    return reference.lookup(**case)[0]
+
+
 def with_gradients(function, case, grad):
+    """The output, and the gradients of array, weights (None without) and projections."""
     array = case["array"].clone().requires_grad_()
     weights = case["per_sample_weights"]
     weights = None if weights is None else weights.clone().requires_grad_()
-    arguments = case | {"array": array, "per_sample_weights": weights}
-    out = function(**arguments)
+    projections = [p.clone().requires_grad_() for p in case["projections"]]
+    out = function(**case | {"array": array, "per_sample_weights": weights, "projections": projections})
     out.backward(grad)
-    return out.detach(), array.grad, None if weights is None else weights.grad
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in projections]
+    return out.detach(), array.grad, None if weights is None else weights.grad, *grads
 
 
 def same(actual, expected, dtype):
@@ -34,37 +43,40 @@ def test_the_suite_runs_with_the_kernel():
 
 
 def test_kernel_equals_reference_on_1500_random_configurations():
-    kinds, hot = set(), 0
+    kinds, hot, projected = set(), 0, 0
     for seed in range(1500):
         case = random_case(seed)
-        grad = torch.randn(reference.lookup(**case).shape, generator=torch.Generator().manual_seed(seed))
+        grad = torch.randn(reference_lookup(**case).shape, generator=torch.Generator().manual_seed(seed))
         grad = grad.to(torch.promote_types(case["array"].dtype, torch.float32))
         ours = with_gradients(lookup, case, grad)
-        truth = with_gradients(reference.lookup, case, grad)
+        truth = with_gradients(reference_lookup, case, grad)
         for actual, expected in zip(ours, truth, strict=True):
             same(actual, expected, case["array"].dtype)
         hot += case["hot_keys"].numel() > 0
+        projected += len(case["projections"]) > 0
         kinds.add((case["pooling_mode"], case["hash_kind"], case["per_sample_weights"] is None, case["array"].dtype))
-    assert len(kinds) == 3 * 2 * 2 * 4 and hot > 300
+    assert len(kinds) == 3 * 2 * 2 * 4 and hot > 300 and projected > 600
 
 
 def test_reference_backward_equals_autograd_of_reference_forward():
     for seed in range(200):
         case = random_case(seed, torch.float64)
-        grad = torch.randn(reference.lookup(**case).shape, dtype=torch.float64)
-        _, grad_array, grad_weights = with_gradients(reference.lookup, case, grad)
+        grad = torch.randn(reference_lookup(**case).shape, dtype=torch.float64)
+        _, grad_array, grad_weights, *grad_projections = with_gradients(reference_lookup, case, grad)
         backward = {k: v for k, v in case.items() if k != "total_width"}
-        ours = reference.lookup_backward(grad, **backward)
+        ours = reference.lookup_backward(grad, reference.lookup(**case)[1], **backward)
         torch.testing.assert_close(ours[0], grad_array)
+        torch.testing.assert_close(ours[1], grad_projections)
         torch.testing.assert_close(
-            ours[1], torch.zeros(0, dtype=torch.float64) if grad_weights is None else grad_weights
+            ours[2], torch.zeros(0, dtype=torch.float64) if grad_weights is None else grad_weights
         )
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_opcheck(seed):
     case = random_case(seed, torch.float32)
-    case["array"].requires_grad_()
+    for tensor in (case["array"], *case["projections"]):
+        tensor.requires_grad_()
     torch.library.opcheck(torch.ops.torchrec_pss.lookup.default, positional(case))
 
 
@@ -78,31 +90,70 @@ def test_gradcheck(pooling, weighted):
         if c["pooling_mode"] == pooling
         and (c["per_sample_weights"] is not None) == weighted
         and c["indices"].numel() > 3
+        and c["projections"]
     )
     names = ["array", "per_sample_weights"] if weighted else ["array"]
-    inputs = tuple(case[n].requires_grad_() for n in names)
-    assert torch.autograd.gradcheck(lambda *x: lookup(**case | dict(zip(names, x, strict=True))), inputs)
+    inputs = [case[n].requires_grad_() for n in names] + [p.requires_grad_() for p in case["projections"]]
+
+    def read(*x):
+        return lookup(**case | dict(zip(names, x, strict=False)) | {"projections": x[len(names) :]})
+
+    assert torch.autograd.gradcheck(read, inputs)
 
 
 def test_compiles_to_one_graph_with_dynamic_shapes():
     compiled = torch.compile(lambda **kw: lookup(**kw).square(), fullgraph=True, dynamic=True)
     cases = [c for c in (random_case(s, torch.float32) for s in range(60)) if c["pooling_mode"] == 0][:4]
     for case in cases:
-        torch.testing.assert_close(compiled(**case), reference.lookup(**case).square(), **TOLERANCE)
+        torch.testing.assert_close(compiled(**case), reference_lookup(**case).square(), **TOLERANCE)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_backward_is_deterministic_for_a_number_of_threads(threads):
+def on_threads(number, function):
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
     try:
-        case = simple_case(torch.arange(50_000) % 977, torch.arange(0, 50_001, 5))
-        grad = torch.randn(10_000, 8)
-        first, second = (with_gradients(lookup, case, grad)[1] for _ in range(2))
-        assert torch.equal(first, second)
-        same(first, with_gradients(reference.lookup, case, grad)[1], torch.float32)
+        return function()
     finally:
         torch.set_num_threads(before)
+
+
+CONFIGS = {
+    "slices and hot rows": {"width": 6, "segments": True, "sign": False, "hot": {"t0": list(range(0, 3000, 7))}},
+    "one region": {"block_size": 4},
+    "one region, projected": {"width": 6, "block_size": 1, "bias": True},
+    "blocks that no page holds whole": {"width": 12, "block_size": 3, "exact": ()},
+    "robe": {"hash": "robe", "exact": (), "block_size": 8},
+}
+
+
+@pytest.mark.parametrize("choices", CONFIGS.values(), ids=CONFIGS)
+def test_the_same_bits_on_any_number_of_threads(choices):
+    rows = (50_000, 9000, 300)
+    tables = [
+        EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=16, feature_names=[f"f{i}"])
+        for i, n in enumerate(rows)
+    ]
+    config = PSSConfig(array_bytes=100_000, layout="plain", **choices)
+    ebc = PSSEmbeddingBagCollection(tables, config=config, is_weighted=True)
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 4, (3, 2000), generator=generator, dtype=torch.int32)
+    ids = [torch.randint(0, n, (int(k),), generator=generator) for n, k in zip(rows, lengths.sum(1), strict=True)]
+    weights = torch.rand(int(lengths.sum()), generator=generator, requires_grad=True)
+    kjt = KeyedJaggedTensor(["f0", "f1", "f2"], torch.cat(ids), weights, lengths.flatten())
+    grad = torch.randn(2000, 48, generator=generator)
+
+    def results():
+        ebc.zero_grad()
+        weights.grad = None
+        out = ebc(kjt).values()
+        out.backward(grad)
+        return [out.detach(), weights.grad, *(p.grad for p in ebc.parameters())]
+
+    alone = on_threads(1, results)
+    assert alone[2].count_nonzero() > 5000
+    for threads in (1, 2, 5):
+        for first, second in zip(alone, on_threads(threads, results), strict=True):
+            assert torch.equal(first, second)
 
 
 def simple_case(indices, offsets, prefix=0, rows=10):
@@ -111,6 +162,7 @@ def simple_case(indices, offsets, prefix=0, rows=10):
         "array": torch.randn(1000),
         "features": feature_matrix([feature], torch.device("cpu")),
         "hot_keys": torch.zeros(0, dtype=torch.int32),
+        "projections": [],
         "indices": indices,
         "offsets": offsets,
         "per_sample_weights": None,
@@ -134,7 +186,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("function", [lookup, reference.lookup], ids=["op", "reference"])
+@pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
 @pytest.mark.parametrize("message", list(BAD)[:3])
 def test_bad_offsets(function, message):
     case = simple_case(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3]))
@@ -149,7 +201,7 @@ def test_bad_arguments(message):
         lookup(**case | BAD[message])
 
 
-@pytest.mark.parametrize("function", [lookup, reference.lookup], ids=["op", "reference"])
+@pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
 @pytest.mark.parametrize("bad", [-1, 10, 1 << 40])
 def test_id_out_of_an_exact_range(function, bad):
     case = simple_case(torch.tensor([1, bad]), torch.tensor([0, 2]), prefix=4)

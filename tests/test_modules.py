@@ -93,10 +93,11 @@ def test_shared_projected_and_prefixed_rows_equal_the_reference():
         t = next(t for t in module.layout.tables if t.name == name)
         bags = kjt[key.split("@")[0]]
         row = torch.tensor([list(t.feature_row().values())])
-        read = reference.lookup(
+        read, _ = reference.lookup(
             module.array,
             row,
             module.layout.hot_keys,
+            [],
             bags.values(),
             bags.offsets(),
             None,

@@ -5,7 +5,8 @@ Forward needs no communication. The gradient is averaged over the ranks, by one 
 - ordinary optimizer: the array is left to `DistributedModelParallel`'s data-parallel wrapper (DDP), which
   buckets its all-reduce with the dense layers';
 - optimizer in backward (`apply_optimizer_in_backward`): the array is kept out of DDP, its gradient is
-  all-reduced as soon as it is accumulated, the optimizer steps once, and the gradient is dropped.
+  all-reduced as soon as it is accumulated, the optimizer steps once, and the gradient is dropped. On one rank, SGD
+  and Adagrad step in the lookup's backward (`StepInBackward`), and there is no gradient at all.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.step_in_backward import StepInBackward
 
 
 class ReplicatedArray(ShardedModule, FusedOptimizerModule):
@@ -71,6 +73,17 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             new._in_backward_optimizers.append(keyed._optimizer)
             new._optimizer_classes.append(optimizer_class)
             new._optimizer_kwargs.append(kwargs)
+        optimizer = new._in_backward_optimizers[0]
+        alone = self._process_group is None or self._process_group.size() == 1
+        if (
+            alone
+            and new is self.array
+            and len(classes) == 1
+            and self._num_lookups() == 1
+            and not StepInBackward.obstacle(optimizer, new)
+        ):
+            self.step_in_backward(optimizer)
+            return
         new.register_post_accumulate_grad_hook(self._reduce_and_step)
 
     @torch.no_grad()

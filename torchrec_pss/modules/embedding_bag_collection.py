@@ -95,16 +95,27 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             IndexError: an id out of an exact table's range, or offsets that are not non-decreasing.
         """
         self._require(features, self._is_weighted)
-        parts: list[torch.Tensor] = [features.values()] * len(self._feature_names)
-        for pooling, positions in self._groups.items():
-            read = self._read(features, positions, pooling, self._is_weighted)
-            for position, part in zip(positions, read, strict=True):
-                parts[position] = part
         return KeyedTensor(
             keys=self._embedding_names,
-            values=torch.cat(parts, dim=1),
+            values=self._pooled(features),
             length_per_key=self._lengths_per_embedding,
         )
+
+    def _num_lookups(self) -> int:
+        return len(self._groups)
+
+    def _pooled(self, features: KeyedJaggedTensor) -> torch.Tensor:
+        reads = {
+            pooling: self._read(features, positions, pooling, self._is_weighted)
+            for pooling, positions in self._groups.items()
+        }
+        if len(reads) == 1:  # all features, in their order
+            return next(iter(reads.values()))
+        parts: dict[int, torch.Tensor] = {}
+        for pooling, positions in self._groups.items():
+            dims = [self._lengths_per_embedding[p] for p in positions]
+            parts.update(zip(positions, reads[pooling].split(dims, dim=1), strict=True))
+        return torch.cat([parts[p] for p in range(len(parts))], dim=1)
 
     def is_weighted(self) -> bool:
         return self._is_weighted

@@ -45,10 +45,6 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         self._embedding_configs = tables
         self._need_indices = need_indices
         self._embedding_names_by_table = get_embedding_names_by_table(tables)
-        # Features by read width: one lookup each.
-        self._groups: dict[int, list[int]] = {}
-        for position, table in enumerate(self._table_of_feature):
-            self._groups.setdefault(self._layout.tables[table].width, []).append(position)
 
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """Reads every id.
@@ -63,13 +59,12 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             KeyError, ValueError, IndexError: as `PSSEmbeddingBagCollection.forward`.
         """
         self._require(features, weighted=False)
-        parts: dict[int, torch.Tensor] = {}
-        for positions in self._groups.values():
-            read = self._read(features, positions, PoolingMode.NONE, weighted=False)
-            parts.update(zip(positions, read, strict=True))
+        read = self._read(features, range(len(self._feature_names)), PoolingMode.NONE, weighted=False)
         names = [name for names in self._embedding_names_by_table for name in names]
         jagged = permute_to(features, self._feature_names)
-        ids, lengths = jagged.values().split(jagged.length_per_key()), jagged.lengths().view(len(names), -1)
+        numbers = jagged.length_per_key()
+        parts, ids = read.split(numbers), jagged.values().split(numbers)
+        lengths = jagged.lengths().view(len(names), -1)
         return {
             name: JaggedTensor(
                 values=parts[position],

@@ -1,6 +1,7 @@
 """`SharedArrayModule`: the parameters, state dict and lookups that both collections share."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.input_checks import explain_bad_input, permute_to, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, PoolingMode, feature_matrix, lookup
+from torchrec_pss.ops.fused import fused_lookup
+from torchrec_pss.optim.step_in_backward import StepInBackward
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,7 +53,8 @@ class SharedArrayModule(nn.Module):
         )
         self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
-        self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._step_in_backward: StepInBackward | None = None
         self.reset_parameters()
 
     @property
@@ -88,52 +92,62 @@ class SharedArrayModule(nn.Module):
 
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
-    ) -> list[torch.Tensor]:
-        """Embeddings of some features, projected: one tensor a feature, ``[B, embedding_dim]``, or
-        ``[ids of the feature, embedding_dim]`` for NONE. ``positions`` index the module's features."""
+    ) -> torch.Tensor:
+        """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
+        embedding_dim]`` for NONE. ``positions`` index the module's features."""
         tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
-        names = [self._feature_names[p] for p in positions]
-        kjt = permute_to(features, names)
-        values, weights = kjt.values(), kjt.weights() if weighted else None
-        if weights is not None:
-            weights = weights.to(torch.float32)
-        widths = [t.width for t in tables]
-        feature_rows, hot_keys = self._metadata_of(positions)
-        hash_kind = HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64
+        kjt = permute_to(features, [self._feature_names[p] for p in positions])
+        weights = kjt.weights().to(torch.float32) if weighted else None
+        dims = [t.embedding_dim for t in tables]
+        feature_rows, hot_keys, unprojected = self._metadata_of(positions)
+        step = self._step_in_backward
+        read = lookup if step is None else partial(fused_lookup, update=step)
         try:
-            read = lookup(
+            return read(
                 self.array,
                 feature_rows,
-                values,
+                kjt.values(),
                 kjt.offsets(),
                 weights,
                 hot_keys=hot_keys,
-                total_width=widths[0] if pooling == PoolingMode.NONE else sum(widths),
+                projections=self._projections_of(tables, unprojected),
+                total_width=dims[0] if pooling == PoolingMode.NONE else sum(dims),
                 pooling_mode=pooling,
-                hash_kind=hash_kind,
+                hash_kind=HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
                 sign=self._layout.sign,
             )
         except IndexError as error:
             raise explain_bad_input(error, kjt, tables, self._layout.hash) from error
-        parts = read.split(kjt.length_per_key()) if pooling == PoolingMode.NONE else read.split(widths, dim=1)
+
+    def step_in_backward(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Has backward take the optimizer's steps on the array, which then gets no gradient; None undoes it.
+
+        Raises:
+            ValueError: see `StepInBackward`; features pooled in different ways, which are read by two lookups.
+        """
+        if optimizer is not None and self._num_lookups() > 1:
+            raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
+        self._step_in_backward = None if optimizer is None else StepInBackward(optimizer, self.array)
+
+    def _num_lookups(self) -> int:
+        """Lookups a forward makes."""
+        return 1
+
+    def _projections_of(
+        self, tables: Sequence[array_layout.TableLayout], unprojected: torch.Tensor
+    ) -> list[torch.Tensor]:
         if not self.projections:
-            return list(parts)
-        ones = _read_ones(kjt, pooling, weights) if any(t.bias for t in tables) else [None] * len(tables)
-        return [self._project(t, part, one) for t, part, one in zip(tables, parts, ones, strict=True)]
+            return []
+        return [self.projections[t.name] if t.is_projected else unprojected for t in tables]
 
-    def _project(self, table: array_layout.TableLayout, read: torch.Tensor, ones: torch.Tensor | None) -> torch.Tensor:
-        if not table.is_projected:
-            return read
-        projection = self.projections[table.name]
-        return torch.cat([read, ones[:, None]], dim=1) @ projection if table.bias else read @ projection
-
-    def _metadata_of(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The op's features and hot_keys, on the array's device."""
+    def _metadata_of(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The op's features and hot_keys, and what stands for no projection, on the array's device."""
         key = (tuple(positions), self.array.device)
         if key not in self._metadata:
             rows = [self._layout.tables[self._table_of_feature[p]].feature_row() for p in positions]
             device = self.array.device
-            self._metadata[key] = (feature_matrix(rows, device), self._layout.hot_keys.to(device))
+            no_projection = torch.empty(0, 0, device=device)
+            self._metadata[key] = (feature_matrix(rows, device), self._layout.hot_keys.to(device), no_projection)
         return self._metadata[key]
 
     def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
@@ -169,22 +183,6 @@ class SharedArrayModule(nn.Module):
             f"array={self._layout.numel} x {self.array.dtype}, tables={shared} shared + {exact} exact, "
             f"hash={self._layout.hash}, embedding_bytes={self._layout.embedding_bytes}"
         )
-
-
-def _read_ones(kjt: KeyedJaggedTensor, pooling: PoolingMode, weights: torch.Tensor | None) -> list[torch.Tensor]:
-    """What pooling makes of a coordinate that is 1 in every row, per feature: the bags' lengths or sums of weights, over
-    the length for MEAN; ones for NONE."""
-    if pooling == PoolingMode.NONE:
-        return list(kjt.values().new_ones(kjt.values().numel(), dtype=torch.float32).split(kjt.length_per_key()))
-    lengths = kjt.lengths()
-    ones = lengths.to(torch.float32)
-    if weights is not None:
-        bags = torch.arange(lengths.numel(), device=lengths.device)
-        bags = bags.repeat_interleave(lengths, output_size=weights.numel())
-        ones = torch.zeros_like(ones).index_add(0, bags, weights)
-    if pooling == PoolingMode.MEAN:
-        ones = ones / lengths.clamp(min=1)
-    return list(ones.view(len(kjt.keys()), -1))
 
 
 def _common_dtype(tables: Sequence[BaseEmbeddingConfig]) -> torch.dtype:

@@ -6,6 +6,7 @@ reference serves every device without a kernel.
 
 import importlib
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -14,19 +15,26 @@ from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py
 _ARGUMENTS = (
-    "Tensor array, Tensor features, Tensor hot_keys, Tensor indices, Tensor offsets, Tensor? per_sample_weights, "
-    "{extra}int pooling_mode, int hash, bool sign"
+    "Tensor array, Tensor features, Tensor hot_keys, Tensor[] projections, Tensor indices, Tensor offsets, "
+    "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
 )
 _POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
 
 _library = torch.library.Library("torchrec_pss", "DEF")
 _library.define(
-    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, ')}) -> Tensor",
+    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, ')}) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"lookup_backward(Tensor grad, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor)",
+    f"lookup_backward(Tensor grad, Tensor read, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor[], Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
+)
+# Backward and a fused optimizer's step on the array (ops/fused.py); `sink` is fp32 (fp64) zeros, and zero again afterwards. The
+# gradients of the projections come flat, one after another: an op that changes arguments cannot return a list.
+_library.define(
+    f"lookup_backward_update_(Tensor grad, Tensor read, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, "
+    f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float rate, float eps) "
+    "-> (Tensor, Tensor)",
 )
 
 try:
@@ -44,6 +52,7 @@ except ImportError as error:
 for _key in ("CUDA",) if HAS_CPU_KERNEL else ("CPU", "CUDA"):
     _library.impl("lookup", reference.lookup, _key)
     _library.impl("lookup_backward", reference.lookup_backward, _key)
+    _library.impl("lookup_backward_update_", reference.lookup_backward_update_, _key)
 
 
 def lookup(
@@ -54,6 +63,7 @@ def lookup(
     per_sample_weights: torch.Tensor | None = None,
     *,
     hot_keys: torch.Tensor | None = None,
+    projections: Sequence[torch.Tensor] = (),
     total_width: int,
     pooling_mode: int = PoolingMode.SUM,
     hash_kind: int = 0,
@@ -72,7 +82,10 @@ def lookup(
         per_sample_weights: ``[L]``, fp32 (fp64 for an fp64 array), or None.
         hot_keys: int32 ``[K]``, the keys of the tables' hot rows
             (:func:`~torchrec_pss.ops.hashing.hot_keys_of`), ascending within a table; None where no table has any.
-        total_width: sum of the features' widths; for NONE, the one width of all features.
+        projections: none, or one for each feature, fp32 (fp64 for an fp64 array): ``[width, dim]`` or, with a bias as last row,
+            ``[width + 1, dim]``, by which the pooled read is multiplied (with a bias, each row read has one more coordinate, 1);
+            ``[0, 0]`` for a feature that is not projected.
+        total_width: sum of the features' widths, after projection; for NONE, the one width of all features.
         pooling_mode: SUM, MEAN (a weighted bag is divided by its length, as FBGEMM does) or NONE.
         hash_kind: HASH_MIX64 or HASH_ROBE.
         sign: whether shared coordinates carry a sign.
@@ -87,16 +100,20 @@ def lookup(
     """
     if hot_keys is None:
         hot_keys = features.new_zeros(0, dtype=torch.int32)
-    _check(array, features, hot_keys, indices, offsets, per_sample_weights, pooling_mode)
-    return torch.ops.torchrec_pss.lookup(
-        array, features, hot_keys, indices, offsets, per_sample_weights, total_width, pooling_mode, hash_kind, sign
-    )
+    projections = list(projections)
+    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
+    out, _ = torch.ops.torchrec_pss.lookup(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode,
+        hash_kind, sign,
+    )  # fmt: skip
+    return out
 
 
-def _check(
+def check_arguments(
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
+    projections: Sequence[torch.Tensor],
     indices: torch.Tensor,
     offsets: torch.Tensor,
     weights: torch.Tensor | None,
@@ -116,46 +133,74 @@ def _check(
         raise ValueError(f"offsets must hold F * B + 1 values, got {offsets.numel()} for {features.shape[0]} features")
     if pooling_mode not in _POOLING_MODES:
         raise ValueError(f"pooling_mode must be SUM, MEAN or NONE, got {pooling_mode}")
-    if weights is not None:
-        wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
-        if weights.shape != indices.shape or weights.dtype != wanted:
+    wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
+    if projections and len(projections) != features.shape[0]:
+        raise ValueError(f"there are {len(projections)} projections for {features.shape[0]} features")
+    for feature, projection in enumerate(projections):
+        if projection.dim() != 2 or projection.dtype != wanted:
             raise ValueError(
-                f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
-                f"got {weights.dtype} {tuple(weights.shape)}"
+                f"projections must be {wanted} matrices, that of feature {feature} is {projection.dtype} {tuple(projection.shape)}"
             )
+    if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
+        raise ValueError(
+            f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
+            f"got {weights.dtype} {tuple(weights.shape)}"
+        )
     for name, tensor in (
         ("hot_keys", hot_keys),
         ("indices", indices),
         ("offsets", offsets),
         ("per_sample_weights", weights),
+        *((f"the projection of feature {f}", p) for f, p in enumerate(projections)),
     ):
         if tensor is not None and tensor.device != array.device:
             raise ValueError(f"{name} is on {tensor.device}, but the array is on {array.device}")
 
 
 @torch.library.register_fake("torchrec_pss::lookup")
-def _(array, features, hot_keys, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign):
+def _(
+    array, features, hot_keys, projections, indices, offsets, weights, total_width, pooling_mode, hash, sign
+) -> tuple[torch.Tensor, torch.Tensor]:
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
-    return array.new_empty(rows, total_width, dtype=torch.promote_types(array.dtype, torch.float32))
+    dtype = torch.promote_types(array.dtype, torch.float32)
+    read_width = reference.read_width(projections, pooling_mode)
+    return array.new_empty(rows, total_width, dtype=dtype), array.new_empty(rows, read_width, dtype=dtype)
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
-def _(grad, array, features, hot_keys, indices, offsets, per_sample_weights, pooling_mode, hash, sign):
-    weights = 0 if per_sample_weights is None else indices.shape[0]
-    return torch.empty_like(array), grad.new_empty(weights)
+def _(
+    grad, read, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    num_weights = 0 if weights is None else indices.shape[0]
+    return torch.empty_like(array), [torch.empty_like(p) for p in projections], grad.new_empty(num_weights)
+
+
+@torch.library.register_fake("torchrec_pss::lookup_backward_update_")
+def _(
+    grad, read, array, sink, state, features, hot_keys, projections, indices, offsets, weights, *_
+) -> tuple[torch.Tensor, torch.Tensor]:
+    num_weights = 0 if weights is None else indices.shape[0]
+    return grad.new_empty(sum(p.numel() for p in projections)), grad.new_empty(num_weights)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    array, features, hot_keys, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
-    ctx.save_for_backward(array, features, hot_keys, indices, offsets, weights)
+    array, features, hot_keys, projections, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1], array, features, hot_keys, indices, offsets, weights, *projections)
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
-def _backward(ctx, grad):
-    weights = ctx.saved_tensors[5]
-    grad_array, grad_weights = torch.ops.torchrec_pss.lookup_backward(grad, *ctx.saved_tensors, *ctx.flags)
-    wants_weights = weights is not None and ctx.needs_input_grad[5]
-    return grad_array, None, None, None, None, grad_weights if wants_weights else None, None, None, None, None
+def _backward(ctx, grad, _):
+    read, array, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+    if grad is None:
+        return None, None, None, [None] * len(projections), *[None] * 7
+    grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(
+        grad, read, array, features, hot_keys, projections, indices, offsets, weights, *ctx.flags
+    )
+    wants_weights = weights is not None and ctx.needs_input_grad[6]
+    grad_weights = grad_weights if wants_weights else None
+    return grad_array, None, None, grad_projections, None, None, grad_weights, None, None, None, None
 
 
 torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)

@@ -5,6 +5,7 @@ what runs where no kernel was built.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -73,6 +74,7 @@ def lookup(
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
+    projections: Sequence[torch.Tensor],
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
@@ -80,64 +82,120 @@ def lookup(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
-) -> torch.Tensor:
-    """The op's forward; differentiable in ``array`` and ``per_sample_weights``. See ops/lookup.py."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The op's forward; differentiable in array, projections and weights. See ops/lookup.py.
+
+    Returns:
+        The output, and the pooled reads of the features that are projected, side by side ``[B, sum of widths and biases]``
+        (for NONE ``[L, largest of them]``, zero where a feature has fewer), which backward needs.
+    """
     check_inputs(features, indices, offsets, hash_kind)
     dtype = torch.promote_types(array.dtype, torch.float32)
+    pooled = pooling_mode != PoolingMode.NONE
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, dtype)
     values = array.to(dtype)  # the whole array first, so that autograd adds gradients up in fp32
-    outputs = []
+    outputs, reads = [], []
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         start = int(offsets[f * batch_size])
         addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
-        rows = values[addresses] * row_signs * scales[start : start + ids.numel(), None]
-        if pooling_mode == PoolingMode.NONE:
-            outputs.append(rows)
-        else:
-            pooled = rows.new_zeros(batch_size, rows.shape[1])
-            outputs.append(pooled.index_add(0, _bag_of_index(f, batch_size, offsets), rows))
-    dim = 0 if pooling_mode == PoolingMode.NONE else 1
+        rows = values[addresses] * row_signs
+        projection = projections[f] if projections else None
+        is_projected = projection is not None and projection.shape[0] > 0
+        if is_projected and projection.shape[0] > rows.shape[1]:
+            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+        read = rows * scales[start : start + ids.numel(), None]
+        if pooled:
+            read = read.new_zeros(batch_size, rows.shape[1]).index_add(0, _bag_of_index(f, batch_size, offsets), read)
+        outputs.append(read @ projection if is_projected else read)
+        if is_projected:
+            reads.append(read)
+        elif not pooled:
+            reads.append(read[:, :0])
     if not outputs:
-        return array.new_zeros(0, total_width, dtype=dtype)
-    return torch.cat(outputs, dim=dim)
+        return array.new_zeros(0, total_width, dtype=dtype), array.new_zeros(0, 0, dtype=dtype)
+    out = torch.cat(outputs, dim=1 if pooled else 0)
+    if pooled:
+        return out, torch.cat(reads, dim=1) if reads else out.new_zeros(batch_size, 0)
+    width = read_width(projections, pooling_mode)
+    return out, torch.cat([torch.nn.functional.pad(read, (0, width - read.shape[1])) for read in reads])
 
 
 def lookup_backward(
     grad: torch.Tensor,
+    read: torch.Tensor,
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
+    projections: Sequence[torch.Tensor],
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the array (its dtype) and of the weights (empty where there are none)."""
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Gradients of the array (its dtype), of the projections, and of the weights (empty where there are none)."""
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, grad.dtype)
     lengths_only = _scales(indices, offsets, None, pooling_mode, grad.dtype)
     grad_array = torch.zeros_like(array, dtype=grad.dtype)
+    grad_projections = [torch.zeros_like(p) for p in projections]
     grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
-    column = 0
+    column = read_column = 0
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
         start = int(offsets[f * batch_size])
         here = slice(start, start + ids.numel())
         addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
         width = addresses.shape[1]
+        projection = projections[f] if projections else None
+        is_projected = projection is not None and projection.shape[0] > 0
+        out_width = projection.shape[1] if is_projected else width
         if pooling_mode == PoolingMode.NONE:
-            grad_rows = grad[here]
+            grad_read, read_here = grad[here], read[here]
         else:
-            grad_rows = grad[_bag_of_index(f, batch_size, offsets), column : column + width]
-            column += width
-        contribution = grad_rows * row_signs * scales[here, None]
+            grad_read, read_here = grad[:, column : column + out_width], read[:, read_column:]
+            column += out_width
+        if is_projected:
+            inner = projection.shape[0]
+            grad_projections[f] = read_here[:, :inner].T @ grad_read
+            grad_read = grad_read @ projection.T
+            read_column += inner
+        if pooling_mode != PoolingMode.NONE:
+            grad_read = grad_read[_bag_of_index(f, batch_size, offsets)]
+        contribution = grad_read[:, :width] * row_signs * scales[here, None]
         grad_array.index_add_(0, addresses.flatten(), contribution.flatten())
         if per_sample_weights is not None:
             rows = array[addresses].to(grad.dtype) * row_signs
-            grad_weights[here] = (rows * grad_rows).sum(1) * lengths_only[here]
-    return grad_array.to(array.dtype), grad_weights
+            biases = grad_read[:, width:].sum(1)  # one column or none
+            grad_weights[here] = ((rows * grad_read[:, :width]).sum(1) + biases) * lengths_only[here]
+    return grad_array.to(array.dtype), grad_projections, grad_weights
+
+
+def lookup_backward_update_(
+    grad: torch.Tensor,
+    read: torch.Tensor,
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    *arguments,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.fused.UpdateKind`; the last of
+    ``arguments`` are the kind, rate and eps. The other gradients are returned, those of the projections flat."""
+    *arguments, kind, rate, eps = arguments
+    gradient, grad_projections, grad_weights = lookup_backward(grad, read, array, *arguments)
+    step = gradient = gradient.to(sink.dtype)
+    if kind == 2:
+        state += gradient**2
+        step = torch.where(gradient == 0, 0, gradient / (state.sqrt() + eps))
+    array.copy_(array.to(sink.dtype) - rate * step)
+    return torch.cat([grad.new_zeros(0), *(p.flatten() for p in grad_projections)]), grad_weights
+
+
+def read_width(projections: Sequence[torch.Tensor], pooling_mode: int) -> int:
+    """Columns of what backward needs."""
+    widths = [p.shape[0] for p in projections]
+    return max(widths, default=0) if pooling_mode == PoolingMode.NONE else sum(widths)
 
 
 def _batch_size(features: torch.Tensor, offsets: torch.Tensor) -> int:

@@ -1,12 +1,16 @@
-// The address specification of docs/hashing.md, version 2, for the CPU kernel.
+// The address specification of docs/hashing.md, version 2, for the CPU kernels.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+
+// Into callers of any instruction set, which then vectorise it.
+#define PSS_INLINE inline __attribute__((always_inline))
 
 namespace torchrec_pss {
 
-inline uint64_t mix64(uint64_t x) {
+constexpr uint64_t kGolden = 0x9E3779B97F4A7C15ULL;
+
+PSS_INLINE uint64_t mix64(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
@@ -26,56 +30,31 @@ struct Feature {
         hot_begin(row[kHotBegin]), hot_end(row[kHotEnd]), hot_base(row[kHotBase]) {}
 
   int64_t num_blocks() const { return prefix == width ? 0 : (width - prefix) / block; }
+  int64_t num_hot() const { return hot_end - hot_begin; }
 };
 
-// One block's place in the array, and the sign of its coordinates.
-struct Place {
-  int64_t offset;
-  bool negative;
-};
+// Section 2: the state of a row, the hash of its block b, and the block's slot. The slot's two products are of 32-bit
+// numbers, for `slots` is below 2^32.
+PSS_INLINE uint64_t row_hash(int64_t key, int64_t id) {
+  return mix64(static_cast<uint64_t>(id) ^ static_cast<uint64_t>(key));
+}
 
-// Section 2. `kSigned` is false when signs are turned off.
-template <bool kSigned>
-struct Mix64Hash {
-  static constexpr bool kNeedsRows = false;
-  uint64_t state;
+PSS_INLINE uint64_t block_hash(uint64_t row, int64_t b) { return mix64(row + static_cast<uint64_t>(b + 1) * kGolden); }
 
-  Mix64Hash(const Feature& f, int64_t id)
-      : state(mix64(static_cast<uint64_t>(id) ^ static_cast<uint64_t>(f.key))) {}
+PSS_INLINE uint64_t slot_of(uint64_t hash, uint32_t slots) {
+  const uint64_t high = static_cast<uint64_t>(static_cast<uint32_t>(hash >> 32)) * slots;
+  const uint64_t low = (static_cast<uint64_t>(static_cast<uint32_t>(hash)) * slots) >> 32;
+  return (high + low) >> 32;
+}
 
-  Place operator()(const Feature& f, int64_t b) const {
-    const uint64_t h = mix64(state + static_cast<uint64_t>(b + 1) * 0x9E3779B97F4A7C15ULL);
-    const uint64_t n = static_cast<uint64_t>(f.slots);
-    const uint64_t slot = ((h >> 32) * n + (((h & 0xFFFFFFFFULL) * n) >> 32)) >> 32;
-    return {f.first + static_cast<int64_t>(slot) * f.block, kSigned && (h & 1)};
-  }
+// Section 1, hot rows: the unsigned number that `hot_keys` holds with its first bit turned over.
+PSS_INLINE uint32_t hot_key(uint64_t row) { return static_cast<uint32_t>(row >> 32); }
+PSS_INLINE uint32_t unsigned_key(int32_t key) { return static_cast<uint32_t>(key) ^ 0x80000000U; }
 
-  // Section 1, hot rows: place of the row's own coordinates, or -1 for a row that is not hot.
-  int64_t own(const Feature& f, const int32_t* hot_keys) const {
-    if (f.hot_begin == f.hot_end) {
-      return -1;
-    }
-    const int32_t key = static_cast<int32_t>(static_cast<uint32_t>(state >> 32) ^ 0x80000000U);
-    const int32_t* begin = hot_keys + f.hot_begin;
-    const int32_t* end = hot_keys + f.hot_end;
-    const int32_t* found = std::lower_bound(begin, end, key);
-    return found != end && *found == key ? f.hot_base + (found - begin) * (f.width - f.prefix) : -1;
-  }
-};
-
-// Section 4: the authors' released mapping. `key` is the first row of the table, `slots` N - Z + 1.
-struct RobeHash {
-  static constexpr bool kNeedsRows = true;
-  uint64_t row;
-
-  RobeHash(const Feature& f, int64_t id) : row(static_cast<uint64_t>(f.key + id)) {}
-
-  Place operator()(const Feature& f, int64_t b) const {
-    const uint64_t mixed = 871205356ULL * row + 1825252241ULL * static_cast<uint64_t>(b) + 634329019ULL;
-    return {static_cast<int64_t>(mixed % 2038074743ULL % static_cast<uint64_t>(f.slots)), false};
-  }
-
-  int64_t own(const Feature&, const int32_t*) const { return -1; }
-};
+// Section 4: the authors' released mapping. `row` counts from the first table, `places` is N - Z + 1.
+PSS_INLINE int64_t robe_address(uint64_t row, int64_t b, uint64_t places) {
+  const uint64_t mixed = 871205356ULL * row + 1825252241ULL * static_cast<uint64_t>(b) + 634329019ULL;
+  return static_cast<int64_t>(mixed % 2038074743ULL % places);
+}
 
 } // namespace torchrec_pss

@@ -1,0 +1,38 @@
+// The op's tensors, checked, as a `Problem`.
+#pragma once
+
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "problem.h"
+
+namespace torchrec_pss {
+
+// Owns what `problem` points to. The meaning of every argument is in torchrec_pss/ops/lookup.py.
+struct Inputs {
+  at::Tensor array, hot_keys, indices, offsets, weights;
+  std::vector<at::Tensor> projections;
+  std::vector<FeatureWork> features;
+  std::vector<std::vector<uint32_t>> directories;
+  Problem problem;
+  int64_t num_indices = 0;
+
+  // Raises ValueError for metadata that would read or write outside the array, IndexError for offsets that are no bags.
+  Inputs(
+      const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, at::TensorList projections,
+      const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights,
+      int64_t total_width, int64_t pooling_mode, int64_t hash, bool sign);
+
+  int64_t num_features() const { return static_cast<int64_t>(features.size()); }
+  int64_t rows() const { return problem.pooling_mode == kNone ? num_indices : problem.batch_size; }
+  at::ScalarType accumulator() const { return array.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+ private:
+  void lay_out(int64_t total_width);
+  void check_features() const;
+  void check_offsets() const;
+  void index_hot_keys();
+};
+
+} // namespace torchrec_pss

@@ -1,0 +1,333 @@
+// Forward and backward over the rows of one feature. Included once for each instruction set, see gemm.h.
+#include "gemm.h"
+#include "tile.h"
+
+namespace torchrec_pss {
+namespace PSS_ISA {
+
+// The indices of a tile of rows.
+template <typename Acc>
+struct RowTile {
+  int64_t first_row, end_row; // of the output
+  int64_t first_bag; // of the feature
+  int64_t begin, end; // indices
+  bool unit; // one index a row
+
+  RowTile(const Problem& p, int64_t feature, int64_t first, int64_t last)
+      : first_row(first), end_row(last), first_bag(feature * p.batch_size) {
+    if (p.pooling_mode == kNone) {
+      begin = first;
+      end = last;
+      unit = true;
+      return;
+    }
+    const int64_t* const offsets = p.offsets + first_bag;
+    begin = offsets[first];
+    end = offsets[last];
+    unit = end - begin == last - first;
+    for (int64_t r = first; r < last; ++r) {
+      unit &= offsets[r + 1] - offsets[r] == 1;
+    }
+  }
+  int64_t rows() const { return end_row - first_row; }
+};
+
+// Calls visit(tile) for tiles of the rows' indices, in order; what it returns names an id out of range.
+template <typename Acc, typename Visit>
+PSS_INLINE BadId each_tile(const RowTile<Acc>& rows, Tile<Acc>& tile, const Acc* weights, Visit&& visit) {
+  BadId bad;
+  int64_t bag = rows.first_bag + rows.first_row;
+  for (int64_t i = rows.begin; i < rows.end; i += tile.capacity) {
+    const int64_t to = i + tile.capacity < rows.end ? i + tile.capacity : rows.end;
+    if (!tile.take(i, to, &bad)) {
+      return bad;
+    }
+    if (rows.unit) {
+      tile.place_units(rows.first_row + i - rows.begin, weights);
+    } else {
+      tile.place_in_bags(&bag, rows.first_bag, weights);
+    }
+    visit();
+  }
+  return bad;
+}
+
+template <typename Acc, int n>
+struct Short {
+  typedef Acc Type __attribute__((vector_size(n * sizeof(Acc))));
+};
+
+// to[0 .. n) = or += factor * from[0 .. n)
+template <bool kAssign, int n, typename T, typename Acc>
+PSS_INLINE void add_lanes(Acc* to, const T* from, Acc factor) {
+  typename Short<Acc, n>::Type value, old;
+  if constexpr (sizeof(T) == sizeof(Acc)) {
+    __builtin_memcpy(&value, from, sizeof(value));
+  } else {
+    for (int k = 0; k < n; ++k) {
+      value[k] = static_cast<Acc>(from[k]);
+    }
+  }
+  if (kAssign) {
+    value = factor * value;
+  } else {
+    __builtin_memcpy(&old, to, sizeof(old));
+    value = old + factor * value;
+  }
+  __builtin_memcpy(to, &value, sizeof(value));
+}
+
+// The same for any length. Runs are short: no loop but over sixteens, which would be vectorised for long ones.
+template <bool kAssign, typename T, typename Acc>
+PSS_INLINE void add_run(Acc* to, const T* from, int64_t length, Acc factor) {
+  if (length == 1) {
+    const Acc value = factor * static_cast<Acc>(*from);
+    *to = kAssign ? value : *to + value;
+    return;
+  }
+  int64_t j = 0;
+  for (; j + 16 <= length; j += 16) {
+    add_lanes<kAssign, 16>(to + j, from + j, factor);
+  }
+  if (length & 8) {
+    add_lanes<kAssign, 8>(to + j, from + j, factor);
+    j += 8;
+  }
+  if (length & 4) {
+    add_lanes<kAssign, 4>(to + j, from + j, factor);
+    j += 4;
+  }
+  if (length & 2) {
+    add_lanes<kAssign, 2>(to + j, from + j, factor);
+    j += 2;
+  }
+  if (length & 1) {
+    const Acc value = factor * static_cast<Acc>(from[j]);
+    to[j] = kAssign ? value : to[j] + value;
+  }
+}
+
+template <bool kAssign, typename T, typename Acc>
+void read_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
+  const FeatureWork& f = tile.f;
+  if (f.prefix > 0) {
+    for (int64_t k = 0; k < tile.size; ++k) {
+      add_run<kAssign>(to + tile.row[k] * stride, array + f.base + tile.id[k] * f.prefix, f.prefix, tile.factor[k]);
+    }
+  }
+  for (int64_t h = 0; h < tile.num_hot; ++h) {
+    const int64_t k = tile.hot[h];
+    add_run<kAssign>(
+        to + tile.row[k] * stride + f.prefix, array + tile.own[h], f.width - f.prefix, tile.factor[k]);
+  }
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    Acc* const row = to + tile.row[k] * stride;
+    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+      add_run<kAssign>(row + j, array + address, length, sign * tile.factor[k]);
+    });
+  }
+  if (f.bias) {
+    for (int64_t k = 0; k < tile.size; ++k) {
+      Acc& one = to[tile.row[k] * stride + f.width];
+      one = kAssign ? tile.factor[k] : one + tile.factor[k];
+    }
+  }
+}
+
+template <typename T, typename Acc>
+BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64_t first, int64_t last) {
+  const FeatureWork& f = p.features[feature];
+  Acc* const to = f.projected ? t.read + f.read_column : t.out + f.out_column;
+  const int64_t stride = f.projected ? p.read_stride : p.out_stride;
+  const int64_t width = f.width + f.bias;
+  Tile<Acc> tile(p, f);
+  for (int64_t row = first; row < last; row += kTileRows) {
+    const RowTile<Acc> rows(p, feature, row, row + kTileRows < last ? row + kTileRows : last);
+    if (!rows.unit) {
+      for (int64_t r = rows.first_row; r < rows.end_row; ++r) {
+        __builtin_memset(to + r * stride, 0, width * sizeof(Acc));
+      }
+    }
+    const BadId bad = each_tile(rows, tile, t.weights, [&] {
+      rows.unit ? read_tile<true>(tile, t.array, to, stride) : read_tile<false>(tile, t.array, to, stride);
+    });
+    if (bad.feature >= 0) {
+      return bad;
+    }
+    if (f.projected) {
+      multiply(
+          rows.rows(), to + rows.first_row * stride, stride, t.projections[feature], f.out_width,
+          t.out + rows.first_row * p.out_stride + f.out_column, p.out_stride, width, f.out_width);
+    }
+  }
+  return {};
+}
+
+// Adds a tile's gradient to what `share` owns.
+template <bool kShared, typename Acc>
+void add_gradient(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sink, const Share& share) {
+  const FeatureWork& f = tile.f;
+  const auto add = [&](int64_t address, const Acc* from, int64_t length, Acc factor) {
+    if (!kShared || share.owns(address)) {
+      add_run<false>(sink + address, from, length, factor);
+    }
+  };
+  if (f.prefix > 0) {
+    for (int64_t k = 0; k < tile.size; ++k) {
+      add(f.base + tile.id[k] * f.prefix, grad + tile.row[k] * stride, f.prefix, tile.factor[k]);
+    }
+  }
+  for (int64_t h = 0; h < tile.num_hot; ++h) {
+    const int64_t k = tile.hot[h];
+    add(tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix, tile.factor[k]);
+  }
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    const Acc* const row = grad + tile.row[k] * stride;
+    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+      add(address, row + j, length, sign * tile.factor[k]);
+    });
+  }
+}
+
+template <typename T, typename Acc>
+PSS_INLINE Acc dot(const T* values, const Acc* grad, int64_t length) {
+  Acc sum = 0;
+  for (int64_t j = 0; j < length; ++j) {
+    sum += static_cast<Acc>(values[j]) * grad[j];
+  }
+  return sum;
+}
+
+template <typename T, typename Acc>
+void weight_gradient(const Tile<Acc>& tile, const T* array, const Acc* grad, int64_t stride, Acc* to) {
+  const FeatureWork& f = tile.f;
+  Acc sums[kTileIds];
+  for (int64_t k = 0; k < tile.size; ++k) {
+    const Acc* const row = grad + tile.row[k] * stride;
+    sums[k] = f.prefix > 0 ? dot(array + f.base + tile.id[k] * f.prefix, row, f.prefix) : Acc(0);
+    sums[k] += f.bias ? row[f.width] : Acc(0);
+  }
+  for (int64_t h = 0; h < tile.num_hot; ++h) {
+    const int64_t k = tile.hot[h];
+    sums[k] += dot(array + tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix);
+  }
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    const Acc* const row = grad + tile.row[k] * stride;
+    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+      sums[k] += sign * dot(array + address, row + j, length);
+    });
+  }
+  for (int64_t k = 0; k < tile.size; ++k) {
+    to[tile.first + k] = tile.scale[k] * sums[k];
+  }
+}
+
+template <typename T, typename Acc>
+BadId backward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Share share) {
+  const FeatureWork& f = p.features[feature];
+  const bool leads = feature % share.parts == share.part; // alone writes what belongs to no element of the array
+  const int64_t width = f.width + f.bias, padded = (width + 15) / 16 * 16, dim = f.out_width;
+  // The projection, transposed, and what it makes of a tile's gradient.
+  Buffer<Acc> transposed(f.projected ? dim * padded : 0), read_grad(f.projected ? kTileRows * padded : 0);
+  if (f.projected) {
+    __builtin_memset(transposed.data, 0, dim * padded * sizeof(Acc));
+    for (int64_t j = 0; j < width; ++j) {
+      for (int64_t d = 0; d < dim; ++d) {
+        transposed.data[d * padded + j] = t.projections[feature][j * dim + d];
+      }
+    }
+  }
+  Tile<Acc> tile(p, f);
+  const int64_t last = p.end_row(feature);
+  for (int64_t row = p.first_row(feature); row < last; row += kTileRows) {
+    const RowTile<Acc> rows(p, feature, row, row + kTileRows < last ? row + kTileRows : last);
+    const Acc* grad = t.grad + f.out_column;
+    int64_t stride = p.out_stride;
+    if (f.projected) {
+      const Acc* const out_grad = grad + row * stride;
+      if (leads) {
+        add_outer(
+            rows.rows(), t.read + row * p.read_stride + f.read_column, p.read_stride, out_grad, stride,
+            t.grad_projections[feature], dim, width, dim);
+      }
+      multiply(rows.rows(), out_grad, stride, transposed.data, padded, read_grad.data, padded, dim, padded);
+      grad = read_grad.data - row * padded;
+      stride = padded;
+    }
+    const BadId bad = each_tile(rows, tile, t.weights, [&] {
+      if (leads && t.grad_weights) {
+        weight_gradient(tile, t.array, grad, stride, t.grad_weights);
+      }
+      share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, share)
+                      : add_gradient<false>(tile, grad, stride, t.sink, share);
+    });
+    if (bad.feature >= 0) {
+      return bad;
+    }
+  }
+  return {};
+}
+
+template <int kKind, typename T, typename Acc>
+PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t length) {
+  T* const values = t.updated + address;
+  Acc* const sink = t.sink + address;
+  const Acc rate = static_cast<Acc>(t.update.rate), eps = static_cast<Acc>(t.update.eps);
+  for (int64_t j = 0; j < length; ++j) {
+    const Acc gradient = sink[j];
+    Acc step = gradient;
+    if (kKind == kAdagrad) {
+      Acc& squares = t.state[address + j];
+      squares += gradient * gradient;
+      step = gradient / (__builtin_sqrt(squares) + eps);
+    }
+    values[j] = static_cast<T>(static_cast<Acc>(values[j]) - rate * step);
+    sink[j] = 0;
+  }
+}
+
+// An element whose gradient is zero, by now or from the start, stays as it is.
+template <int kKind, typename T, typename Acc>
+void apply_kind(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Share share) {
+  const FeatureWork& f = p.features[feature];
+  const auto update = [&](int64_t address, int64_t length) {
+    if (share.parts == 1 || share.owns(address)) {
+      update_run<kKind>(t, address, length);
+    }
+  };
+  Tile<Acc> tile(p, f);
+  BadId bad;
+  const int64_t last = p.offsets[(feature + 1) * p.batch_size];
+  for (int64_t i = p.offsets[feature * p.batch_size]; i < last; i += tile.capacity) {
+    if (!tile.take(i, i + tile.capacity < last ? i + tile.capacity : last, &bad)) {
+      return; // backward refused it
+    }
+    for (int64_t k = 0; f.prefix > 0 && k < tile.size; ++k) {
+      update(f.base + tile.id[k] * f.prefix, f.prefix);
+    }
+    for (int64_t h = 0; h < tile.num_hot; ++h) {
+      update(tile.own[h], f.width - f.prefix);
+    }
+    for (int64_t c = 0; c < tile.num_cold; ++c) {
+      each_cold_run(tile, c, [&](int64_t, int64_t address, int64_t length, Acc) { update(address, length); });
+    }
+  }
+}
+
+template <typename T, typename Acc>
+void apply(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Share share) {
+  t.update.kind == kSgd ? apply_kind<kSgd>(p, t, feature, share) : apply_kind<kAdagrad>(p, t, feature, share);
+}
+
+const Kernels kKernels = {
+    {forward<float, float>, backward<float, float>, apply<float, float>},
+    {forward<double, double>, backward<double, double>, apply<double, double>},
+    {forward<c10::Half, float>, backward<c10::Half, float>, apply<c10::Half, float>},
+    {forward<c10::BFloat16, float>, backward<c10::BFloat16, float>, apply<c10::BFloat16, float>},
+};
+
+} // namespace PSS_ISA
+} // namespace torchrec_pss

@@ -1,0 +1,14 @@
+// The kernels for x86 with AVX512; lookup_cpu.cpp asks the processor before it calls them.
+#include "problem.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512cd,avx2,fma,bmi,bmi2,f16c,prefer-vector-width=512")
+#define PSS_ISA avx512
+#include "kernels.h"
+#pragma GCC pop_options
+
+namespace torchrec_pss {
+extern const Kernels* const kAvx512Kernels = &avx512::kKernels;
+} // namespace torchrec_pss
+#endif

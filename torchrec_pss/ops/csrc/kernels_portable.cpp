@@ -1,0 +1,9 @@
+// The kernels for any processor, as the compiler's flags have it.
+#include "problem.h"
+
+#define PSS_ISA portable
+#include "kernels.h"
+
+namespace torchrec_pss {
+extern const Kernels* const kPortableKernels = &portable::kKernels;
+} // namespace torchrec_pss

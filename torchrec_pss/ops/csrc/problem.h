@@ -1,0 +1,122 @@
+// One call of the lookup as plain numbers and pointers: what the kernels see. No ATen here, for the kernels are compiled
+// once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include "hashing.h"
+
+namespace torchrec_pss {
+
+enum PoolingMode { kSum = 0, kMean = 1, kNone = 2 };
+enum HashKind { kMix64 = 0, kRobe = 1 };
+
+// Where the keys of a table's hot rows begin that share their upper bits; without it they are searched.
+struct HotDirectory {
+  const uint32_t* begin = nullptr;
+  int shift = 0;
+};
+
+struct FeatureWork : Feature {
+  using Feature::Feature;
+
+  int64_t out_width = 0; // columns of the output: of the projection, or the read width
+  int64_t out_column = 0;
+  int64_t read_width = 0; // columns of `read`: width and bias of a projected feature, else 0
+  int64_t read_column = 0;
+  bool projected = false;
+  bool bias = false;
+  HotDirectory hot;
+};
+
+// A "row" is a row of the output's batch: a bag where bags are pooled, else an index.
+struct Problem {
+  const FeatureWork* features = nullptr;
+  const int64_t* offsets = nullptr;
+  const void* indices = nullptr;
+  bool narrow_indices = false; // int32
+  const int32_t* hot_keys = nullptr;
+  int64_t batch_size = 0;
+  int64_t out_stride = 0;
+  int64_t read_stride = 0;
+  int pooling_mode = kSum;
+  int hash = kMix64;
+  bool sign = false;
+
+  int64_t first_row(int64_t f) const { return pooling_mode == kNone ? offsets[f * batch_size] : 0; }
+  int64_t end_row(int64_t f) const { return pooling_mode == kNone ? offsets[(f + 1) * batch_size] : batch_size; }
+};
+
+// The first id found out of an exact table's range.
+struct BadId {
+  int64_t feature = -1, id = 0, rows = 0;
+};
+
+// What a fused optimizer makes of an element and the sum of its gradients (torch.optim's formulas, no momentum or decay).
+enum UpdateKind { kNoUpdate = 0, kSgd = 1, kAdagrad = 2 };
+
+struct Update {
+  int kind = kNoUpdate;
+  double rate = 0;
+  double eps = 0;
+};
+
+// Tensors of one element type `T` and its accumulator `Acc` (float, or double for double).
+template <typename T, typename Acc>
+struct Tensors {
+  const T* array = nullptr;
+  const Acc* weights = nullptr; // of the indices, or null
+  const Acc* const* projections = nullptr; // of the features, as their gradients
+  Acc* out = nullptr;
+  Acc* read = nullptr;
+  // Backward only.
+  const Acc* grad = nullptr;
+  Acc* sink = nullptr; // zeros that take the array's gradient
+  Acc* const* grad_projections = nullptr;
+  Acc* grad_weights = nullptr; // or null
+  // Fused optimizer only.
+  T* updated = nullptr; // the array
+  Acc* state = nullptr; // Adagrad's sums of squares
+  Update update;
+};
+
+// Elements that one of several threads owns, by page: it alone adds to them.
+struct Share {
+  int64_t part = 0;
+  int64_t parts = 1;
+  static constexpr int kPageBits = 12;
+
+  bool owns(int64_t address) const { return (address >> kPageBits) % parts == part; }
+};
+
+// The rows [first, last) of a feature, forward; and a whole feature, backward. Rows come in tiles that do not depend on
+// the number of threads, and in ascending order within a tile: so do the sums.
+template <typename T, typename Acc>
+using Forward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, int64_t first, int64_t last);
+template <typename T, typename Acc>
+using Backward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, Share share);
+// After all of a group's gradients: updates the elements that the feature read, and sets their gradients to zero.
+template <typename T, typename Acc>
+using Apply = void (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, Share share);
+
+constexpr int64_t kTileRows = 64;
+
+// The kernels for every element type.
+template <typename T, typename Acc>
+struct KernelsOf {
+  Forward<T, Acc> forward;
+  Backward<T, Acc> backward;
+  Apply<T, Acc> apply;
+};
+
+struct Kernels {
+  KernelsOf<float, float> fp32;
+  KernelsOf<double, double> fp64;
+  KernelsOf<c10::Half, float> fp16;
+  KernelsOf<c10::BFloat16, float> bf16;
+};
+
+} // namespace torchrec_pss

@@ -1,0 +1,201 @@
+// Some indices of one feature: their ids, the rows they go to, and where they live in the array. Included once for each
+// instruction set, see gemm.h.
+namespace torchrec_pss {
+namespace PSS_ISA {
+
+constexpr int64_t kTileIds = 64;
+
+// Memory that is not initialised. Not std::vector: its code would be shared with other instruction sets.
+template <typename X>
+struct Buffer {
+  X* const data;
+  explicit Buffer(int64_t size) : data(static_cast<X*>(__builtin_malloc((size > 0 ? size : 1) * sizeof(X)))) {
+    if (data == nullptr) {
+      __builtin_trap();
+    }
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { __builtin_free(data); }
+};
+
+template <typename Acc>
+struct Tile {
+  const Problem& problem;
+  const FeatureWork& f;
+  const int64_t capacity; // few where a row has many blocks, so that addresses stay in the cache
+  Buffer<int64_t> addresses; // of block b of the c-th cold index: [b * num_cold + c]; ~address where the sign is -1
+  int64_t first = 0, size = 0, num_hot = 0, num_cold = 0;
+  int64_t id[kTileIds], row[kTileIds], own[kTileIds];
+  uint64_t state[kTileIds];
+  int32_t hot[kTileIds], cold[kTileIds]; // indices within the tile
+  Acc scale[kTileIds], factor[kTileIds]; // 1 or, for MEAN, 1 / length; times the weight
+
+  Tile(const Problem& p, const FeatureWork& feature)
+      : problem(p), f(feature), capacity(capacity_of(feature.num_blocks())),
+        addresses(capacity * feature.num_blocks()) {
+    for (int64_t k = 0; k < kTileIds; ++k) {
+      scale[k] = factor[k] = Acc(1);
+    }
+  }
+
+  static int64_t capacity_of(int64_t blocks) {
+    const int64_t fitting = blocks == 0 ? kTileIds : 1024 / blocks;
+    return fitting > kTileIds ? kTileIds : fitting < 8 ? 8 : fitting;
+  }
+
+  // Takes indices [from, to); false where an id is out of the table's range.
+  bool take(int64_t from, int64_t to, BadId* bad) {
+    first = from;
+    size = to - from;
+    if (problem.narrow_indices) {
+      const int32_t* const ids = static_cast<const int32_t*>(problem.indices) + from;
+      for (int64_t k = 0; k < size; ++k) {
+        id[k] = ids[k];
+      }
+    } else {
+      __builtin_memcpy(id, static_cast<const int64_t*>(problem.indices) + from, size * sizeof(int64_t));
+    }
+    if (!in_range(bad)) {
+      return false;
+    }
+    locate();
+    return true;
+  }
+
+  // The rows that the indices go to, and their factors: row `first_row` on, one each, or those of their bags.
+  void place_units(int64_t first_row, const Acc* weights) {
+    for (int64_t k = 0; k < size; ++k) {
+      row[k] = first_row + k;
+    }
+    weigh(weights);
+  }
+
+  void place_in_bags(int64_t* bag, int64_t first_bag, const Acc* weights) {
+    for (int64_t k = 0; k < size; ++k) {
+      while (problem.offsets[*bag + 1] <= first + k) {
+        ++*bag;
+      }
+      row[k] = *bag - first_bag;
+      if (problem.pooling_mode == kMean) {
+        scale[k] = factor[k] = Acc(1) / static_cast<Acc>(problem.offsets[*bag + 1] - problem.offsets[*bag]);
+      }
+    }
+    weigh(weights);
+  }
+
+ private:
+  void weigh(const Acc* weights) {
+    for (int64_t k = 0; weights && k < size; ++k) {
+      factor[k] = scale[k] * weights[first + k];
+    }
+  }
+
+  bool in_range(BadId* bad) const {
+    if (f.prefix == 0 && problem.hash != kRobe) {
+      return true;
+    }
+    bool good = true;
+    for (int64_t k = 0; k < size; ++k) {
+      good &= static_cast<uint64_t>(id[k]) < static_cast<uint64_t>(f.rows);
+    }
+    for (int64_t k = 0; !good && k < size; ++k) {
+      if (static_cast<uint64_t>(id[k]) >= static_cast<uint64_t>(f.rows)) {
+        *bad = {&f - problem.features, id[k], f.rows};
+        return false;
+      }
+    }
+    return true;
+  }
+
+  void locate() {
+    num_hot = num_cold = 0;
+    const int64_t blocks = f.num_blocks();
+    if (blocks == 0) {
+      return;
+    }
+    int64_t* const to = addresses.data;
+    if (problem.hash == kRobe) {
+      num_cold = size;
+      for (int64_t k = 0; k < size; ++k) {
+        cold[k] = static_cast<int32_t>(k);
+        for (int64_t b = 0; b < blocks; ++b) {
+          to[b * size + k] = robe_address(static_cast<uint64_t>(f.key + id[k]), b, static_cast<uint64_t>(f.slots));
+        }
+      }
+      return;
+    }
+    for (int64_t k = 0; k < size; ++k) {
+      state[k] = row_hash(f.key, id[k]);
+    }
+    part_hot_from_cold();
+    const uint32_t slots = static_cast<uint32_t>(f.slots);
+    const int64_t first_shared = f.first, block = f.block, n = num_cold;
+    for (int64_t b = 0; b < blocks; ++b) {
+      if (problem.sign) {
+        for (int64_t c = 0; c < n; ++c) {
+          const uint64_t h = block_hash(state[c], b);
+          const int64_t address = first_shared + static_cast<int64_t>(slot_of(h, slots)) * block;
+          to[b * n + c] = address ^ -static_cast<int64_t>(h & 1);
+        }
+      } else {
+        for (int64_t c = 0; c < n; ++c) {
+          to[b * n + c] = first_shared + static_cast<int64_t>(slot_of(block_hash(state[c], b), slots)) * block;
+        }
+      }
+    }
+  }
+
+  // Moves the states of cold indices to the front.
+  void part_hot_from_cold() {
+    if (f.num_hot() == 0) {
+      for (int64_t k = 0; k < size; ++k) {
+        cold[k] = static_cast<int32_t>(k);
+      }
+      num_cold = size;
+      return;
+    }
+    const int64_t own_width = f.width - f.prefix;
+    for (int64_t k = 0; k < size; ++k) {
+      const int64_t at = hot_position(hot_key(state[k]));
+      own[num_hot] = f.hot_base + at * own_width;
+      hot[num_hot] = cold[num_cold] = static_cast<int32_t>(k);
+      state[num_cold] = state[k];
+      num_hot += at >= 0;
+      num_cold += at < 0;
+    }
+  }
+
+  int64_t hot_position(uint32_t key) const {
+    const int32_t* const keys = problem.hot_keys + f.hot_begin;
+    int64_t low = 0, n = f.num_hot();
+    if (f.hot.begin) {
+      low = f.hot.begin[key >> f.hot.shift];
+      n = f.hot.begin[(key >> f.hot.shift) + 1];
+      int64_t found = -1;
+      for (; low < n; ++low) {
+        found = unsigned_key(keys[low]) == key ? low : found;
+      }
+      return found;
+    }
+    while (n > 1) {
+      const int64_t half = n / 2;
+      low += unsigned_key(keys[low + half - 1]) < key ? half : 0;
+      n -= half;
+    }
+    return unsigned_key(keys[low]) == key ? low : -1;
+  }
+};
+
+// Calls visit(coordinate, address, length, sign) for each run of one row's coordinates that is contiguous.
+template <typename Acc, typename Visit>
+PSS_INLINE void each_cold_run(const Tile<Acc>& tile, int64_t c, Visit&& visit) {
+  const int64_t prefix = tile.f.prefix, block = tile.f.block, n = tile.num_cold, blocks = tile.f.num_blocks();
+  const int64_t* const address = tile.addresses.data + c;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t a = address[b * n];
+    visit(prefix + b * block, a < 0 ? ~a : a, block, a < 0 ? Acc(-1) : Acc(1));
+  }
+}
+
+} // namespace PSS_ISA
+} // namespace torchrec_pss

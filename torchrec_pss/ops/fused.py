@@ -1,0 +1,90 @@
+"""The lookup whose backward takes the optimizer's step on the array, as FBGEMM's TBE does on tables.
+
+Only elements that the batch read are touched: no gradient as long as the array is filled with zeros, reduced or read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+from torchrec_pss.ops.lookup import check_arguments
+
+
+class UpdateKind(IntEnum):
+    """What is made of an element ``w`` and the sum ``g`` of its gradients in the batch; csrc/problem.h holds the same list."""
+
+    SGD = 1  # w -= rate * g
+    ADAGRAD = 2  # state += g^2; w -= rate * g / (sqrt(state) + eps)
+
+
+@dataclass
+class ArrayUpdate:
+    """A step on the array.
+
+    Attributes:
+        kind: the formula.
+        rate: learning rate.
+        sink: zeros ``[N]``, fp32 (fp64 for an fp64 array); holds gradients for the time of a backward.
+        state: Adagrad's sums of squares, as `sink`.
+        eps: Adagrad's.
+    """
+
+    kind: UpdateKind
+    rate: float
+    sink: torch.Tensor
+    state: torch.Tensor | None = None
+    eps: float = 0.0
+
+
+class _FusedLookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, array, arguments, update, weights, *projections):
+        features, hot_keys, indices, offsets, total_width, flags = arguments
+        out, read = torch.ops.torchrec_pss.lookup(
+            array, features, hot_keys, list(projections), indices, offsets, weights, total_width, *flags
+        )
+        ctx.save_for_backward(read, features, hot_keys, indices, offsets, weights, *projections)
+        ctx.array, ctx.update, ctx.flags = array, update, flags
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        read, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+        update = ctx.update()
+        grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
+            grad, read, ctx.array, update.sink, update.state, features, hot_keys, projections, indices, offsets, weights,
+            *ctx.flags, update.kind, update.rate, update.eps,
+        )  # fmt: skip
+        parts = grad_projections.split([p.numel() for p in projections])
+        parts = [part.view_as(p) for part, p in zip(parts, projections, strict=True)] if projections else []
+        return None, None, None, grad_weights if ctx.needs_input_grad[3] else None, *parts
+
+
+def fused_lookup(
+    array: torch.Tensor,
+    features: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    per_sample_weights: torch.Tensor | None = None,
+    *,
+    update,
+    hot_keys: torch.Tensor,
+    projections: Sequence[torch.Tensor] = (),
+    total_width: int,
+    pooling_mode: int,
+    hash_kind: int,
+    sign: bool,
+) -> torch.Tensor:
+    """:func:`~torchrec_pss.ops.lookup.lookup`, with ``array`` updated in backward instead of given a gradient.
+
+    Args:
+        update: called in backward, returns the `ArrayUpdate` to make.
+
+    Raises:
+        ValueError, IndexError: as `lookup`.
+    """
+    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
+    arguments = (features, hot_keys, indices, offsets, total_width, (int(pooling_mode), hash_kind, sign))
+    return _FusedLookup.apply(array, arguments, update, per_sample_weights, *projections)
