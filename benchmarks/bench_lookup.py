@@ -1,9 +1,11 @@
-"""The lookup against the full tables that it replaces: forward, and a whole step with SGD.
+"""The lookup against the full tables that it replaces: forward, and a whole step with a fused optimizer.
 
-    python -m benchmarks.bench_lookup [--quick] [--json FILE]
+    python -m benchmarks.bench_lookup [--quick] [--json FILE] [--plot FILE]
 
-Prints, for each case, how many times as fast the shared array is as each rival: both sides run in turn in one process,
-and the figure is the ratio of the medians. Rivals hold Kaggle's 26 tables, fp32, with `--rows_scale` of their rows.
+For each case, how many times as fast the shared array is as each rival: all sides run in turn in one process, and the figure is the
+ratio of the medians. Full tables are Kaggle's or MLPerf's 26, fp32, with as many of their rows as --table_gib holds.
+
+``copy`` is a plain copy of the output (it reads and writes as many bytes): what the memory allows. Its ratio is below 1.
 """
 
 import argparse
@@ -11,10 +13,9 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
@@ -23,153 +24,206 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
-from torchrec_pss import PSSConfig
-from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, SPARSE_NAMES
-from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.ops import HAS_CPU_KERNEL, feature_matrix, lookup, reference
+from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.ops import HAS_CPU_KERNEL
+from torchrec_pss.ops.hashing import robe_offsets
 
 LEARNING_RATE = 0.01
+_COUNTED = 131_072  # ids a table by which the default layout is chosen
+_WARM_UP = 2  # rounds
+
+Contestant = tuple[Callable[[], object], Callable[[], object] | None]  # forward; forward, backward and optimizer
 
 
-@dataclass(frozen=True)
-class Case:
-    """One problem: D, bags a feature, ids a bag, elements of the array, exponent of the ids' power law (0: uniform)."""
-
-    embedding_dim: int
-    batch_size: int
-    bag: int
-    numel: int
-    skew: float
+def rows_of(case: Case, table_gib: float) -> list[int]:
+    """Rows of the full tables, scaled down to fit."""
+    rows = TABLE_SETS[case.tables]
+    share = min(1.0, table_gib * 2**30 / (sum(rows) * case.embedding_dim * 4))
+    return [max(2, int(n * share)) for n in rows]
 
 
-QUICK = [Case(16, 4096, 1, 540_000, 1.1), Case(64, 4096, 1, 2_500_000, 1.1)]
-ALL = [
-    *QUICK,
-    Case(16, 16384, 1, 540_000, 1.1),
-    Case(64, 4096, 1, 2_500_000, 0.0),
-    Case(64, 4096, 1, 25_000_000, 0.0),
-    Case(64, 2048, 10, 2_500_000, 1.1),
-]
-
-
-def ids_of(case: Case, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """int64 indices and offsets in FBGEMM's order."""
-    rng = np.random.default_rng(0)
-    parts = []
-    for n in rows:
-        uniforms = rng.random(case.batch_size * case.bag)
-        if case.skew:
-            a = 1 - case.skew
-            ranks = np.power(1 + uniforms * ((n + 1.0) ** a - 1), 1 / a) - 1
-            ids = (ranks.astype(np.int64) * 2_654_435_761 + 12_345) % n  # frequent rows do not lie side by side
-        else:
-            ids = (uniforms * n).astype(np.int64)
-        parts.append(np.clip(ids, 0, n - 1))
-    indices = torch.from_numpy(np.concatenate(parts))
-    return indices, torch.arange(0, len(indices) + 1, case.bag)
-
-
-Contestant = tuple[Callable[[], torch.Tensor], Callable[[], object]]  # forward; forward, backward and SGD
-
-
-def shared_array(case: Case, rows: list[int], function: Callable, indices, offsets, grad) -> Contestant:
-    tables = [EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=name)
-              for n, name in zip(rows, SPARSE_NAMES, strict=True)]  # fmt: skip
-    layout = allocate(tables, PSSConfig(array_bytes=case.numel * 4, layout="plain"), 4)
-    array = torch.nn.Parameter(torch.rand(layout.numel) - 0.5)
-    features = feature_matrix([t.feature_row() for t in layout.tables], array.device)
-    optimizer = torch.optim.SGD([array], lr=LEARNING_RATE)
-    arguments = dict(features=features, hot_keys=layout.hot_keys, indices=indices, offsets=offsets, per_sample_weights=None,
-                     total_width=len(rows) * case.embedding_dim, pooling_mode=0, hash_kind=0, sign=True)  # fmt: skip
+def shared_array(case: Case, rows: list[int], ids: torch.Tensor, grad: torch.Tensor) -> Contestant:
+    tables = [
+        EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
+        for i, n in enumerate(rows)
+    ]
+    if case.layout == "plain":
+        config = PSSConfig(array_bytes=case.array_bytes, layout="plain")
+    else:
+        counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
+        counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
+        config = PSSConfig(array_bytes=case.array_bytes, counts=counts)
+    module = PSSEmbeddingBagCollection(tables, config=config)
+    module.step_in_backward(torch.optim.SGD([module.array], lr=LEARNING_RATE))
+    projections = list(module.projections.values())
+    optimizer = torch.optim.SGD(projections, lr=LEARNING_RATE, foreach=True) if projections else None
+    lengths = torch.full((len(rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
+    kjt = KeyedJaggedTensor([f"f{i}" for i in range(len(rows))], ids.flatten(), lengths=lengths)
+    kjt.offsets()
 
     def forward():
-        return function(array, **arguments)
+        return module(kjt).values()
 
     def step():
-        optimizer.zero_grad()
         forward().backward(grad)
-        optimizer.step()
+        if optimizer:
+            optimizer.step()
+            optimizer.zero_grad()
 
     return forward, step
 
 
-def fbgemm_tbe(case: Case, rows: list[int], indices, offsets, grad) -> Contestant:
-    tbe = SplitTableBatchedEmbeddingBagsCodegen(
-        [(n, case.embedding_dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for n in rows],
-        optimizer=EmbOptimType.EXACT_SGD,
-        learning_rate=LEARNING_RATE,
-    )
-    tbe.init_embedding_weights_uniform(-0.05, 0.05)
-    return lambda: tbe(indices, offsets), lambda: tbe(indices, offsets).backward(grad)
-
-
-def embedding_bags(case: Case, rows: list[int], indices, offsets, grad) -> Contestant:
-    tables = torch.nn.ModuleList([torch.nn.EmbeddingBag(n, case.embedding_dim, mode="sum", sparse=True) for n in rows])
-    optimizer = torch.optim.SGD(tables.parameters(), lr=LEARNING_RATE)
-    per_feature = indices.view(len(rows), -1)
-    starts = offsets[: case.batch_size]
+def robe_gather(case: Case, rows: list[int], ids: torch.Tensor) -> Contestant:
+    """As the authors' Python does it: all addresses as a tensor, then one gather; forward only."""
+    numel, dim, block = case.array_bytes // 4, case.embedding_dim, 4
+    array = torch.rand(numel) - 0.5
+    firsts = torch.tensor([0, *rows[:-1]]).cumsum(0)
+    inside = torch.arange(block)
 
     def forward():
-        return torch.cat([t(i, starts) for t, i in zip(tables, per_feature, strict=True)], dim=1)
+        places = [
+            robe_offsets(int(f), drawn, dim // block, numel - block + 1) for f, drawn in zip(firsts, ids, strict=True)
+        ]
+        addresses = (torch.stack(places)[..., None] + inside).flatten(2)
+        read = array[addresses].view(len(rows), case.batch_size, case.ids_per_bag, dim)
+        return read.sum(2).transpose(0, 1).flatten(1)
 
-    def step():
-        optimizer.zero_grad()
-        forward().backward(grad)
-        optimizer.step()
-
-    return forward, step
+    return forward, None
 
 
-def measure(case: Case, scale: float, repeats: int) -> dict:
-    """Seconds (median) of every contestant's forward and step, measured in turn."""
-    rows = [max(2, round(n * scale)) for n in KAGGLE_NUM_EMBEDDINGS]
-    indices, offsets = ids_of(case, rows)
-    common = (indices, offsets, torch.randn(case.batch_size, len(rows) * case.embedding_dim))
-    contestants = {
-        "shared array": shared_array(case, rows, lookup, *common),
-        "its PyTorch reference": shared_array(case, rows, reference.lookup, *common),
-        "FBGEMM TBE": fbgemm_tbe(case, rows, *common),
-        "nn.EmbeddingBag": embedding_bags(case, rows, *common),
+class FullTables:
+    """Tables of one size, made once for all cases that use them."""
+
+    def __init__(self, rows: list[int], dim: int) -> None:
+        self.tbe = SplitTableBatchedEmbeddingBagsCodegen(
+            [(n, dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for n in rows],
+            optimizer=EmbOptimType.EXACT_SGD,
+            learning_rate=LEARNING_RATE,
+        )
+        self.tbe.init_embedding_weights_uniform(-0.05, 0.05)
+        self.bags = torch.nn.ModuleList(
+            torch.nn.EmbeddingBag.from_pretrained(w, freeze=False, mode="sum", sparse=True)
+            for w in self.tbe.split_embedding_weights()
+        )
+
+    def fbgemm(self, ids: torch.Tensor, offsets: torch.Tensor, grad: torch.Tensor) -> Contestant:
+        flat = ids.flatten()
+        return lambda: self.tbe(flat, offsets), lambda: self.tbe(flat, offsets).backward(grad)
+
+    def embedding_bags(self, case: Case, ids: torch.Tensor, grad: torch.Tensor) -> Contestant:
+        optimizer = torch.optim.SGD(self.bags.parameters(), lr=LEARNING_RATE)
+        starts = torch.arange(0, case.batch_size * case.ids_per_bag, case.ids_per_bag)
+
+        def forward():
+            return torch.cat([bag(drawn, starts) for bag, drawn in zip(self.bags, ids, strict=True)], dim=1)
+
+        def step():
+            optimizer.zero_grad()
+            forward().backward(grad)
+            optimizer.step()
+
+        return forward, step
+
+
+def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> dict:
+    """Medians of every contestant, measured in turn, and ours as ratios."""
+    torch.set_num_threads(case.threads)
+    ids = draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
+    offsets = torch.arange(0, ids.numel() + 1, case.ids_per_bag)
+    grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim)
+    copied = torch.empty_like(grad)
+    contestants: dict[str, Contestant] = {
+        "shared array": shared_array(case, rows, ids, grad),
+        "fbgemm": tables.fbgemm(ids, offsets, grad),
+        "embedding_bag": tables.embedding_bags(case, ids, grad),
+        "robe_gather": robe_gather(case, rows, ids),
+        "copy": (lambda: copied.copy_(grad), None),
     }
-    times: dict = {name: {"forward": [], "step": []} for name in contestants}
-    for repeat in tqdm(range(repeats + 1), desc=str(case), leave=False):
+    times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
+    for repeat in range(repeats + _WARM_UP):
         for name, (forward, step) in contestants.items():
             for kind, function in (("forward", torch.no_grad()(forward)), ("step", step)):
+                if function is None:
+                    continue
                 started = time.perf_counter()
                 function()
-                if repeat:  # the first round warms up
+                if repeat >= _WARM_UP:
                     times[name][kind].append(time.perf_counter() - started)
-    medians = {n: {kind: statistics.median(v) for kind, v in kinds.items()} for n, kinds in times.items()}
-    return {"case": asdict(case), "table_rows": sum(rows), "seconds": medians}
+    seconds = {n: {kind: statistics.median(v) for kind, v in kinds.items() if v} for n, kinds in times.items()}
+    ours = seconds["shared array"]
+    ratios = {
+        f"ratio_vs_{name}_{kind}": theirs / ours[kind]
+        for name, kinds in seconds.items()
+        for kind, theirs in kinds.items()
+        if name not in ("shared array", "copy")
+    }
+    share = sum(rows) / sum(TABLE_SETS[case.tables])
+    return {
+        **asdict(case), "table_rows": sum(rows), "table_rows_share": share, **ratios,
+        "ratio_vs_copy": seconds["copy"]["forward"] / ours["forward"], "seconds": seconds,
+    }  # fmt: skip
+
+
+def plot(path: Path, results: list[dict]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 0.45 * len(results) + 1.5))
+    for offset, kind in ((-0.2, "forward"), (0.2, "step")):
+        heights = [r[f"ratio_vs_fbgemm_{kind}"] for r in results]
+        axis.barh([i + offset for i in range(len(results))], heights, 0.38, label=kind)
+    axis.set_yticks(range(len(results)), [_label(r) for r in results], fontsize=8)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_xlabel("times as fast as FBGEMM's TBE on full tables")
+    axis.invert_yaxis()
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def _label(r: dict) -> str:
+    return (
+        f"{r['tables']} {r['layout']} {r['array_bytes'] // 1_000_000} MB, D {r['embedding_dim']}, "
+        f"B {r['batch_size']} x {r['ids_per_bag']}, {r['ids']}, {r['threads']} thr."
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two cases instead of six")
-    parser.add_argument("--rows_scale", type=float, default=0.3, help="share of Kaggle's 33.8M rows in the full tables")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases instead of {len(ALL)}")
+    parser.add_argument("--table_gib", type=float, default=2.5, help="most that the full tables may take")
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built; there is nothing to measure")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; times as fast as the rival, forward / step")
-    results = []
-    for case in QUICK if args.quick else ALL:
-        results.append(measure(case, args.rows_scale, args.repeats))
-        seconds = results[-1]["seconds"]
-        ours = seconds["shared array"]
-        ratios = ", ".join(
-            f"{name} {s['forward'] / ours['forward']:.2f} / {s['step'] / ours['step']:.2f}"
-            for name, s in seconds.items()
-            if name != "shared array"
-        )
-        print(f"{case}: {ratios}", flush=True)
+    print(f"torch {torch.__version__}; times as fast as FBGEMM's TBE on full tables, forward and step; copy: forward")
+    cases = sorted(QUICK if args.quick else ALL, key=lambda c: (c.tables, c.embedding_dim))
+    results: list[dict] = []
+    tables, made_for = None, None
+    for case in tqdm(cases, "cases"):
+        rows = rows_of(case, args.table_gib)
+        if made_for != (case.tables, case.embedding_dim):
+            tables = None  # frees the old ones first
+            tables, made_for = FullTables(rows, case.embedding_dim), (case.tables, case.embedding_dim)
+        results.append(measure(case, tables, rows, args.repeats))
+        r = results[-1]
+        ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} copy {r['ratio_vs_copy']:.2f}"
+        tqdm.write(f"{_label(r)}: {ratios}")
         if args.json:
             aside = args.json.with_suffix(".tmp")
             aside.write_text(json.dumps(results, indent=2) + "\n")
             aside.replace(args.json)
+    if args.plot:
+        plot(args.plot, results)
 
 
 if __name__ == "__main__":

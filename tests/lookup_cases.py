@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix
+from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory
 from torchrec_pss.ops.hashing import hot_keys_of, to_signed
 
 
@@ -28,10 +28,11 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
             prefix = 0
         key = draw.randrange(1000) if hash_kind == HASH_ROBE else to_signed(draw.getrandbits(64))
         # Hot are the ids 0 .. 3, which those below meet where a table has few rows, and some that nothing meets.
-        num_hot = 0 if hash_kind == HASH_ROBE or prefix == width else draw.choice([0, 0, 1, 4, 9])
+        num_hot = 0 if hash_kind == HASH_ROBE or prefix == width else draw.choice([0, 0, 1, 4, 9, 40])
         num_hot = min(num_hot, numel // (width - prefix)) if num_hot else 0
         hot_begin = sum(map(len, hot_keys))
         hot_keys.append(hot_keys_of(key, torch.arange(num_hot)).sort().values)
+        directory, shift = hot_directory(hot_keys[-1]) if num_hot and draw.random() < 0.7 else (None, 0)
         first = 0 if hash_kind == HASH_ROBE else draw.choice([0, draw.randint(0, numel - block)])
         features.append(
             {
@@ -46,8 +47,12 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
                 FeatureColumn.HOT_BEGIN: hot_begin,
                 FeatureColumn.HOT_END: hot_begin + num_hot,
                 FeatureColumn.HOT_BASE: draw.randint(0, numel - num_hot * (width - prefix)) if num_hot else 0,
+                FeatureColumn.HOT_DIRECTORY: sum(map(len, hot_keys)) if shift else 0,
+                FeatureColumn.HOT_SHIFT: shift,
             }
         )
+        if shift:
+            hot_keys.append(directory)
     longest = draw.choice([0, 1, 1, 3, 20])
     lengths = torch.randint(0, longest + 1, (num_features * batch_size,), generator=generator)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -223,6 +223,8 @@ def test_id_out_of_an_exact_range(function, bad):
         ("FIRST", -1),
         ("HOT_END", 1),
         ("HOT_BEGIN", -1),
+        ("HOT_SHIFT", 32),
+        ("HOT_SHIFT", 31),
     ],
 )
 def test_metadata_that_leaves_the_array_is_refused(column, value):

@@ -58,7 +58,7 @@ class TableLayout:
     def feature_row(self) -> dict[FeatureColumn, int]:
         values = (self.key, self.rows, self.width, self.prefix, self.base, self.block, self.slots, self.first,
                   self.hot_begin, self.hot_end, self.hot_base)  # fmt: skip
-        return dict(zip(FeatureColumn, values, strict=True))
+        return dict(zip(FeatureColumn, values, strict=False))
 
 
 @dataclass(frozen=True)

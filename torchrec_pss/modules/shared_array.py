@@ -12,7 +12,7 @@ from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.input_checks import explain_bad_input, permute_to, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, PoolingMode, feature_matrix, lookup
+from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.fused import fused_lookup
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -52,6 +52,7 @@ class SharedArrayModule(nn.Module):
             }
         )
         self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
+        self._feature_rows, self._hot_index = _with_hot_directories(self._layout)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._step_in_backward: StepInBackward | None = None
@@ -144,10 +145,10 @@ class SharedArrayModule(nn.Module):
         """The op's features and hot_keys, and what stands for no projection, on the array's device."""
         key = (tuple(positions), self.array.device)
         if key not in self._metadata:
-            rows = [self._layout.tables[self._table_of_feature[p]].feature_row() for p in positions]
+            rows = [self._feature_rows[self._table_of_feature[p]] for p in positions]
             device = self.array.device
             no_projection = torch.empty(0, 0, device=device)
-            self._metadata[key] = (feature_matrix(rows, device), self._layout.hot_keys.to(device), no_projection)
+            self._metadata[key] = (feature_matrix(rows, device), self._hot_index.to(device), no_projection)
         return self._metadata[key]
 
     def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
@@ -183,6 +184,19 @@ class SharedArrayModule(nn.Module):
             f"array={self._layout.numel} x {self.array.dtype}, tables={shared} shared + {exact} exact, "
             f"hash={self._layout.hash}, embedding_bytes={self._layout.embedding_bytes}"
         )
+
+
+def _with_hot_directories(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:
+    """The op's row of metadata of every table, and its hot_keys."""
+    rows, parts = [], [layout.hot_keys]
+    for table in layout.tables:
+        row = table.feature_row()
+        if table.num_hot:
+            directory, shift = hot_directory(layout.hot_keys[table.hot_begin : table.hot_end])
+            row |= {FeatureColumn.HOT_DIRECTORY: sum(map(len, parts)), FeatureColumn.HOT_SHIFT: shift}
+            parts.append(directory)
+        rows.append(row)
+    return rows, torch.cat(parts)
 
 
 def _common_dtype(tables: Sequence[BaseEmbeddingConfig]) -> torch.dtype:

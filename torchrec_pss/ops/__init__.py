@@ -1,4 +1,4 @@
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode, feature_matrix
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, feature_matrix, hot_directory
 from torchrec_pss.ops.hashing import HASH_MIX64, HASH_ROBE
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, lookup
 
@@ -9,5 +9,6 @@ __all__ = [
     "FeatureColumn",
     "PoolingMode",
     "feature_matrix",
+    "hot_directory",
     "lookup",
 ]

@@ -28,7 +28,7 @@ def row_addresses(
     Returns:
         Addresses into the array and signs (+1 or -1), both int64 ``[n, width]``.
     """
-    key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base = feature.tolist()
+    key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base, *_ = feature.tolist()
     ids = ids.to(torch.int64)
     exact = base + ids[:, None] * prefix + torch.arange(prefix, device=ids.device)
     num_blocks = (width - prefix) // block if width > prefix else 0
@@ -86,8 +86,8 @@ def lookup(
     """The op's forward; differentiable in array, projections and weights. See ops/lookup.py.
 
     Returns:
-        The output, and the pooled reads of the features that are projected, side by side ``[B, sum of widths and biases]``
-        (for NONE ``[L, largest of them]``, zero where a feature has fewer), which backward needs.
+        The output, and what backward needs: the pooled reads of the features that are projected, each with its bias and padded
+        to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
     check_inputs(features, indices, offsets, hash_kind)
     dtype = torch.promote_types(array.dtype, torch.float32)
@@ -109,7 +109,7 @@ def lookup(
             read = read.new_zeros(batch_size, rows.shape[1]).index_add(0, _bag_of_index(f, batch_size, offsets), read)
         outputs.append(read @ projection if is_projected else read)
         if is_projected:
-            reads.append(read)
+            reads.append(torch.nn.functional.pad(read, (0, padded(read.shape[1]) - read.shape[1])))
         elif not pooled:
             reads.append(read[:, :0])
     if not outputs:
@@ -160,7 +160,7 @@ def lookup_backward(
             inner = projection.shape[0]
             grad_projections[f] = read_here[:, :inner].T @ grad_read
             grad_read = grad_read @ projection.T
-            read_column += inner
+            read_column += padded(inner)
         if pooling_mode != PoolingMode.NONE:
             grad_read = grad_read[_bag_of_index(f, batch_size, offsets)]
         contribution = grad_read[:, :width] * row_signs * scales[here, None]
@@ -192,9 +192,14 @@ def lookup_backward_update_(
     return torch.cat([grad.new_zeros(0), *(p.flatten() for p in grad_projections)]), grad_weights
 
 
+def padded(width: int) -> int:
+    """Columns for a read of that width, whole registers."""
+    return (width + 7) // 8 * 8
+
+
 def read_width(projections: Sequence[torch.Tensor], pooling_mode: int) -> int:
     """Columns of what backward needs."""
-    widths = [p.shape[0] for p in projections]
+    widths = [padded(p.shape[0]) for p in projections]
     return max(widths, default=0) if pooling_mode == PoolingMode.NONE else sum(widths)
 
 

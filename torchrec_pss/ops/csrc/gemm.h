@@ -24,8 +24,20 @@ PSS_INLINE void store(Acc* to, const Vector<Acc>& v) {
   __builtin_memcpy(to, &v, sizeof(v));
 }
 
+// Past the caches, where `kStream`: what is written is too much for them, and `to` is aligned to 64 bytes.
+template <bool kStream, typename Acc>
+PSS_INLINE void store_out(Acc* to, const Vector<Acc>& v) {
+#ifdef PSS_STREAM
+  if constexpr (kStream && sizeof(Acc) == 4) {
+    PSS_STREAM(to, v);
+    return;
+  }
+#endif
+  store(to, v);
+}
+
 // c[r, :] = sum over k of a[r, k] * b[k, :], for r of `R` rows and columns of b up to a multiple of sixteen.
-template <int R, typename Acc>
+template <int R, bool kStream, typename Acc>
 PSS_INLINE void multiply_rows(
     const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride, int64_t inner,
     int64_t columns) {
@@ -42,7 +54,7 @@ PSS_INLINE void multiply_rows(
       }
     }
     for (int r = 0; r < R; ++r) {
-      store(c + r * c_stride + n, sum[r]);
+      store_out<kStream>(c + r * c_stride + n, sum[r]);
     }
   }
   for (; n < columns; ++n) {
@@ -56,16 +68,16 @@ PSS_INLINE void multiply_rows(
   }
 }
 
-template <typename Acc>
+template <bool kStream, typename Acc>
 void multiply(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    multiply_rows<4>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
+  for (; r + 8 <= rows; r += 8) { // chains enough to hide an addition's latency
+    multiply_rows<8, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
   }
   for (; r < rows; ++r) {
-    multiply_rows<1>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
+    multiply_rows<1, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
   }
 }
 
@@ -105,15 +117,18 @@ template <typename Acc>
 void add_outer(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
-  int64_t j = 0;
-  for (; j + 8 <= inner; j += 8) {
-    add_outer_rows<8>(rows, a + j, a_stride, b, b_stride, c + j * c_stride, c_stride, columns);
+  for (; inner > 8; inner -= 8, a += 8, c += 8 * c_stride) {
+    add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
   }
-  for (; j + 2 <= inner; j += 2) {
-    add_outer_rows<2>(rows, a + j, a_stride, b, b_stride, c + j * c_stride, c_stride, columns);
-  }
-  for (; j < inner; ++j) {
-    add_outer_rows<1>(rows, a + j, a_stride, b, b_stride, c + j * c_stride, c_stride, columns);
+  switch (inner) { // the rest in one pass over the rows
+    case 8: return add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 7: return add_outer_rows<7>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 6: return add_outer_rows<6>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 5: return add_outer_rows<5>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 4: return add_outer_rows<4>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 3: return add_outer_rows<3>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    case 2: return add_outer_rows<2>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    default: return add_outer_rows<1>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
   }
 }
 

@@ -40,10 +40,11 @@ Inputs::Inputs(
   problem.pooling_mode = static_cast<int>(pooling_mode);
   problem.hash = static_cast<int>(hash);
   problem.sign = sign;
+  problem.numel = array.numel();
+  problem.prefetch = array.nbytes() > (1 << 19);
   check_offsets();
   check_features();
   lay_out(total_width);
-  index_hot_keys();
 }
 
 void Inputs::check_offsets() const {
@@ -64,6 +65,12 @@ void Inputs::check_offsets() const {
       " indices");
 }
 
+// Its entries and one more, by the upper bits of the keys.
+static bool has_sane_directory(const Feature& f, int64_t numel) {
+  return f.hot_shift == 0 || (f.hot_shift > 0 && f.hot_shift < 32 && f.hot_directory >= 0 &&
+                              f.hot_directory + (int64_t(1) << (32 - f.hot_shift)) < numel);
+}
+
 void Inputs::check_features() const {
   const int64_t numel = array.numel(), num_hot = hot_keys.numel();
   for (int64_t i = 0; i < num_features(); ++i) {
@@ -74,7 +81,7 @@ void Inputs::check_features() const {
         (exact || (f.block >= 1 && f.block <= numel && (f.width - f.prefix) % f.block == 0 && f.slots >= 1 &&
                    f.slots < (int64_t(1) << 32) && f.first >= 0 && f.first <= numel &&
                    f.slots <= (problem.hash == kRobe ? numel - f.block + 1 : (numel - f.first) / f.block))) &&
-        f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot &&
+        f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot) &&
         (f.hot_begin == f.hot_end || exact ||
          (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / (f.width - f.prefix)));
     TORCH_CHECK_VALUE(sane, "row ", i, " of `features` does not fit an array of ", numel, " elements");
@@ -96,8 +103,9 @@ void Inputs::lay_out(int64_t total_width) {
       f.projected = true;
       f.bias = projection.size(0) > f.width;
       f.out_width = projection.size(1);
-      f.read_width = projection.size(0);
+      f.read_width = (projection.size(0) + 7) / 8 * 8;
     }
+    f.room = f.projected ? f.read_width : f.out_width;
     TORCH_CHECK_VALUE(
         pooled || f.out_width == total_width, "unpooled features must all have width ", total_width, ", feature ", i,
         " has ", f.out_width);
@@ -110,36 +118,6 @@ void Inputs::lay_out(int64_t total_width) {
       !pooled || out == total_width, "the features' widths add up to ", out, ", not ", total_width);
   problem.out_stride = total_width;
   problem.read_stride = read;
-}
-
-// Directories by the keys' upper bits, about one key each, where there are lookups enough to pay for them.
-void Inputs::index_hot_keys() {
-  directories.resize(features.size());
-  for (int64_t i = 0; i < num_features(); ++i) {
-    FeatureWork& f = features[i];
-    const int64_t lookups = problem.offsets[(i + 1) * problem.batch_size] - problem.offsets[i * problem.batch_size];
-    if (f.num_hot() < 8 || lookups < f.num_hot() || problem.hash == kRobe) {
-      continue;
-    }
-    int bits = 1;
-    while ((int64_t(1) << bits) < f.num_hot() && bits < 31) {
-      ++bits;
-    }
-    const int shift = 32 - bits;
-    std::vector<uint32_t>& begin = directories[i];
-    begin.resize((size_t(1) << bits) + 1);
-    const int32_t* const keys = problem.hot_keys + f.hot_begin;
-    int64_t bucket = 0;
-    for (int64_t k = 0; k < f.num_hot(); ++k) {
-      for (const int64_t own = unsigned_key(keys[k]) >> shift; bucket <= own; ++bucket) {
-        begin[bucket] = static_cast<uint32_t>(k);
-      }
-    }
-    for (; bucket < static_cast<int64_t>(begin.size()); ++bucket) {
-      begin[bucket] = static_cast<uint32_t>(f.num_hot());
-    }
-    f.hot = {begin.data(), shift};
-  }
 }
 
 } // namespace torchrec_pss

@@ -14,7 +14,6 @@ struct Inputs {
   at::Tensor array, hot_keys, indices, offsets, weights;
   std::vector<at::Tensor> projections;
   std::vector<FeatureWork> features;
-  std::vector<std::vector<uint32_t>> directories;
   Problem problem;
   int64_t num_indices = 0;
 
@@ -32,7 +31,6 @@ struct Inputs {
   void lay_out(int64_t total_width);
   void check_features() const;
   void check_offsets() const;
-  void index_hot_keys();
 };
 
 } // namespace torchrec_pss

@@ -107,18 +107,37 @@ PSS_INLINE void add_run(Acc* to, const T* from, int64_t length, Acc factor) {
   }
 }
 
+// add_run<true> by whole registers: where a row of `room` columns and the array of `numel` elements have space behind the run, what
+// lies there is read, and overwritten with it, too. Rows are written from left to right, so it does not stay.
+template <typename T, typename Acc>
+PSS_INLINE void assign_run(
+    Acc* row, int64_t j, const T* array, int64_t address, int64_t length, Acc factor, int64_t room, int64_t numel) {
+  if (length <= 8 && j + 8 <= room && address + 8 <= numel) {
+    add_lanes<true, 8>(row + j, array + address, factor);
+  } else if (length <= 16 && j + 16 <= room && address + 16 <= numel) {
+    add_lanes<true, 16>(row + j, array + address, factor);
+  } else {
+    add_run<true>(row + j, array + address, length, factor);
+  }
+}
+
 template <bool kAssign, typename T, typename Acc>
 void read_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   const FeatureWork& f = tile.f;
-  if (f.prefix > 0) {
-    for (int64_t k = 0; k < tile.size; ++k) {
-      add_run<kAssign>(to + tile.row[k] * stride, array + f.base + tile.id[k] * f.prefix, f.prefix, tile.factor[k]);
+  const int64_t numel = tile.problem.numel;
+  const auto add = [&](int64_t k, int64_t j, int64_t address, int64_t length) __attribute__((always_inline)) {
+    Acc* const row = to + tile.row[k] * stride;
+    if (kAssign) {
+      assign_run(row, j, array, address, length, tile.factor[k], f.room, numel);
+    } else {
+      add_run<false>(row + j, array + address, length, tile.factor[k]);
     }
+  };
+  for (int64_t k = 0; f.prefix > 0 && k < tile.size; ++k) {
+    add(k, 0, f.base + tile.id[k] * f.prefix, f.prefix);
   }
   for (int64_t h = 0; h < tile.num_hot; ++h) {
-    const int64_t k = tile.hot[h];
-    add_run<kAssign>(
-        to + tile.row[k] * stride + f.prefix, array + tile.own[h], f.width - f.prefix, tile.factor[k]);
+    add(tile.hot[h], f.prefix, tile.own[h], f.width - f.prefix);
   }
   for (int64_t c = 0; c < tile.num_cold; ++c) {
     const int64_t k = tile.cold[c];
@@ -135,30 +154,68 @@ void read_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   }
 }
 
+template <typename Acc>
+void stream_rows(const Acc* from, int64_t rows, int64_t width, Acc* to, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t n = 0; n < width; n += 16) {
+      store_out<true>(to + r * stride + n, load(from + r * width + n));
+    }
+  }
+}
+
+// Whether a feature's columns are whole lines of the cache, so that they may be written past it.
+template <typename T, typename Acc>
+bool can_stream(const Problem& p, const Tensors<T, Acc>& t, const FeatureWork& f) {
+  return p.stream && f.out_width % 16 == 0 && f.out_column % 16 == 0 && p.out_stride % 16 == 0 &&
+      reinterpret_cast<uintptr_t>(t.out) % 64 == 0;
+}
+
 template <typename T, typename Acc>
 BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64_t first, int64_t last) {
   const FeatureWork& f = p.features[feature];
-  Acc* const to = f.projected ? t.read + f.read_column : t.out + f.out_column;
-  const int64_t stride = f.projected ? p.read_stride : p.out_stride;
+  const bool stream = can_stream(p, t, f);
   const int64_t width = f.width + f.bias;
+  Acc* const out = t.out + f.out_column;
+  // Pooled rows go to `read`, to the output, or, if that is written past the cache, to a tile of it first.
+  Buffer<Acc> pooled(stream && !f.projected ? kTileRows * width : 0);
   Tile<Acc> tile(p, f);
   for (int64_t row = first; row < last; row += kTileRows) {
     const RowTile<Acc> rows(p, feature, row, row + kTileRows < last ? row + kTileRows : last);
-    if (!rows.unit) {
-      for (int64_t r = rows.first_row; r < rows.end_row; ++r) {
-        __builtin_memset(to + r * stride, 0, width * sizeof(Acc));
-      }
+    Acc* to = out;
+    int64_t stride = p.out_stride;
+    if (f.projected) {
+      to = t.read + f.read_column;
+      stride = p.read_stride;
+    } else if (stream) {
+      to = pooled.data - row * width;
+      stride = width;
+    }
+    for (int64_t r = rows.first_row; !rows.unit && r < rows.end_row; ++r) {
+      __builtin_memset(to + r * stride, 0, width * sizeof(Acc));
     }
     const BadId bad = each_tile(rows, tile, t.weights, [&] {
+      if (p.prefetch) {
+        tile.prefetch(t.array);
+      }
       rows.unit ? read_tile<true>(tile, t.array, to, stride) : read_tile<false>(tile, t.array, to, stride);
     });
     if (bad.feature >= 0) {
       return bad;
     }
     if (f.projected) {
-      multiply(
-          rows.rows(), to + rows.first_row * stride, stride, t.projections[feature], f.out_width,
-          t.out + rows.first_row * p.out_stride + f.out_column, p.out_stride, width, f.out_width);
+      for (int64_t r = rows.first_row; r < rows.end_row; ++r) {
+        for (int64_t j = width; j < f.room; ++j) {
+          to[r * stride + j] = 0;
+        }
+      }
+      const auto project = [&](auto multiply_by) {
+        multiply_by(
+            rows.rows(), to + row * stride, stride, t.projections[feature], f.out_width, out + row * p.out_stride,
+            p.out_stride, width, f.out_width);
+      };
+      stream ? project(multiply<true, Acc>) : project(multiply<false, Acc>);
+    } else if (stream) {
+      stream_rows(pooled.data, rows.rows(), width, out + row * p.out_stride, p.out_stride);
     }
   }
   return {};
@@ -166,7 +223,8 @@ BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64
 
 // Adds a tile's gradient to what `share` owns.
 template <bool kShared, typename Acc>
-void add_gradient(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sink, const Share& share) {
+void add_gradient(
+    const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sink, Acc sink_scale, const Share& share) {
   const FeatureWork& f = tile.f;
   const auto add = [&](int64_t address, const Acc* from, int64_t length, Acc factor) {
     if (!kShared || share.owns(address)) {
@@ -175,18 +233,19 @@ void add_gradient(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* s
   };
   if (f.prefix > 0) {
     for (int64_t k = 0; k < tile.size; ++k) {
-      add(f.base + tile.id[k] * f.prefix, grad + tile.row[k] * stride, f.prefix, tile.factor[k]);
+      add(f.base + tile.id[k] * f.prefix, grad + tile.row[k] * stride, f.prefix, sink_scale * tile.factor[k]);
     }
   }
   for (int64_t h = 0; h < tile.num_hot; ++h) {
     const int64_t k = tile.hot[h];
-    add(tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix, tile.factor[k]);
+    add(tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix, sink_scale * tile.factor[k]);
   }
   for (int64_t c = 0; c < tile.num_cold; ++c) {
     const int64_t k = tile.cold[c];
     const Acc* const row = grad + tile.row[k] * stride;
+    const Acc factor = sink_scale * tile.factor[k];
     each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
-      add(address, row + j, length, sign * tile.factor[k]);
+      add(address, row + j, length, sign * factor);
     });
   }
 }
@@ -246,23 +305,34 @@ BadId backward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Shar
     const RowTile<Acc> rows(p, feature, row, row + kTileRows < last ? row + kTileRows : last);
     const Acc* grad = t.grad + f.out_column;
     int64_t stride = p.out_stride;
+    const int64_t next_end = row + 2 * kTileRows < last ? row + 2 * kTileRows : last;
+    for (int64_t r = row + kTileRows; r < next_end; ++r) { // strides that no hardware foresees
+      for (int64_t n = 0; n < dim; n += 64 / sizeof(Acc)) {
+        __builtin_prefetch(grad + r * stride + n);
+      }
+    }
     if (f.projected) {
       const Acc* const out_grad = grad + row * stride;
-      if (leads) {
+      if (leads && t.sink) {
         add_outer(
             rows.rows(), t.read + row * p.read_stride + f.read_column, p.read_stride, out_grad, stride,
             t.grad_projections[feature], dim, width, dim);
       }
-      multiply(rows.rows(), out_grad, stride, transposed.data, padded, read_grad.data, padded, dim, padded);
+      multiply<false>(rows.rows(), out_grad, stride, transposed.data, padded, read_grad.data, padded, dim, padded);
       grad = read_grad.data - row * padded;
       stride = padded;
     }
     const BadId bad = each_tile(rows, tile, t.weights, [&] {
+      if (t.sink && p.prefetch) {
+        tile.prefetch(t.sink);
+      }
       if (leads && t.grad_weights) {
         weight_gradient(tile, t.array, grad, stride, t.grad_weights);
       }
-      share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, share)
-                      : add_gradient<false>(tile, grad, stride, t.sink, share);
+      if (t.sink) {
+        share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, t.sink_scale, share)
+                        : add_gradient<false>(tile, grad, stride, t.sink, t.sink_scale, share);
+      }
     });
     if (bad.feature >= 0) {
       return bad;

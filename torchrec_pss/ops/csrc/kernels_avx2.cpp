@@ -2,9 +2,18 @@
 #include "problem.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi,bmi2,f16c")
 #define PSS_ISA avx2
+#define PSS_STREAM(to, v)                                                    \
+  do {                                                                       \
+    __m256 halves[2];                                                        \
+    __builtin_memcpy(halves, &(v), sizeof(halves));                          \
+    _mm256_stream_ps(to, halves[0]);                                         \
+    _mm256_stream_ps((to) + 8, halves[1]);                                   \
+  } while (0)
 #include "kernels.h"
 #pragma GCC pop_options
 

@@ -2,9 +2,12 @@
 #include "problem.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512cd,avx2,fma,bmi,bmi2,f16c,prefer-vector-width=512")
 #define PSS_ISA avx512
+#define PSS_STREAM(to, v) _mm512_stream_ps(to, (__m512)(v))
 #include "kernels.h"
 #pragma GCC pop_options
 

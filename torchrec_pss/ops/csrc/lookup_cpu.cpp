@@ -77,6 +77,9 @@ void run_tasks(int64_t count, bool parallel, Run&& run) {
       bad.feature < 0, "feature ", bad.feature, ": id ", bad.id, " is out of range [0, ", bad.rows, ")");
 }
 
+// Elements of the output from which it is written past the caches.
+const int64_t kStreamed = std::getenv("PSS_STREAMED") ? std::atoll(std::getenv("PSS_STREAMED")) : 1 << 20;
+
 // Below it a second thread costs more than it saves.
 constexpr int64_t kParallelIndices = 1024;
 
@@ -117,7 +120,8 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash,
       sign);
-  const Problem& problem = inputs.problem;
+  Problem problem = inputs.problem;
+  problem.stream = inputs.rows() * total_width > kStreamed;
   const auto options = array.options().dtype(inputs.accumulator());
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
   // Unpooled, features of a smaller width leave columns unwritten.
@@ -155,7 +159,7 @@ struct Gradients {
   at::Tensor weights;
 };
 
-// Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and zero again.
+// Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and `sink` is zero as before.
 Gradients backward(
     const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& read_, const at::Tensor& sink,
     const FusedUpdate& fused) {
@@ -182,36 +186,53 @@ Gradients backward(
   }
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
+    using T = std::remove_pointer_t<decltype(tensors.updated)>;
     tensors.grad = grad.template const_data_ptr<Acc>();
     tensors.read = const_cast<Acc*>(read.template const_data_ptr<Acc>());
-    tensors.sink = sink.template mutable_data_ptr<Acc>();
     std::vector<Acc*> projections;
     for (const at::Tensor& projection : gradients.projections) {
       projections.push_back(projection.template mutable_data_ptr<Acc>());
     }
     tensors.grad_projections = projections.data();
-    tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
-    tensors.update = fused.update;
+    const auto pass = [&](const auto& of, bool apply) {
+      run_tasks(static_cast<int64_t>(tasks.size()), parallel, [&](int64_t task) {
+        const auto& [group, part] = tasks[task];
+        const Share share{part, group->parts};
+        for (const int64_t feature : group->features) {
+          const BadId bad = kernels.backward(inputs.problem, of, feature, share);
+          if (bad.feature >= 0) {
+            return bad;
+          }
+        }
+        for (const int64_t feature : group->features) {
+          if (apply) {
+            kernels.apply(inputs.problem, of, feature, share);
+          }
+        }
+        return BadId{};
+      });
+    };
+    Acc* const grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (fused.update.kind == kSgd) { // straight into the array; not before the weights' gradient has read it
+        if (grad_weights) {
+          tensors.grad_weights = grad_weights;
+          pass(tensors, false);
+          tensors.grad_weights = nullptr;
+        }
+        tensors.sink = fused.array.template mutable_data_ptr<T>();
+        tensors.sink_scale = static_cast<Acc>(-fused.update.rate);
+        return pass(tensors, false);
+      }
+    }
+    tensors.grad_weights = grad_weights;
+    tensors.sink = sink.template mutable_data_ptr<Acc>();
     if (fused.update.kind != kNoUpdate) {
-      using T = std::remove_pointer_t<decltype(tensors.updated)>;
+      tensors.update = fused.update;
       tensors.updated = fused.array.template mutable_data_ptr<T>();
       tensors.state = fused.state.defined() ? fused.state.template mutable_data_ptr<Acc>() : nullptr;
     }
-    run_tasks(static_cast<int64_t>(tasks.size()), parallel, [&](int64_t task) {
-      const auto& [group, part] = tasks[task];
-      for (const int64_t feature : group->features) {
-        const BadId bad = kernels.backward(inputs.problem, tensors, feature, Share{part, group->parts});
-        if (bad.feature >= 0) {
-          return bad;
-        }
-      }
-      for (const int64_t feature : group->features) {
-        if (fused.update.kind != kNoUpdate) {
-          kernels.apply(inputs.problem, tensors, feature, Share{part, group->parts});
-        }
-      }
-      return BadId{};
-    });
+    pass(tensors, fused.update.kind != kNoUpdate);
   });
   return gradients;
 }

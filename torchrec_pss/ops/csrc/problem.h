@@ -14,22 +14,16 @@ namespace torchrec_pss {
 enum PoolingMode { kSum = 0, kMean = 1, kNone = 2 };
 enum HashKind { kMix64 = 0, kRobe = 1 };
 
-// Where the keys of a table's hot rows begin that share their upper bits; without it they are searched.
-struct HotDirectory {
-  const uint32_t* begin = nullptr;
-  int shift = 0;
-};
-
 struct FeatureWork : Feature {
   using Feature::Feature;
 
   int64_t out_width = 0; // columns of the output: of the projection, or the read width
   int64_t out_column = 0;
-  int64_t read_width = 0; // columns of `read`: width and bias of a projected feature, else 0
+  int64_t read_width = 0; // columns of `read`: of a projected feature width and bias, rounded up to whole registers, else 0
   int64_t read_column = 0;
+  int64_t room = 0; // columns of the row that is read to
   bool projected = false;
   bool bias = false;
-  HotDirectory hot;
 };
 
 // A "row" is a row of the output's batch: a bag where bags are pooled, else an index.
@@ -39,12 +33,15 @@ struct Problem {
   const void* indices = nullptr;
   bool narrow_indices = false; // int32
   const int32_t* hot_keys = nullptr;
+  int64_t numel = 0; // of the array
   int64_t batch_size = 0;
   int64_t out_stride = 0;
   int64_t read_stride = 0;
   int pooling_mode = kSum;
   int hash = kMix64;
   bool sign = false;
+  bool prefetch = false; // the array is larger than the nearest caches
+  bool stream = false; // the output is, and is written past them
 
   int64_t first_row(int64_t f) const { return pooling_mode == kNone ? offsets[f * batch_size] : 0; }
   int64_t end_row(int64_t f) const { return pooling_mode == kNone ? offsets[(f + 1) * batch_size] : batch_size; }
@@ -74,7 +71,8 @@ struct Tensors {
   Acc* read = nullptr;
   // Backward only.
   const Acc* grad = nullptr;
-  Acc* sink = nullptr; // zeros that take the array's gradient
+  Acc* sink = nullptr; // takes `sink_scale` times the array's gradient; or null
+  Acc sink_scale = 1;
   Acc* const* grad_projections = nullptr;
   Acc* grad_weights = nullptr; // or null
   // Fused optimizer only.

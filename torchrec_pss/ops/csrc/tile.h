@@ -4,6 +4,7 @@ namespace torchrec_pss {
 namespace PSS_ISA {
 
 constexpr int64_t kTileIds = 64;
+constexpr int64_t kBucket = 8; // hot keys compared at once
 
 // Memory that is not initialised. Not std::vector: its code would be shared with other instruction sets.
 template <typename X>
@@ -81,6 +82,28 @@ struct Tile {
       }
     }
     weigh(weights);
+  }
+
+  // Fetches what the tile reads of an array that no near cache holds, so that misses overlap.
+  template <typename T>
+  void prefetch(const T* array) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    const auto fetch = [&](int64_t address, int64_t length) {
+      for (int64_t j = 0; j < length; j += line) {
+        __builtin_prefetch(array + address + j, 1);
+      }
+    };
+    for (int64_t k = 0; f.prefix > 0 && k < size; ++k) {
+      fetch(f.base + id[k] * f.prefix, f.prefix);
+    }
+    for (int64_t h = 0; h < num_hot; ++h) {
+      fetch(own[h], f.width - f.prefix);
+    }
+    const int64_t runs = num_cold * f.num_blocks();
+    for (int64_t r = 0; r < runs; ++r) {
+      const int64_t a = addresses.data[r];
+      fetch(a ^ (a >> 63), f.block);
+    }
   }
 
  private:
@@ -167,23 +190,38 @@ struct Tile {
 
   int64_t hot_position(uint32_t key) const {
     const int32_t* const keys = problem.hot_keys + f.hot_begin;
-    int64_t low = 0, n = f.num_hot();
-    if (f.hot.begin) {
-      low = f.hot.begin[key >> f.hot.shift];
-      n = f.hot.begin[(key >> f.hot.shift) + 1];
-      int64_t found = -1;
-      for (; low < n; ++low) {
-        found = unsigned_key(keys[low]) == key ? low : found;
+    const int32_t signed_key = static_cast<int32_t>(key ^ 0x80000000U);
+    const int64_t n = f.num_hot();
+    if (f.hot_shift > 0 && n >= kBucket) {
+      // The caller's numbers are not trusted to lie within the keys.
+      const int32_t* const begin = problem.hot_keys + f.hot_directory + (key >> f.hot_shift);
+      int64_t low = clamp(begin[0], n - kBucket);
+      const int64_t end = clamp(begin[1], n);
+      // Without a branch, whatever the bucket's length; at most one of the keys is the one.
+      typedef int32_t Keys __attribute__((vector_size(kBucket * sizeof(int32_t))));
+      Keys bucket;
+      __builtin_memcpy(&bucket, keys + low, sizeof(bucket));
+      const Keys number = (bucket == signed_key) & Keys{1, 2, 3, 4, 5, 6, 7, 8};
+      int32_t lane = 0;
+      for (int64_t j = 0; j < kBucket; ++j) {
+        lane |= number[j];
+      }
+      int64_t found = lane > 0 ? low + lane - 1 : -1;
+      for (low += kBucket; low < end; ++low) { // hardly ever
+        found = keys[low] == signed_key ? low : found;
       }
       return found;
     }
-    while (n > 1) {
-      const int64_t half = n / 2;
-      low += unsigned_key(keys[low + half - 1]) < key ? half : 0;
-      n -= half;
+    int64_t low = 0;
+    for (int64_t rest = n; rest > 1;) {
+      const int64_t half = rest / 2;
+      low += keys[low + half - 1] < signed_key ? half : 0;
+      rest -= half;
     }
-    return unsigned_key(keys[low]) == key ? low : -1;
+    return keys[low] == signed_key ? low : -1;
   }
+
+  static int64_t clamp(int64_t value, int64_t most) { return value < 0 ? 0 : value > most ? most : value; }
 };
 
 // Calls visit(coordinate, address, length, sign) for each run of one row's coordinates that is contiguous.
@@ -191,9 +229,16 @@ template <typename Acc, typename Visit>
 PSS_INLINE void each_cold_run(const Tile<Acc>& tile, int64_t c, Visit&& visit) {
   const int64_t prefix = tile.f.prefix, block = tile.f.block, n = tile.num_cold, blocks = tile.f.num_blocks();
   const int64_t* const address = tile.addresses.data + c;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t a = address[b * n];
-    visit(prefix + b * block, a < 0 ? ~a : a, block, a < 0 ? Acc(-1) : Acc(1));
+  const auto each = [&](int64_t length) __attribute__((always_inline)) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t a = address[b * n];
+      visit(prefix + b * length, a ^ (a >> 63), length, a < 0 ? Acc(-1) : Acc(1));
+    }
+  };
+  switch (block) { // the usual lengths as constants
+    case 1: return each(1);
+    case 4: return each(4);
+    default: return each(block);
   }
 }
 
