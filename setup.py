@@ -6,12 +6,15 @@ with one warning at import. Build with ``pip install --no-build-isolation .``,
 so that the extension is compiled against the torch that is installed.
 """
 
+import os
 import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 REQUIRES = [
     "torch>=2.11",
@@ -60,11 +63,13 @@ def extension() -> dict:
             )
             self.extensions = []
 
+    sanitize = SANITIZE if os.environ.get("TORCHREC_PSS_SANITIZE") else []
     kernel = CppExtension(
         "torchrec_pss._C",
         [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
-        extra_compile_args=["-O3", "-fopenmp", "-std=c++20", "-Wno-psabi"],
+        extra_compile_args=["-O3", "-fopenmp", "-std=c++20", "-Wno-psabi", *sanitize],
+        extra_link_args=sanitize[:1],
     )
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
 

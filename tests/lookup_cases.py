@@ -15,7 +15,7 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
     dtype = dtype or draw.choice([torch.float32] * 3 + [torch.float64, torch.bfloat16, torch.float16])
     hash_kind = draw.choice([HASH_MIX64] * 4 + [HASH_ROBE])
     pooling = draw.choice(list(PoolingMode))
-    num_features, batch_size = draw.choice([1, 1, 2, 5]), draw.choice([0, 1, 1, 2, 7, 33])
+    num_features, batch_size = draw.choice([1, 1, 2, 5]), draw.choice([0, 1, 1, 2, 7, 33, 150])
     numel = draw.choice([16, 64, 1000, 4096])
     block = draw.choice([1, 2, 3, 4, 5, 8, 16])
     common_width = block * draw.randint(1, 4)
@@ -54,7 +54,9 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         if shift:
             hot_keys.append(directory)
     longest = draw.choice([0, 1, 1, 3, 20])
-    lengths = torch.randint(0, longest + 1, (num_features * batch_size,), generator=generator)
+    lengths = torch.randint(draw.choice([0, longest]), longest + 1, (num_features * batch_size,), generator=generator)
+    if batch_size and draw.random() < 0.05:
+        lengths[draw.randrange(len(lengths))] = 700  # one huge bag
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     index_dtype = draw.choice([torch.int32, torch.int64])
     indices = []

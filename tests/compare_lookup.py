@@ -1,0 +1,62 @@
+"""The CPU kernel against the reference on random configurations: output, every gradient, and both fused updates.
+
+    python tests/compare_lookup.py --number 10000 [--first 0]
+
+`make sanitize` runs it on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""
+
+import argparse
+
+import torch
+from lookup_cases import random_case
+from tqdm import tqdm
+
+import torchrec_pss
+from torchrec_pss.ops import HAS_CPU_KERNEL, reference
+
+
+def results(seed: int, function, backward, update) -> list[torch.Tensor]:
+    case = random_case(seed)
+    arguments = list(case.values())
+    out, read = function(*arguments)
+    dtype, generator = out.dtype, torch.Generator().manual_seed(seed)
+    grad = torch.randn(out.shape, generator=generator, dtype=dtype)
+    without_width = arguments[:7] + arguments[8:]
+    grad_array, grad_projections, grad_weights = backward(grad, read, *without_width)
+    found = [out, grad_array.to(dtype), *grad_projections, grad_weights]
+    for kind in (1, 2):
+        array = case["array"].clone()
+        sink, state = torch.zeros(len(array), dtype=dtype), torch.full((len(array),), 0.5, dtype=dtype)
+        update(grad, read, array, sink, state, *without_width[1:], kind, 0.1, 1e-3)
+        found += [array.to(dtype), sink] + ([state] if kind == 2 else [])
+    return found
+
+
+def compare(seed: int) -> None:
+    """Raises AssertionError where kernel and reference differ."""
+    ops = torch.ops.torchrec_pss
+    ours = results(seed, ops.lookup, ops.lookup_backward, ops.lookup_backward_update_)
+    truth = results(seed, reference.lookup, reference.lookup_backward, reference.lookup_backward_update_)
+    low = random_case(seed)["array"].dtype in (torch.bfloat16, torch.float16)
+    # Sums of up to a thousand products in another order; of half precision, one rounding more.
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-3, "atol": 1e-3}
+    for number, (actual, expected) in enumerate(zip(ours, truth, strict=True)):
+        torch.testing.assert_close(
+            actual, expected, **tolerance, msg=lambda m, n=number: f"seed {seed}, result {n}: {m}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0)
+    args = parser.parse_args()
+    if not HAS_CPU_KERNEL:
+        parser.error("the C++ kernel was not built")
+    for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
+        compare(seed)
+    print(f"{args.number} configurations equal the reference ({torchrec_pss.__file__})")
+
+
+if __name__ == "__main__":
+    main()
