@@ -60,7 +60,7 @@ struct Short {
 // to[0 .. n) = or += factor * from[0 .. n)
 template <bool kAssign, int n, typename T, typename Acc>
 PSS_INLINE void add_lanes(Acc* to, const T* from, Acc factor) {
-  typename Short<Acc, n>::Type value, old;
+  typename Short<Acc, n>::Type value{}, old;
   if constexpr (sizeof(T) == sizeof(Acc)) {
     __builtin_memcpy(&value, from, sizeof(value));
   } else {
@@ -107,51 +107,185 @@ PSS_INLINE void add_run(Acc* to, const T* from, int64_t length, Acc factor) {
   }
 }
 
-// add_run<true> by whole registers: where a row of `room` columns and the array of `numel` elements have space behind the run, what
-// lies there is read, and overwritten with it, too. Rows are written from left to right, so it does not stay.
-template <typename T, typename Acc>
-PSS_INLINE void assign_run(
-    Acc* row, int64_t j, const T* array, int64_t address, int64_t length, Acc factor, int64_t room, int64_t numel) {
-  if (length <= 8 && j + 8 <= room && address + 8 <= numel) {
-    add_lanes<true, 8>(row + j, array + address, factor);
-  } else if (length <= 16 && j + 16 <= room && address + 16 <= numel) {
-    add_lanes<true, 16>(row + j, array + address, factor);
-  } else {
-    add_run<true>(row + j, array + address, length, factor);
+// Rows of one index each, whose coordinates and bias fit one register of `n` numbers, and lie in the array one after another: of hot
+// rows, or of exact tables. `to` has room for the register, and what of it is no coordinate becomes the bias and zeros.
+template <int n, typename T, typename Acc, typename Address>
+PSS_INLINE void assign_whole_rows(
+    const Tile<Acc>& tile, int64_t count, const T* array, Acc* to, int64_t stride, Address&& address_of) {
+  const FeatureWork& f = tile.f;
+  typename Short<Acc, n>::Type keep{}, rest{};
+  for (int j = 0; j < n; ++j) {
+    keep[j] = j < f.width ? Acc(1) : Acc(0);
+    rest[j] = f.bias && j == f.width ? Acc(1) : Acc(0);
+  }
+  const auto mask = keep != 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto [k, address] = address_of(i);
+    Acc* const row = to + tile.row[k] * stride;
+    if (address + n > tile.problem.numel) { // the last row of the array
+      add_run<true>(row, array + address, f.width, tile.factor[k]);
+      for (int64_t j = f.width; j < n; ++j) {
+        row[j] = rest[j] * tile.factor[k];
+      }
+      continue;
+    }
+    typename Short<Acc, n>::Type value{};
+    if constexpr (sizeof(T) == sizeof(Acc)) {
+      __builtin_memcpy(&value, array + address, sizeof(value));
+    } else {
+      for (int j = 0; j < n; ++j) {
+        value[j] = static_cast<Acc>(array[address + j]);
+      }
+    }
+    value = tile.factor[k] * (mask ? value : rest);
+    __builtin_memcpy(row, &value, sizeof(value));
   }
 }
 
-template <bool kAssign, typename T, typename Acc>
-void read_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
+struct Place {
+  int64_t index, address;
+};
+
+// Rows of one index each.
+template <typename T, typename Acc>
+void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   const FeatureWork& f = tile.f;
-  const int64_t numel = tile.problem.numel;
-  const auto add = [&](int64_t k, int64_t j, int64_t address, int64_t length) __attribute__((always_inline)) {
-    Acc* const row = to + tile.row[k] * stride;
-    if (kAssign) {
-      assign_run(row, j, array, address, length, tile.factor[k], f.room, numel);
-    } else {
-      add_run<false>(row + j, array + address, length, tile.factor[k]);
+  const int64_t width = f.width + f.bias, own = f.width - f.prefix;
+  const auto exact = [&](int64_t k) { return Place{k, f.base + tile.id[k] * f.prefix}; };
+  const auto hot = [&](int64_t h) { return Place{tile.hot[h], tile.own[h]}; };
+  const int64_t count = f.prefix == 0 ? tile.num_hot : own == 0 ? tile.size : 0; // whole rows, if they fit a register
+  const auto whole = [&](auto by) { f.prefix == 0 ? by(hot) : by(exact); };
+  const bool is_whole = f.projected && (f.prefix == 0 || own == 0) && width <= 16;
+  if (is_whole && width <= 8) {
+    whole([&](auto place) { assign_whole_rows<8>(tile, count, array, to, stride, place); });
+  } else if (is_whole && f.room >= 16) {
+    whole([&](auto place) { assign_whole_rows<16>(tile, count, array, to, stride, place); });
+  } else {
+    for (int64_t k = 0; f.prefix > 0 && k < tile.size; ++k) {
+      add_run<true>(to + tile.row[k] * stride, array + exact(k).address, f.prefix, tile.factor[k]);
     }
-  };
-  for (int64_t k = 0; f.prefix > 0 && k < tile.size; ++k) {
-    add(k, 0, f.base + tile.id[k] * f.prefix, f.prefix);
-  }
-  for (int64_t h = 0; h < tile.num_hot; ++h) {
-    add(tile.hot[h], f.prefix, tile.own[h], f.width - f.prefix);
+    for (int64_t h = 0; h < tile.num_hot; ++h) {
+      const int64_t k = tile.hot[h];
+      add_run<true>(to + tile.row[k] * stride + f.prefix, array + tile.own[h], own, tile.factor[k]);
+    }
   }
   for (int64_t c = 0; c < tile.num_cold; ++c) {
     const int64_t k = tile.cold[c];
     Acc* const row = to + tile.row[k] * stride;
     each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
-      add_run<kAssign>(row + j, array + address, length, sign * tile.factor[k]);
+      add_run<true>(row + j, array + address, length, sign * tile.factor[k]);
     });
   }
-  if (f.bias) {
-    for (int64_t k = 0; k < tile.size; ++k) {
-      Acc& one = to[tile.row[k] * stride + f.width];
-      one = kAssign ? tile.factor[k] : one + tile.factor[k];
+  for (int64_t k = 0; f.projected && !(is_whole && count == tile.size) && k < tile.size; ++k) {
+    Acc* const row = to + tile.row[k] * stride;
+    for (int64_t j = f.width; j < f.room; ++j) {
+      row[j] = j < width ? tile.factor[k] : Acc(0);
     }
   }
+}
+
+// Sums over the indices [first, last) of one row: to[j] += their factors times what lies `length` long at their addresses.
+template <typename T, typename Acc, typename Address>
+PSS_INLINE void add_sum(
+    Acc* to, const T* array, int64_t length, int64_t first, int64_t last, Address&& address_and_factor) {
+  int64_t j = 0;
+  const auto lanes = [&](auto tag) __attribute__((always_inline)) {
+    constexpr int n = sizeof(tag) / sizeof(Acc);
+    typename Short<Acc, n>::Type sum, value{};
+    __builtin_memcpy(&sum, to + j, sizeof(sum));
+    for (int64_t i = first; i < last; ++i) {
+      Acc factor;
+      const T* const from = array + address_and_factor(i, &factor) + j;
+      if constexpr (sizeof(T) == sizeof(Acc)) {
+        __builtin_memcpy(&value, from, sizeof(value));
+      } else {
+        for (int k = 0; k < n; ++k) {
+          value[k] = static_cast<Acc>(from[k]);
+        }
+      }
+      sum += factor * value;
+    }
+    __builtin_memcpy(to + j, &sum, sizeof(sum));
+    j += n;
+  };
+  while (j + 16 <= length) {
+    lanes(typename Short<Acc, 16>::Type{});
+  }
+  if (length & 8) {
+    lanes(typename Short<Acc, 8>::Type{});
+  }
+  if (length & 4) {
+    lanes(typename Short<Acc, 4>::Type{});
+  }
+  if (length & 2) {
+    lanes(typename Short<Acc, 2>::Type{});
+  }
+  if (length & 1) {
+    Acc sum = to[j];
+    for (int64_t i = first; i < last; ++i) {
+      Acc factor;
+      const int64_t address = address_and_factor(i, &factor);
+      sum += factor * static_cast<Acc>(array[address + j]);
+    }
+    to[j] = sum;
+  }
+}
+
+// Calls visit(row, first, last) for each run of entries of the same row; row_of is ascending.
+template <typename Row, typename Visit>
+PSS_INLINE void each_row(int64_t count, Row&& row_of, Visit&& visit) {
+  for (int64_t first = 0, last; first < count; first = last) {
+    const int64_t row = row_of(first);
+    for (last = first + 1; last < count && row_of(last) == row;) {
+      ++last;
+    }
+    visit(row, first, last);
+  }
+}
+
+// Rows of several indices: a row's sum stays in a register over its indices.
+template <typename T, typename Acc>
+void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
+  const FeatureWork& f = tile.f;
+  if (f.prefix > 0 || f.bias) {
+    const auto row_of = [&](int64_t k) { return tile.row[k]; };
+    each_row(tile.size, row_of, [&](int64_t r, int64_t first, int64_t last) {
+      add_sum(to + r * stride, array, f.prefix, first, last, [&](int64_t k, Acc* factor) {
+        *factor = tile.factor[k];
+        return f.base + tile.id[k] * f.prefix;
+      });
+      for (int64_t k = first; f.bias && k < last; ++k) {
+        to[r * stride + f.width] += tile.factor[k];
+      }
+    });
+  }
+  const auto row_of_hot = [&](int64_t h) { return tile.row[tile.hot[h]]; };
+  each_row(tile.num_hot, row_of_hot, [&](int64_t r, int64_t first, int64_t last) {
+    add_sum(to + r * stride + f.prefix, array, f.width - f.prefix, first, last, [&](int64_t h, Acc* factor) {
+      *factor = tile.factor[tile.hot[h]];
+      return tile.own[h];
+    });
+  });
+  const int64_t blocks = f.num_blocks(), n = tile.num_cold;
+  const auto row_of_cold = [&](int64_t c) { return tile.row[tile.cold[c]]; };
+  each_row(n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
+    const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t* const address = tile.addresses.data + b * n;
+        add_sum(to + r * stride + f.prefix + b * length, array, length, first, last, [&](int64_t c, Acc* factor) {
+          const int64_t a = address[c];
+          const Acc positive = tile.factor[tile.cold[c]];
+          *factor = a < 0 ? -positive : positive;
+          return a ^ (a >> 63);
+        });
+      }
+    };
+    switch (f.block) { // the usual lengths as constants
+      case 1: return of_length(1);
+      case 4: return of_length(4);
+      default: return of_length(f.block);
+    }
+  });
 }
 
 template <typename Acc>
@@ -191,23 +325,18 @@ BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64
       stride = width;
     }
     for (int64_t r = rows.first_row; !rows.unit && r < rows.end_row; ++r) {
-      __builtin_memset(to + r * stride, 0, width * sizeof(Acc));
+      __builtin_memset(to + r * stride, 0, f.room * sizeof(Acc));
     }
     const BadId bad = each_tile(rows, tile, t.weights, [&] {
       if (p.prefetch) {
         tile.prefetch(t.array);
       }
-      rows.unit ? read_tile<true>(tile, t.array, to, stride) : read_tile<false>(tile, t.array, to, stride);
+      rows.unit ? assign_tile(tile, t.array, to, stride) : add_tile(tile, t.array, to, stride);
     });
     if (bad.feature >= 0) {
       return bad;
     }
     if (f.projected) {
-      for (int64_t r = rows.first_row; r < rows.end_row; ++r) {
-        for (int64_t j = width; j < f.room; ++j) {
-          to[r * stride + j] = 0;
-        }
-      }
       const auto project = [&](auto multiply_by) {
         multiply_by(
             rows.rows(), to + row * stride, stride, t.projections[feature], f.out_width, out + row * p.out_stride,

@@ -19,6 +19,19 @@ struct Buffer {
   ~Buffer() { __builtin_free(data); }
 };
 
+// Place of `key` among kBucket keys, of which at most one is it, or kBucket.
+PSS_INLINE int64_t find_key(const int32_t* keys, int32_t key) {
+#ifdef PSS_FIND_KEY
+  return PSS_FIND_KEY(keys, key);
+#else
+  int64_t lane = kBucket;
+  for (int64_t j = 0; j < kBucket; ++j) {
+    lane = keys[j] == key ? j : lane;
+  }
+  return lane;
+#endif
+}
+
 template <typename Acc>
 struct Tile {
   const Problem& problem;
@@ -197,16 +210,8 @@ struct Tile {
       const int32_t* const begin = problem.hot_keys + f.hot_directory + (key >> f.hot_shift);
       int64_t low = clamp(begin[0], n - kBucket);
       const int64_t end = clamp(begin[1], n);
-      // Without a branch, whatever the bucket's length; at most one of the keys is the one.
-      typedef int32_t Keys __attribute__((vector_size(kBucket * sizeof(int32_t))));
-      Keys bucket;
-      __builtin_memcpy(&bucket, keys + low, sizeof(bucket));
-      const Keys number = (bucket == signed_key) & Keys{1, 2, 3, 4, 5, 6, 7, 8};
-      int32_t lane = 0;
-      for (int64_t j = 0; j < kBucket; ++j) {
-        lane |= number[j];
-      }
-      int64_t found = lane > 0 ? low + lane - 1 : -1;
+      const int64_t lane = find_key(keys + low, signed_key); // without a branch, whatever the bucket's length
+      int64_t found = lane < kBucket ? low + lane : -1;
       for (low += kBucket; low < end; ++low) { // hardly ever
         found = keys[low] == signed_key ? low : found;
       }
