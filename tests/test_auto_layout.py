@@ -107,11 +107,12 @@ def test_the_read_widens_with_the_budget(elements_a_row, width):
     assert {t.width for t in layout.tables} == {width}
 
 
-def test_few_examples_are_read_at_four_coordinates():
+@pytest.mark.parametrize("array_bytes, few, many", [(41_000, 4, 6), (400_000, 8, 16), (900_000, 16, 16)])
+def test_few_examples_are_read_narrower(array_bytes, few, many):
     configs = tables([200_000, 5000], dim=32)
-    for total, width in ((99_999, 4), (100_000, 6)):
+    for total, width in ((99_999, few), (100_000, many)):
         counts = {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
-        assert {t.width for t in layout_of(configs, 41_000, counts=counts).tables} == {width}
+        assert {t.width for t in layout_of(configs, array_bytes, counts=counts).tables} == {width}
 
 
 @pytest.mark.parametrize("dim", [8, 64])

@@ -15,7 +15,8 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
-_FEW_READS, _FEW_WIDTH = 100_000, 4  # coordinates read where counts show no table read more often
+_FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
+_FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
@@ -66,7 +67,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None and projected:
-        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize, least_width))
+        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize, config.counts))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
@@ -112,19 +113,24 @@ def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
     """That rows that share may be read at. From few examples, a narrow read is learned better than a wide one."""
     if plain.head == "dot":
         return _DOT_WIDTH
-    few = counts and max(known.total for known in counts.values()) < _FEW_READS
-    return _FEW_WIDTH if few else _LEAST_WIDTH
+    return _FEW_LEAST_WIDTH if _has_few_examples(counts) else _LEAST_WIDTH
 
 
-def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, least: int) -> int:
-    """Of rows that share: from `_LEAST_WIDTH` on, even and in proportion to the array's elements a row. A wide read says
-    more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
-    if least < _LEAST_WIDTH:
+def _has_few_examples(counts: Mapping | None) -> bool:
+    return bool(counts) and max(known.total for known in counts.values()) < _FEW_READS
+
+
+def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, counts: Mapping | None) -> int:
+    """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
+    read says more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
+    least = _least_width(plain, counts)
+    if plain.head == "dot":
         return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
-    wanted = min(2 * round(_WIDTH_PER_ELEMENT * elements / 2), _MOST_WIDTH)
-    possible = range(_LEAST_WIDTH, wanted + 1)
-    return max((w for w in possible if _projections_fit(tables, plain, w)), default=_LEAST_WIDTH)
+    per_element = _FEW_WIDTH_PER_ELEMENT if _has_few_examples(counts) else _WIDTH_PER_ELEMENT
+    wanted = min(2 * round(per_element * elements / 2), _MOST_WIDTH)
+    possible = range(least, wanted + 1)
+    return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
 
 
 def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
