@@ -78,7 +78,7 @@ void run_tasks(int64_t count, bool parallel, Run&& run) {
 }
 
 // Elements of the output from which it is written past the caches.
-const int64_t kStreamed = std::getenv("PSS_STREAMED") ? std::atoll(std::getenv("PSS_STREAMED")) : 1 << 20;
+constexpr int64_t kStreamed = 1 << 20;
 
 // Below it a second thread costs more than it saves.
 constexpr int64_t kParallelIndices = 1024;
