@@ -13,8 +13,8 @@ HASH_MIX64 = 0
 HASH_ROBE = 1
 
 GOLDEN = 0x9E3779B97F4A7C15
-_MULTIPLIER_1 = 0xBF58476D1CE4E5B9
-_MULTIPLIER_2 = 0x94D049BB133111EB
+MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+MULTIPLIER_2 = 0x94D049BB133111EB
 
 # The authors' constants (section 4); R = RandomState(1024).randint(0, ROBE_P, 50), checked by a test.
 ROBE_P = 2038074743
@@ -35,8 +35,8 @@ def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 def mix64(x: torch.Tensor) -> torch.Tensor:
     """SplitMix64's finaliser, elementwise on an int64 tensor of any shape."""
-    x = (x ^ _shift_right(x, 30)) * to_signed(_MULTIPLIER_1)
-    x = (x ^ _shift_right(x, 27)) * to_signed(_MULTIPLIER_2)
+    x = (x ^ _shift_right(x, 30)) * to_signed(MULTIPLIER_1)
+    x = (x ^ _shift_right(x, 27)) * to_signed(MULTIPLIER_2)
     return x ^ _shift_right(x, 31)
 
 

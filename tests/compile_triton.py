@@ -1,0 +1,103 @@
+"""Compiles the Triton kernels for GPUs that are not there, and prints what the compiled code does, as JSON.
+
+Runs in a process of its own: in the suite's Triton only interprets.
+
+    python tests/compile_triton.py 80 90
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from torchrec_pss.ops.triton.backward import backward_kernel
+from torchrec_pss.ops.triton.forward import forward_kernel
+from torchrec_pss.ops.triton.update import update_kernel
+from torchrec_pss.ops.update_kinds import UpdateKind
+
+_POINTERS = {
+    "array": "*fp32", "metadata": "*i64", "hot_keys": "*i32", "projections": "*fp32", "indices": "*i64", "offsets": "*i64",
+    "weights": "*fp32", "out": "*fp32", "read": "*fp32", "fine": "*i32", "grad": "*fp32", "grad_array": "*fp32",
+    "places": "*fp32", "contributions": "*fp32", "partials": "*fp32", "grad_weights": "*fp32", "sink": "*fp32",
+    "state": "*fp32", "second": "*fp32",
+}  # fmt: skip
+_COMMON = {
+    "T": 64, "VEC": 4, "UNITS": 4, "DIM": 16, "PROJECTED": True, "HASHED": True, "HOT": False, "CHECKED": False, "ALIGNED": True,
+    "POOLING": 0, "WEIGHTED": False, "HASH": 0, "SIGN": True, "NARROW": True,
+}  # fmt: skip
+# What a layout makes of the kernels: blocks of 4 elements, the default layout's single ones, and reads at full width.
+LAYOUTS = {
+    "blocks": {},
+    "default": {"VEC": 1, "UNITS": 16, "HOT": True},
+    "wide": {"UNITS": 32, "DIM": 128, "PROJECTED": False, "T": 16},
+    "projected to 128": {"UNITS": 4, "DIM": 128, "T": 16},
+}
+_STRIDES = ("batch_size", "num_indices", "out_stride", "grad_stride", "read_stride", "partial_stride")
+
+
+def compiled(kernel, constants: dict, capability: int):
+    """A kernel for ``sm_<capability>``, with arguments divisible by 16 as PyTorch's allocator and a batch's sizes make them."""
+    signature, attributes = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        signature[name] = "constexpr" if name in constants else _POINTERS.get(name, "i32" if name in _STRIDES else "fp32")
+        if name in ("tiles", "numel"):
+            signature[name] = "i32"
+        if name in _POINTERS or name in _STRIDES:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and local memory of a kernel, in Triton's own `cuobjdump`."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(re.search(rf"\b{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
+
+
+def widths(ptx: str, instruction: str) -> dict[str, int]:
+    """How often an instruction on global memory occurs at each vector width (32-bit elements)."""
+    found: dict[str, int] = {}
+    for match in re.finditer(rf"\b{instruction}\.global\S*", ptx):
+        width = re.search(r"\.v([248])\.", match[0] + ".")
+        key = width[1] if width else "1"
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+def main() -> None:
+    report = []
+    for capability in map(int, sys.argv[1:]):
+        for layout, changes in LAYOUTS.items():
+            constants = _COMMON | changes
+            for kernel, own in ((forward_kernel, constants), (backward_kernel, constants | {"SORTED": False})):
+                report.append(describe(kernel, own, capability, layout))
+        for kind in UpdateKind:
+            report.append(describe(update_kernel, {"KIND": kind.value, "BLOCK": 1024}, capability, kind.name))
+    print(json.dumps(report, indent=1))
+
+
+def describe(kernel, constants: dict, capability: int, layout: str) -> dict:
+    result = compiled(kernel, constants, capability)
+    ptx = result.asm["ptx"]
+    return {
+        "kernel": kernel.fn.__name__,
+        "layout": layout,
+        "capability": capability,
+        "loads": widths(ptx, "ld"),
+        "stores": widths(ptx, "st"),
+        "reductions": widths(ptx, "red") | widths(ptx, "atom"),
+        **resources(result.asm["cubin"]),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The lookup's backward kernel: gradients of the array, of the projections and of the weights."""
+
+import triton
+import triton.language as tl
+
+from torchrec_pss.ops.triton.addresses import row_units
+from torchrec_pss.ops.triton.launches import LaunchColumn
+from torchrec_pss.ops.triton.rows import MEAN, index_scale, tile_rows
+
+_COLUMNS = tl.constexpr(len(LaunchColumn))
+_UNITS = tl.constexpr(LaunchColumn.UNITS.value)
+_OUT_COLUMN = tl.constexpr(LaunchColumn.OUT_COLUMN.value)
+_READ_COLUMN = tl.constexpr(LaunchColumn.READ_COLUMN.value)
+_PROJECTION = tl.constexpr(LaunchColumn.PROJECTION.value)
+_INNER = tl.constexpr(LaunchColumn.INNER.value)
+_DIM = tl.constexpr(LaunchColumn.DIM.value)
+
+
+@triton.jit
+def backward_kernel(
+    grad,
+    read,
+    array,
+    metadata,
+    hot_keys,
+    projections,
+    indices,
+    offsets,
+    weights,
+    grad_array,
+    places,
+    contributions,
+    partials,
+    grad_weights,
+    fine,
+    batch_size,
+    num_indices,
+    grad_stride,
+    read_stride,
+    partial_stride,
+    factor,
+    tiles,
+    T: tl.constexpr,
+    VEC: tl.constexpr,
+    UNITS: tl.constexpr,
+    DIM: tl.constexpr,
+    PROJECTED: tl.constexpr,
+    HASHED: tl.constexpr,
+    HOT: tl.constexpr,
+    CHECKED: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    POOLING: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    HASH: tl.constexpr,
+    SIGN: tl.constexpr,
+    NARROW: tl.constexpr,
+    SORTED: tl.constexpr,
+):
+    """One program: ``tiles`` tiles of ``T`` rows of one feature; grid (programs, features of the launch).
+
+    ``factor`` times an element's contributions is added to ``grad_array``, or, for SORTED, written to ``contributions``
+    ``[L, UNITS, VEC]`` and its place, in units, to ``places`` ``[L, UNITS]``. The gradient of each projection over the
+    program's rows goes to its own row of ``partials``.
+    """
+    feature = metadata + tl.program_id(1) * _COLUMNS
+    width = tl.load(feature + _UNITS).to(tl.int32) * VEC
+    dim = tl.load(feature + _DIM).to(tl.int32)
+    inner = tl.load(feature + _INNER).to(tl.int32)
+    column = tl.load(feature + _OUT_COLUMN)
+    if ALIGNED:
+        grad_stride = tl.multiple_of(grad_stride, 4)
+        column = tl.multiple_of(column, 4)
+        dim = tl.multiple_of(dim, 4)
+    k = tl.arange(0, UNITS * VEC)
+    n = tl.arange(0, DIM)
+    matrix = tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
+    in_matrix = (k < inner)[:, None] & (n < dim)[None, :]
+    if PROJECTED:
+        transposed = tl.load(
+            projections + tl.load(feature + _PROJECTION) + k[None, :] * dim + n[:, None],
+            mask=(k < inner)[None, :] & (n < dim)[:, None],
+            other=0.0,
+        )
+        grad_projection = tl.zeros([UNITS * VEC, DIM], tl.float32)
+    for tile in range(0, tiles):
+        row, live, first, last, length = tile_rows(
+            offsets, feature, tl.program_id(0) * tiles + tile, batch_size, num_indices, fine, T, POOLING
+        )
+        grad_row = grad + row[:, None] * grad_stride + column
+        if PROJECTED:
+            grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
+            read_row = read + row[:, None] * read_stride + tl.multiple_of(tl.load(feature + _READ_COLUMN), 8)
+            pooled = tl.load(read_row + k[None, :], mask=live[:, None] & (k < inner)[None, :], other=0.0)
+            grad_projection += tl.dot(tl.trans(pooled), grad_out, input_precision="ieee")
+            grad_read = tl.dot(grad_out, transposed, input_precision="ieee")
+        else:
+            grad_read = tl.load(grad_row + k[None, :], mask=live[:, None] & (k < dim)[None, :], other=0.0)
+        if WEIGHTED:
+            bias = tl.sum(tl.where((k >= width)[None, :], grad_read, 0.0), axis=1)
+        grad_units = tl.reshape(grad_read, [T, UNITS, VEC])
+        for position in range(0, tl.max(length, axis=0)):
+            here = position < length
+            # Not a masked load: Triton 3.7 fails to compile some tiles of it.
+            index = tl.minimum(first + position, last)
+            ids = tl.load(indices + index).to(tl.int64)
+            place, sign, there, valid = row_units(
+                ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
+            )
+            element = (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
+            scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
+            step = grad_units * (sign * (scale * factor)[:, None])[:, :, None]
+            if SORTED:
+                unit = index[:, None] * UNITS + tl.arange(0, UNITS)[None, :]
+                tl.store(places + unit, place.to(tl.int64), mask=there)
+                slot = (unit * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
+                tl.store(contributions + slot, step, mask=there[:, :, None])
+            else:
+                tl.atomic_add(grad_array + element, step, mask=there[:, :, None], sem="relaxed")
+            if WEIGHTED:
+                values = tl.load(array + element, mask=there[:, :, None], other=0.0).to(tl.float32)
+                products = values * grad_units * sign[:, :, None]
+                total = tl.sum(tl.sum(products, axis=2), axis=1) + bias
+                if POOLING == MEAN:
+                    total = total / tl.maximum(length, 1).to(tl.float32)
+                tl.store(grad_weights + index, total, mask=here)
+    if PROJECTED:
+        partial = partials + tl.program_id(0).to(tl.int64) * partial_stride + matrix
+        tl.store(partial, grad_projection, mask=in_matrix)

@@ -1,0 +1,157 @@
+"""How a lookup's features are divided among kernel launches, and what the kernels know of each."""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from math import gcd
+
+import torch
+
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode
+from torchrec_pss.ops.hashing import HASH_ROBE
+from torchrec_pss.ops.reference import padded
+
+_VECTOR_BYTES = 16
+_LEAST_DOT = 16  # smallest inner dimension of tl.dot
+_TILE_NUMEL = 2048  # of a tile's output: registers of a program
+_LEAST_ROWS, _MOST_ROWS = 16, 64
+
+
+class LaunchColumn(IntEnum):
+    """Columns of a launch's int64 metadata, one row a feature. Of the array's places and widths, the unit is not the element but
+    the launch's `vec` elements, so that the compiler knows how they are aligned."""
+
+    FEATURE = 0
+    KEY = 1
+    ROWS = 2
+    UNITS = 3  # of a row
+    PREFIX = 4
+    BASE = 5
+    BLOCK = 6
+    SLOTS = 7
+    FIRST = 8
+    HOT_BEGIN = 9
+    HOT_END = 10
+    HOT_BASE = 11
+    HOT_DIRECTORY = 12
+    HOT_SHIFT = 13
+    OUT_COLUMN = 14
+    READ_COLUMN = 15
+    PROJECTION = 16  # first element, in the flat projections
+    INNER = 17  # rows of the projection: width, and one for a bias
+    DIM = 18  # columns of the output
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Features that one compiled kernel serves.
+
+    Attributes:
+        vec: elements that are loaded and reduced as one, at most 16 bytes.
+        units: units of `vec` a row has, rounded up to a power of two.
+        dim: columns of a feature's output, rounded up to a power of two.
+        projected, hashed, hot, checked: whether there are projections, shared coordinates, hot rows, and ids that can be out of range.
+        tile: rows a program takes.
+        aligned: columns of output and gradient start at multiples of 4.
+        metadata: int64 ``[n, len(LaunchColumn)]``, on the array's device.
+    """
+
+    vec: int
+    units: int
+    dim: int
+    projected: bool
+    hashed: bool
+    hot: bool
+    checked: bool
+    tile: int
+    aligned: bool
+    metadata: torch.Tensor
+
+    @property
+    def num_features(self) -> int:
+        return self.metadata.shape[0]
+
+
+_of_features: dict[int, tuple[weakref.ref, dict]] = {}
+
+
+def launches(
+    features: torch.Tensor, projections: Sequence[torch.Tensor], pooling_mode: int, hash_kind: int, itemsize: int
+) -> list[Launch]:
+    """The launches of a lookup; remembered with the tensor ``features``, whose values are read on the host once.
+
+    Args: the op's; ``itemsize``: bytes an element of the array.
+    """
+    key = (tuple(p.shape for p in projections), pooling_mode, hash_kind, itemsize, features._version)
+    known = _of_features.get(id(features))
+    if known is None or known[0]() is not features:
+        number = id(features)
+        known = (weakref.ref(features, lambda _: _of_features.pop(number, None)), {})
+        _of_features[number] = known
+    if key not in known[1]:
+        known[1][key] = _plan(features, key[0], pooling_mode, hash_kind, itemsize)
+    return known[1][key]
+
+
+def _plan(features, shapes, pooling_mode: int, hash_kind: int, itemsize: int) -> list[Launch]:
+    groups: dict[tuple, list[list[int]]] = {}
+    out_column = read_column = projection = row_width = 0
+    columns = []
+    for feature, row in enumerate(features.tolist()):
+        shape = shapes[feature] if shapes else (0, 0)
+        width = row[FeatureColumn.WIDTH]
+        projected = shape[0] > 0
+        inner, dim = shape if projected else (0, width)
+        vec = _vector(row, hash_kind, itemsize)
+        hashed = width > row[FeatureColumn.PREFIX]
+        hot = row[FeatureColumn.HOT_END] > row[FeatureColumn.HOT_BEGIN]
+        checked = hash_kind == HASH_ROBE or row[FeatureColumn.PREFIX] > 0
+        columns.append(out_column)
+        place = [out_column, read_column, projection, inner, dim]
+        wide = max(_power_of_two(max(width, inner)), _LEAST_DOT * projected)
+        key = (vec, wide // vec, max(_power_of_two(dim), _LEAST_DOT * projected), projected, hashed, hot, checked)
+        groups.setdefault(key, []).append([feature, *_in_units(row, vec), *place])
+        if pooling_mode != PoolingMode.NONE:
+            out_column += dim
+            read_column += padded(inner)
+        row_width = out_column or dim
+        projection += shape[0] * shape[1]
+    aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
+    return [
+        Launch(*key, _tile_rows(key[1] * key[0], key[2]), aligned, torch.tensor(rows, device=features.device))
+        for key, rows in groups.items()
+    ]
+
+
+def _vector(row: list[int], hash_kind: int, itemsize: int) -> int:
+    """The largest power of two that divides all that an address is made of, up to 16 bytes."""
+    if hash_kind == HASH_ROBE:
+        return 1
+    places = [row[FeatureColumn.WIDTH], row[FeatureColumn.PREFIX]]
+    if row[FeatureColumn.PREFIX]:
+        places.append(row[FeatureColumn.BASE])
+    if row[FeatureColumn.WIDTH] > row[FeatureColumn.PREFIX]:
+        places += [row[FeatureColumn.BLOCK], row[FeatureColumn.FIRST]]
+    if row[FeatureColumn.HOT_END] > row[FeatureColumn.HOT_BEGIN]:
+        places.append(row[FeatureColumn.HOT_BASE])
+    return gcd(_VECTOR_BYTES // itemsize, *places)
+
+
+def _in_units(row: list[int], vec: int) -> list[int]:
+    c = FeatureColumn
+    units = {name: row[name] // vec for name in (c.WIDTH, c.PREFIX, c.BASE, c.BLOCK, c.FIRST, c.HOT_BASE)}
+    return [
+        row[c.KEY], row[c.ROWS], units[c.WIDTH], units[c.PREFIX], units[c.BASE], max(units[c.BLOCK], 1), row[c.SLOTS],
+        units[c.FIRST], row[c.HOT_BEGIN], row[c.HOT_END], units[c.HOT_BASE], row[c.HOT_DIRECTORY], row[c.HOT_SHIFT],
+    ]  # fmt: skip
+
+
+def _tile_rows(width: int, dim: int) -> int:
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // max(width, dim)))
+
+
+@lru_cache
+def _power_of_two(number: int) -> int:
+    return 1 << max(number - 1, 0).bit_length()

@@ -1,0 +1,197 @@
+"""The op's functions on a GPU, by the Triton kernels; arguments and results as in `torchrec_pss.ops.reference`.
+
+Nothing waits for the GPU, so that a step can be captured in a CUDA graph; the features' metadata are read on the host when a
+lookup is first made with them. An id out of an exact table's range, or offsets that describe no bags, read zeros, get no
+gradient and fail an assertion on the device, as an index out of range of `torch.nn.Embedding` does.
+
+Gradients are added up in the order in which they come, unless ``torch.use_deterministic_algorithms`` is on: then contributions are
+sorted by place first (`index_put_`), and the same inputs give the same bits. fp64 arrays go through the reference.
+"""
+
+import torch
+
+from torchrec_pss.ops import reference
+from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.triton.backward import backward_kernel
+from torchrec_pss.ops.triton.forward import forward_kernel
+from torchrec_pss.ops.triton.launches import Launch, launches
+from torchrec_pss.ops.triton.update import update_kernel
+from torchrec_pss.ops.update_kinds import UpdateKind
+
+_UPDATE_BLOCK = 1024
+_PROGRAMS = 1024  # of a launch's backward: enough to fill a GPU, few partial gradients of projections
+
+_fine: dict[torch.device, torch.Tensor] = {}
+
+
+def lookup(
+    array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign
+):
+    """Forward; see `torchrec_pss.ops.reference.lookup`."""
+    if array.dtype == torch.float64:
+        return reference.lookup(
+            array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode,
+            hash, sign,
+        )  # fmt: skip
+    batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
+    read_width = reference.read_width(projections, pooling_mode)
+    # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
+    empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
+    out = empty(rows, total_width, dtype=torch.float32, device=array.device)
+    read = empty(rows, read_width, dtype=torch.float32, device=array.device)
+    flat, fine = _flat(projections, array), _fine_flag(array.device)
+    array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
+    for launch in launches(features, projections, pooling_mode, hash, array.element_size()):
+        tiles = -(-rows // launch.tile)
+        if tiles:
+            forward_kernel[(tiles, launch.num_features)](
+                array, launch.metadata, hot_keys, flat, indices, offsets, weights, out, read, fine, batch_size,
+                indices.numel(), out.stride(0), read.stride(0),
+                **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign),
+            )  # fmt: skip
+    _assert_fine(fine)
+    return out, read
+
+
+def lookup_backward(
+    grad, read, array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign
+):
+    """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
+    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
+    if array.dtype == torch.float64:
+        return reference.lookup_backward(grad, read, array, *arguments)
+    grad_array = torch.zeros_like(array, dtype=torch.float32)
+    flat, grad_weights = _backward(grad, read, array, grad_array, 1.0, *arguments)
+    sizes = [p.numel() for p in projections]
+    grad_projections = [part.view_as(p) for part, p in zip(flat.split_with_sizes(sizes), projections, strict=True)]
+    # An op's results must not share memory.
+    grad_projections = torch._foreach_add(grad_projections, 0) if projections else []
+    return grad_array.to(array.dtype), grad_projections, grad_weights
+
+
+def lookup_backward_update_(
+    grad, read, array, sink, state, second, features, hot_keys, projections, indices, offsets, per_sample_weights,
+    pooling_mode, hash, sign, update, numbers,
+):  # fmt: skip
+    """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
+    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
+    if array.dtype == torch.float64:
+        return reference.lookup_backward_update_(
+            grad, read, array, sink, state, second, *arguments, update, numbers
+        )
+    if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
+        # Straight into the array: backward reads nothing else of it.
+        return _backward(grad, read, array, array, -numbers[0], *arguments)
+    results = _backward(grad, read, array, sink, 1.0, *arguments)
+    if array.numel():
+        unused = sink
+        update_kernel[(-(-array.numel() // _UPDATE_BLOCK),)](
+            array, sink, unused if state is None else state, unused if second is None else second, array.numel(),
+            *numbers, KIND=int(update), BLOCK=_UPDATE_BLOCK,
+        )  # fmt: skip
+    return results
+
+
+def _backward(
+    grad, read, array, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
+    pooling_mode, hash, sign,
+):  # fmt: skip
+    """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections' flat, and the weights'."""
+    batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
+    flat, fine = _flat(projections, array), _fine_flag(array.device)
+    grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
+    array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
+    grad = grad.contiguous()
+    plan = launches(features, projections, pooling_mode, hash, array.element_size())
+    shares = [_share(rows, launch) for launch in plan]
+    partials = grad.new_zeros(max((programs for programs, _ in shares), default=0), flat.numel())
+    by_sorting = torch.are_deterministic_algorithms_enabled()
+    for launch, (programs, tiles) in zip(plan, shares, strict=True):
+        if not programs:
+            continue
+        places = contributions = grad
+        if by_sorting:
+            shape = (indices.numel(), launch.units)
+            dummy = -(-grad_array.numel() // launch.vec)
+            places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
+            contributions = grad.new_zeros(*shape, launch.vec)
+        backward_kernel[(programs, launch.num_features)](
+            grad, read, array, launch.metadata, hot_keys, flat, indices, offsets, weights, grad_array, places,
+            contributions, partials, grad_weights, fine, batch_size, indices.numel(), grad.stride(0), read.stride(0),
+            partials.stride(0), factor, tiles,
+            **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), SORTED=by_sorting,
+        )  # fmt: skip
+        if by_sorting:
+            _add_sorted(grad_array, places, contributions, launch.vec)
+    _assert_fine(fine)
+    return partials.sum(0), grad_weights
+
+
+def _add_sorted(grad_array, places, contributions, vec: int) -> None:
+    """Adds each place's contributions in a fixed order; the place behind the array takes those of nobody."""
+    units = -(-grad_array.numel() // vec)
+    sums = grad_array.new_zeros(units + 1, vec)
+    sums.index_put_((places.flatten(),), contributions.view(-1, vec), accumulate=True)
+    grad_array.add_(sums.flatten()[: grad_array.numel()])
+
+
+def _share(rows: int, launch: Launch) -> tuple[int, int]:
+    """Programs a feature, and tiles a program."""
+    tiles = -(-rows // launch.tile)
+    per_program = max(1, -(-tiles * launch.num_features // _PROGRAMS))
+    return -(-tiles // per_program), per_program
+
+
+def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
+    """Batch size, and rows of the output."""
+    batch_size = (offsets.numel() - 1) // max(features.shape[0], 1)
+    return batch_size, indices.numel() if pooling_mode == PoolingMode.NONE else batch_size
+
+
+def _flat(projections, array) -> torch.Tensor:
+    """The projections' elements, one after another."""
+    if not projections:
+        return torch.empty(0, dtype=torch.float32, device=array.device)
+    return torch.cat([p.flatten() for p in projections])
+
+
+def _contiguous(array, indices, offsets, weights):
+    """With something in the weights' place where there are none."""
+    weights = array if weights is None else weights.contiguous()
+    return array.contiguous(), indices.contiguous(), offsets.contiguous(), weights
+
+
+def _constants(launch: Launch, array, pooling_mode: int, weights, hash: int, sign: bool) -> dict:
+    return {
+        "T": launch.tile,
+        "VEC": launch.vec,
+        "UNITS": launch.units,
+        "DIM": launch.dim,
+        "PROJECTED": launch.projected,
+        "HASHED": launch.hashed,
+        "HOT": launch.hot,
+        "CHECKED": launch.checked,
+        "ALIGNED": launch.aligned,
+        "POOLING": int(pooling_mode),
+        "WEIGHTED": weights is not None,
+        "HASH": int(hash),
+        "SIGN": bool(sign),
+        "NARROW": array.numel() < 1 << 31,
+    }
+
+
+def _fine_flag(device: torch.device) -> torch.Tensor:
+    """1, to be set to 0 by a kernel that meets bad input; kept, for a lookup in a CUDA graph must find it again."""
+    if device.type == "cpu":  # Triton's interpreter
+        return torch.ones(1, dtype=torch.int32)
+    if device not in _fine:
+        _fine[device] = torch.ones(1, dtype=torch.int32, device=device)
+    return _fine[device]
+
+
+def _assert_fine(fine: torch.Tensor) -> None:
+    torch._assert_async(
+        fine,
+        "torchrec_pss: an id is out of range of its exact table, or offsets do not describe bags; the same batch on the CPU "
+        "says which",
+    )

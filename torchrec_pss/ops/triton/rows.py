@@ -1,0 +1,60 @@
+"""What forward and backward both need to know of a tile: its feature, its rows and their ids."""
+
+import triton
+import triton.language as tl
+
+from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.triton.launches import LaunchColumn
+
+MEAN = tl.constexpr(PoolingMode.MEAN.value)
+NONE = tl.constexpr(PoolingMode.NONE.value)
+_FEATURE = tl.constexpr(LaunchColumn.FEATURE.value)
+
+
+@triton.jit
+def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.constexpr, POOLING: tl.constexpr):
+    """The rows of a tile of one feature: bags, or single indices for NONE.
+
+    Where offsets do not describe bags, ``fine[0]`` is set to 0, and nothing is read outside of the indices.
+
+    Returns:
+        The rows (int64 ``[T]``) of output and gradient, whether each exists, its first index, its last (one that exists, where it
+        has none itself) and its number of indices.
+    """
+    number = tl.load(feature + _FEATURE)
+    at = tile.to(tl.int64) * T + tl.arange(0, T)
+    if POOLING == NONE:
+        bounds = offsets + number * batch_size
+        low = tl.load(bounds).to(tl.int64)
+        high = tl.load(bounds + batch_size).to(tl.int64)
+        bad = (low < 0) | (high < low) | (high > num_indices)
+        if bad:
+            tl.store(fine, 0)
+            high = low
+        row = low + at
+        live = row < high
+        first = row
+        length = live.to(tl.int32)
+    else:
+        row = at
+        live = at < batch_size
+        bag = offsets + number * batch_size + at
+        first = tl.load(bag, mask=live, other=0).to(tl.int64)
+        length = (tl.load(bag + 1, mask=live, other=0).to(tl.int64) - first).to(tl.int32)
+        bad = (first < 0) | (length < 0) | (first + length > num_indices)
+        if tl.max(bad.to(tl.int32), axis=0) > 0:
+            tl.store(fine, 0)
+        length = tl.where(bad, 0, length)
+    last = tl.maximum(tl.minimum(first + length, num_indices) - 1, 0)
+    return row, live, first, last, length
+
+
+@triton.jit
+def index_scale(weights, index, live, length, POOLING: tl.constexpr, WEIGHTED: tl.constexpr):
+    """What each index's row is multiplied by, fp32 ``[T]``: its weight, over its bag's length for MEAN."""
+    scale = live.to(tl.float32)
+    if WEIGHTED:
+        scale = tl.load(weights + index, mask=live, other=0.0)
+    if POOLING == MEAN:
+        scale = scale / tl.maximum(length, 1).to(tl.float32)
+    return scale
