@@ -1,4 +1,4 @@
-"""The CPU kernel against the reference on random configurations: output, every gradient, and both fused updates.
+"""The CPU kernel against the reference on random configurations: output, every gradient, and every fused update.
 
     python tests/compare_lookup.py --number 10000 [--first 0]
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import torchrec_pss
 from torchrec_pss.ops import HAS_CPU_KERNEL, reference
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
 def results(seed: int, function, backward, update) -> list[torch.Tensor]:
@@ -24,11 +25,13 @@ def results(seed: int, function, backward, update) -> list[torch.Tensor]:
     without_width = arguments[:7] + arguments[8:]
     grad_array, grad_projections, grad_weights = backward(grad, read, *without_width)
     found = [out, grad_array.to(dtype), *grad_projections, grad_weights]
-    for kind in (1, 2):
+    for kind in UpdateKind:
         array = case["array"].clone()
-        sink, state = torch.zeros(len(array), dtype=dtype), torch.full((len(array),), 0.5, dtype=dtype)
-        update(grad, read, array, sink, state, *without_width[1:], kind, 0.1, 1e-3)
-        found += [array.to(dtype), sink] + ([state] if kind == 2 else [])
+        sink = torch.zeros(len(array), dtype=dtype)
+        state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
+        numbers = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
+        update(grad, read, array, sink, state, second, *without_width[1:], int(kind), numbers)
+        found += [array.to(dtype), sink, state, second]
     return found
 
 

@@ -16,8 +16,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchrec_pss.ops.triton.backward import backward_kernel
+from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
+from torchrec_pss.ops.triton.launches import tile_rows
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
@@ -28,15 +29,15 @@ _POINTERS = {
     "state": "*fp32", "second": "*fp32",
 }  # fmt: skip
 _COMMON = {
-    "T": 64, "VEC": 4, "UNITS": 4, "DIM": 16, "PROJECTED": True, "HASHED": True, "HOT": False, "CHECKED": False, "ALIGNED": True,
+    "VEC": 4, "UNITS": 4, "DIM": 16, "PROJECTED": True, "HASHED": True, "HOT": False, "CHECKED": False, "ALIGNED": True,
     "POOLING": 0, "WEIGHTED": False, "HASH": 0, "SIGN": True, "NARROW": True,
 }  # fmt: skip
 # What a layout makes of the kernels: blocks of 4 elements, the default layout's single ones, and reads at full width.
 LAYOUTS = {
     "blocks": {},
     "default": {"VEC": 1, "UNITS": 16, "HOT": True},
-    "wide": {"UNITS": 32, "DIM": 128, "PROJECTED": False, "T": 16},
-    "projected to 128": {"UNITS": 4, "DIM": 128, "T": 16},
+    "wide": {"UNITS": 32, "DIM": 128, "PROJECTED": False},
+    "projected to 128": {"UNITS": 4, "DIM": 128},
 }
 _STRIDES = ("batch_size", "num_indices", "out_stride", "grad_stride", "read_stride", "partial_stride")
 
@@ -45,7 +46,9 @@ def compiled(kernel, constants: dict, capability: int):
     """A kernel for ``sm_<capability>``, with arguments divisible by 16 as PyTorch's allocator and a batch's sizes make them."""
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
-        signature[name] = "constexpr" if name in constants else _POINTERS.get(name, "i32" if name in _STRIDES else "fp32")
+        signature[name] = (
+            "constexpr" if name in constants else _POINTERS.get(name, "i32" if name in _STRIDES else "fp32")
+        )
         if name in ("tiles", "numel"):
             signature[name] = "i32"
         if name in _POINTERS or name in _STRIDES:
@@ -59,7 +62,9 @@ def resources(cubin: bytes) -> dict[str, int]:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(cubin)
-        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
     return {name: int(re.search(rf"\b{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
 
 
@@ -78,8 +83,15 @@ def main() -> None:
     for capability in map(int, sys.argv[1:]):
         for layout, changes in LAYOUTS.items():
             constants = _COMMON | changes
-            for kernel, own in ((forward_kernel, constants), (backward_kernel, constants | {"SORTED": False})):
-                report.append(describe(kernel, own, capability, layout))
+            wide = max(constants["DIM"], constants["VEC"] * constants["UNITS"])
+            constants["T"] = tile_rows(constants["UNITS"], wide)
+            chunk = min(constants["DIM"], 32)
+            report.append(describe(forward_kernel, constants, capability, layout))
+            report.append(describe(backward_kernel, constants | {"SORTED": False, "CHUNK": chunk}, capability, layout))
+            if constants["PROJECTED"]:
+                own = {name: constants[name] for name in ("T", "ALIGNED", "POOLING")}
+                own |= {"WIDTH": constants["VEC"] * constants["UNITS"], "CHUNK": chunk}
+                report.append(describe(projection_kernel, own, capability, layout))
         for kind in UpdateKind:
             report.append(describe(update_kernel, {"KIND": kind.value, "BLOCK": 1024}, capability, kind.name))
     print(json.dumps(report, indent=1))

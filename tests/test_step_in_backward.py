@@ -9,12 +9,16 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import lookup, reference
-from torchrec_pss.ops.fused import ArrayUpdate, UpdateKind, fused_lookup
+from torchrec_pss.ops.fused import ArrayUpdate, fused_lookup
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05, lr_decay=0.1, initial_accumulator_value=0.01),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, eps=1e-4, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.95)),
 }
+NUMBERS = UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3)
 ROWS = {"t1": 100, "t2": 5000, "t3": 40}
 
 
@@ -84,6 +88,23 @@ def is_read(case):
     return found
 
 
+def by_formula(kind, array, gradient, state, second):
+    """What array and states become, from the optimizers' papers."""
+    rate, eps, beta1, beta2, decay, correction1, correction2 = NUMBERS
+    if kind == UpdateKind.SGD:
+        return array - rate * gradient, state, second
+    if kind == UpdateKind.ADAGRAD:
+        state = state + gradient**2
+        return array - rate * gradient / (state.sqrt() + eps), state, second
+    if kind == UpdateKind.ADAM:
+        gradient = gradient + decay * array
+    else:
+        array = array * (1 - rate * decay)
+    state = beta1 * state + (1 - beta1) * gradient
+    second = beta2 * second + (1 - beta2) * gradient**2
+    return array - rate * (state / correction1) / (second.sqrt() / correction2 + eps), state, second
+
+
 @pytest.mark.parametrize("kind", list(UpdateKind))
 def test_update_equals_the_formula_on_random_configurations(kind):
     for seed in range(300):
@@ -95,39 +116,45 @@ def test_update_equals_the_formula_on_random_configurations(kind):
         out.backward(grad)
         gradient, wide = dense.grad.to(dtype), case["array"].to(dtype)
         sink, state = torch.zeros_like(wide), torch.full_like(wide, 0.5)
-        expected_state = state + gradient**2
-        expected = wide - 0.1 * (gradient if kind == UpdateKind.SGD else gradient / (expected_state.sqrt() + 1e-3))
+        second = torch.full_like(wide, 0.3)
+        expected, expected_state, expected_second = by_formula(kind, wide, gradient, state, second)
 
         array = case["array"].clone().requires_grad_()
-        update = ArrayUpdate(kind, 0.1, sink, state, 1e-3)
+        update = ArrayUpdate(kind, NUMBERS, sink, state, second)
         fused_lookup(**case | {"array": array}, update=lambda u=update: u).backward(grad)
         by_reference = case["array"].clone()
-        their_sink, their_state = torch.zeros_like(wide), torch.full_like(wide, 0.5)
+        their_sink, their_state, their_second = (
+            torch.zeros_like(wide),
+            torch.full_like(wide, 0.5),
+            torch.full_like(wide, 0.3),
+        )
         arguments = [v for k, v in case.items() if k not in ("array", "total_width")]
         _, read = reference.lookup(**case)
         reference.lookup_backward_update_(
-            grad, read, by_reference, their_sink, their_state, *arguments, kind, 0.1, 1e-3
+            grad, read, by_reference, their_sink, their_state, their_second, *arguments, int(kind), list(NUMBERS)
         )
         low = case["array"].dtype in (torch.bfloat16, torch.float16)
         tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(array.detach().to(dtype), expected.to(array.dtype).to(dtype), **tolerance)
         torch.testing.assert_close(by_reference.to(dtype), array.detach().to(dtype), **tolerance)
-        untouched = ~is_read(case)
-        assert torch.equal(array.detach()[untouched], case["array"][untouched])
+        if kind in (UpdateKind.SGD, UpdateKind.ADAGRAD):
+            untouched = ~is_read(case)
+            assert torch.equal(array.detach()[untouched], case["array"][untouched])
         assert not sink.any() and array.grad is None
-        if kind == UpdateKind.ADAGRAD:
-            torch.testing.assert_close(state, expected_state, **tolerance)
+        torch.testing.assert_close(state, expected_state, **tolerance)
+        torch.testing.assert_close(second, expected_second, **tolerance)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_opcheck(seed):
+@pytest.mark.parametrize("kind", [UpdateKind.ADAGRAD, UpdateKind.ADAM])
+@pytest.mark.parametrize("seed", range(3))
+def test_opcheck(seed, kind):
     case = random_case(seed, torch.float32)
     out, read = reference.lookup(**case)
-    sink, state = torch.zeros_like(case["array"]), torch.ones_like(case["array"])
+    sink, state, second = (torch.full_like(case["array"], value) for value in (0.0, 1.0, 1.0))
     arguments = [v for k, v in case.items() if k not in ("array", "total_width")]
     torch.library.opcheck(
         torch.ops.torchrec_pss.lookup_backward_update_.default,
-        (torch.ones_like(out), read, case["array"], sink, state, *arguments, int(UpdateKind.ADAGRAD), 0.1, 1e-3),
+        (torch.ones_like(out), read, case["array"], sink, state, second, *arguments, int(kind), list(NUMBERS)),
     )
 
 
@@ -142,13 +169,14 @@ def test_nan_gradients_pass_through():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda p: torch.optim.Adam(p), "Adam moves every element"),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad"),
+        (lambda p: torch.optim.RMSprop(p), "RMSprop is none of SGD, Adagrad, Adam, AdamW"),
         (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "SGD with momentum"),
         (lambda p: torch.optim.Adagrad(p, weight_decay=0.1), "Adagrad with weight_decay"),
         (lambda p: torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1), "none of the optimizer's parameters"),
     ],
 )
-def test_optimizers_that_move_every_element_are_refused(make, message):
+def test_other_optimizers_are_refused(make, message):
     ebc = module()
     with pytest.raises(ValueError, match=message):
         ebc.step_in_backward(make([ebc.array]))

@@ -1,22 +1,16 @@
 """The lookup whose backward takes the optimizer's step on the array, as FBGEMM's TBE does on tables.
 
-Only elements that the batch read are touched: no gradient as long as the array is filled with zeros, reduced or read.
+No gradient as long as the array is made, filled with zeros and read again: SGD and Adagrad touch only elements that the batch
+read, Adam and AdamW pass over the array once.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 
 from torchrec_pss.ops.lookup import check_arguments
-
-
-class UpdateKind(IntEnum):
-    """What is made of an element ``w`` and the sum ``g`` of its gradients in the batch; csrc/problem.h holds the same list."""
-
-    SGD = 1  # w -= rate * g
-    ADAGRAD = 2  # state += g^2; w -= rate * g / (sqrt(state) + eps)
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
 @dataclass
@@ -24,18 +18,16 @@ class ArrayUpdate:
     """A step on the array.
 
     Attributes:
-        kind: the formula.
-        rate: learning rate.
+        kind, numbers: the formula and what is in it.
         sink: zeros ``[N]``, fp32 (fp64 for an fp64 array); holds gradients for the time of a backward.
-        state: Adagrad's sums of squares, as `sink`.
-        eps: Adagrad's.
+        state, second: the formula's, as `sink`; None where it has none.
     """
 
     kind: UpdateKind
-    rate: float
+    numbers: UpdateNumbers
     sink: torch.Tensor
     state: torch.Tensor | None = None
-    eps: float = 0.0
+    second: torch.Tensor | None = None
 
 
 class _FusedLookup(torch.autograd.Function):
@@ -54,8 +46,8 @@ class _FusedLookup(torch.autograd.Function):
         read, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
         update = ctx.update()
         grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
-            grad, read, ctx.array, update.sink, update.state, features, hot_keys, projections, indices, offsets, weights,
-            *ctx.flags, update.kind, update.rate, update.eps,
+            grad, read, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
+            offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
         parts = grad_projections.split([p.numel() for p in projections])
         parts = [part.view_as(p) for part, p in zip(parts, projections, strict=True)] if projections else []

@@ -1,10 +1,11 @@
 """``torch.ops.torchrec_pss.lookup``: embedding bags read from one shared array.
 
-The schema stands here, once. The C++ kernel implements it for the CPU; the plain PyTorch
-reference serves every device without a kernel.
+The schema stands here, once. The C++ kernel implements it for the CPU, Triton kernels for CUDA; the plain PyTorch
+reference serves where those cannot be had.
 """
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Sequence
 
@@ -29,11 +30,11 @@ _library.define(
     f"lookup_backward(Tensor grad, Tensor read, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor[], Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# Backward and a fused optimizer's step on the array (ops/fused.py); `sink` is fp32 (fp64) zeros, and zero again afterwards. The
+# Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero again afterwards. The
 # gradients of the projections come flat, one after another: an op that changes arguments cannot return a list.
 _library.define(
-    f"lookup_backward_update_(Tensor grad, Tensor read, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, "
-    f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float rate, float eps) "
+    f"lookup_backward_update_(Tensor grad, Tensor read, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
+    f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
     "-> (Tensor, Tensor)",
 )
 
@@ -49,10 +50,15 @@ except ImportError as error:
         stacklevel=2,
     )
 
-for _key in ("CUDA",) if HAS_CPU_KERNEL else ("CPU", "CUDA"):
-    _library.impl("lookup", reference.lookup, _key)
-    _library.impl("lookup_backward", reference.lookup_backward, _key)
-    _library.impl("lookup_backward_update_", reference.lookup_backward_update_, _key)
+if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+    _on_gpu = reference
+else:
+    _on_gpu = importlib.import_module("torchrec_pss.ops.triton.lookup")
+for _key, _implementation in (("CUDA", _on_gpu), ("CPU", reference)):
+    if _key == "CPU" and HAS_CPU_KERNEL:
+        continue
+    for _name in ("lookup", "lookup_backward", "lookup_backward_update_"):
+        _library.impl(_name, getattr(_implementation, _name), _key)
 
 
 def lookup(
@@ -177,7 +183,7 @@ def _(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
 def _(
-    grad, read, array, sink, state, features, hot_keys, projections, indices, offsets, weights, *_
+    grad, read, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_weights = 0 if weights is None else indices.shape[0]
     return grad.new_empty(sum(p.numel() for p in projections)), grad.new_empty(num_weights)

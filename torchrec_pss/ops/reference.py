@@ -11,6 +11,7 @@ import torch
 
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
+from torchrec_pss.ops.update_kinds import UpdateNumbers, apply_update
 
 
 def row_addresses(
@@ -178,17 +179,14 @@ def lookup_backward_update_(
     array: torch.Tensor,
     sink: torch.Tensor,
     state: torch.Tensor | None,
+    second: torch.Tensor | None,
     *arguments,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.fused.UpdateKind`; the last of
-    ``arguments`` are the kind, rate and eps. The other gradients are returned, those of the projections flat."""
-    *arguments, kind, rate, eps = arguments
+    """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.update_kinds`; the last of
+    ``arguments`` are the kind and its numbers. The other gradients are returned, those of the projections flat."""
+    *arguments, kind, numbers = arguments
     gradient, grad_projections, grad_weights = lookup_backward(grad, read, array, *arguments)
-    step = gradient = gradient.to(sink.dtype)
-    if kind == 2:
-        state += gradient**2
-        step = torch.where(gradient == 0, 0, gradient / (state.sqrt() + eps))
-    array.copy_(array.to(sink.dtype) - rate * step)
+    apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
     return torch.cat([grad.new_zeros(0), *(p.flatten() for p in grad_projections)]), grad_weights
 
 

@@ -3,19 +3,32 @@
 import torch
 from torch import nn
 
-from torchrec_pss.ops.fused import ArrayUpdate, UpdateKind
+from torchrec_pss.ops.fused import ArrayUpdate
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
-_ALWAYS_OFF = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")
+_KINDS = {
+    torch.optim.SGD: UpdateKind.SGD,
+    torch.optim.Adagrad: UpdateKind.ADAGRAD,
+    torch.optim.Adam: UpdateKind.ADAM,
+    torch.optim.AdamW: UpdateKind.ADAMW,
+}
+_STATES = {UpdateKind.SGD: (), UpdateKind.ADAGRAD: ("sum",)}  # of a parameter, by torch.optim's names
+_ADAM_STATES = ("exp_avg", "exp_avg_sq")
+_OFF = ("momentum", "nesterov", "maximize", "differentiable", "amsgrad")
+_OFF_IN_SPARSE_KINDS = ("weight_decay",)  # would move every element
+_ON_GPU = ("fused", "capturable")
 
 
 class StepInBackward:
     """Takes the steps of ``optimizer`` on ``array`` in backward, by its formula, rate and state, which stay where they are: learning-rate
     schedules and state dicts work on as before. Its own ``step`` then finds no gradient.
 
+    SGD and Adagrad touch only what the batch read; Adam and AdamW move every element at every step, and save the gradient's
+    own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
+    stands in, one sum an element.
+
     Args:
-        optimizer: SGD without momentum or Adagrad, without weight decay: optimizers that leave an element without a gradient as
-            it is. (With momentum, decay, or Adam, every element moves at every step, and a pass over all of them is needed:
-            ``torch.optim.Adam(..., fused=True)`` is that pass.)
+        optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
         array: the optimizer's parameter.
 
     Raises:
@@ -28,32 +41,51 @@ class StepInBackward:
             raise ValueError(f"no step in backward: {reason}")
         self._optimizer = optimizer
         self._array = array
-        self._kind = UpdateKind.SGD if isinstance(optimizer, torch.optim.SGD) else UpdateKind.ADAGRAD
-        self._sink = torch.zeros_like(array, dtype=torch.promote_types(array.dtype, torch.float32), requires_grad=False)
+        self._kind = _KINDS[type(optimizer)]
+        self._sink = torch.zeros_like(array, dtype=_state_dtype(array), requires_grad=False)
 
     @staticmethod
     def obstacle(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> str | None:
         """Why the optimizer's step cannot be part of backward; None where it can."""
         group = next((g for g in optimizer.param_groups if any(p is array for p in g["params"])), None)
+        name = type(optimizer).__name__
         if group is None:
             return "the array is none of the optimizer's parameters"
-        if type(optimizer) not in (torch.optim.SGD, torch.optim.Adagrad):
-            return f"{type(optimizer).__name__} moves every element at every step; SGD and Adagrad do not"
-        on = [name for name in _ALWAYS_OFF if group.get(name)]
+        if type(optimizer) not in _KINDS:
+            return f"{name} is none of {', '.join(k.__name__ for k in _KINDS)}"
+        kind = _KINDS[type(optimizer)]
+        off = _OFF + (_OFF_IN_SPARSE_KINDS if kind in _STATES else ()) + (_ON_GPU if array.is_cuda else ())
+        on = [option for option in off if group.get(option)]
         if on:
-            return f"{type(optimizer).__name__} with {' and '.join(on)}"
-        state = optimizer.state.get(array, {}).get("sum")
-        if state is not None and state.dtype != torch.promote_types(array.dtype, torch.float32):
-            return f"its state is {state.dtype}"
+            return f"{name} with {' and '.join(on)}"
+        for key in _STATES.get(kind, _ADAM_STATES):
+            state = optimizer.state.get(array, {}).get(key)
+            dtype = array.dtype if state is None else state.dtype  # as torch.optim would make it
+            if dtype != _state_dtype(array):
+                return f"{name}'s state is {dtype}"
         return None
 
     def __call__(self) -> ArrayUpdate:
-        """The update of the backward that is running; counts Adagrad's step."""
+        """The update of the backward that is running; counts the step."""
         group = next(g for g in self._optimizer.param_groups if any(p is self._array for p in g["params"]))
         rate = float(group["lr"])
         if self._kind == UpdateKind.SGD:
-            return ArrayUpdate(self._kind, rate, self._sink)
+            return ArrayUpdate(self._kind, UpdateNumbers(rate), self._sink)
         state = self._optimizer.state[self._array]
+        if self._kind == UpdateKind.ADAGRAD:
+            state["step"] += 1
+            rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
+            return ArrayUpdate(self._kind, UpdateNumbers(rate, group["eps"]), self._sink, state["sum"])
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            for key in _ADAM_STATES:
+                state[key] = torch.zeros_like(self._sink)
         state["step"] += 1
-        rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
-        return ArrayUpdate(self._kind, rate, self._sink, state["sum"], group["eps"])
+        step, (beta1, beta2) = float(state["step"]), map(float, group["betas"])
+        corrections = 1 - beta1**step, (1 - beta2**step) ** 0.5
+        numbers = UpdateNumbers(rate, group["eps"], beta1, beta2, group["weight_decay"], *corrections)
+        return ArrayUpdate(self._kind, numbers, self._sink, *(state[key] for key in _ADAM_STATES))
+
+
+def _state_dtype(array: nn.Parameter) -> torch.dtype:
+    return torch.promote_types(array.dtype, torch.float32)

@@ -521,11 +521,41 @@ void apply(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Share sh
   t.update.kind == kSgd ? apply_kind<kSgd>(p, t, feature, share) : apply_kind<kAdagrad>(p, t, feature, share);
 }
 
+template <int kKind, typename T, typename Acc>
+void apply_kind_to_all(const Tensors<T, Acc>& t, int64_t first, int64_t last) {
+  const Acc rate = t.update.rate, eps = t.update.eps, decay = t.update.decay, beta2 = t.update.beta2;
+  const Acc rest1 = 1 - t.update.beta1, rest2 = 1 - t.update.beta2;
+  const Acc step = t.update.rate / t.update.correction1, correction2 = t.update.correction2;
+  T* __restrict values = t.updated;
+  Acc* __restrict sink = t.sink;
+  Acc* __restrict means = t.state;
+  Acc* __restrict squares = t.second;
+  for (int64_t i = first; i < last; ++i) {
+    Acc value = static_cast<Acc>(values[i]), gradient = sink[i];
+    if constexpr (kKind == kAdamW) {
+      value -= rate * decay * value;
+    } else {
+      gradient += decay * value;
+    }
+    const Acc mean = means[i] + rest1 * (gradient - means[i]);
+    const Acc square = beta2 * squares[i] + rest2 * gradient * gradient;
+    means[i] = mean;
+    squares[i] = square;
+    values[i] = static_cast<T>(value - step * mean / (__builtin_sqrt(square) / correction2 + eps));
+    sink[i] = 0;
+  }
+}
+
+template <typename T, typename Acc>
+void apply_to_all(const Tensors<T, Acc>& t, int64_t first, int64_t last) {
+  t.update.kind == kAdam ? apply_kind_to_all<kAdam>(t, first, last) : apply_kind_to_all<kAdamW>(t, first, last);
+}
+
 const Kernels kKernels = {
-    {forward<float, float>, backward<float, float>, apply<float, float>},
-    {forward<double, double>, backward<double, double>, apply<double, double>},
-    {forward<c10::Half, float>, backward<c10::Half, float>, apply<c10::Half, float>},
-    {forward<c10::BFloat16, float>, backward<c10::BFloat16, float>, apply<c10::BFloat16, float>},
+    {forward<float, float>, backward<float, float>, apply<float, float>, apply_to_all<float, float>},
+    {forward<double, double>, backward<double, double>, apply<double, double>, apply_to_all<double, double>},
+    {forward<c10::Half, float>, backward<c10::Half, float>, apply<c10::Half, float>, apply_to_all<c10::Half, float>},
+    {forward<c10::BFloat16, float>, backward<c10::BFloat16, float>, apply<c10::BFloat16, float>, apply_to_all<c10::BFloat16, float>},
 };
 
 } // namespace PSS_ISA

@@ -80,6 +80,9 @@ void run_tasks(int64_t count, bool parallel, Run&& run) {
 // Elements of the output from which it is written past the caches.
 constexpr int64_t kStreamed = 1 << 20;
 
+// Elements of an optimizer's pass over the array from which a second thread is worth it.
+constexpr int64_t kUpdateGrain = 1 << 14;
+
 // Below it a second thread costs more than it saves.
 constexpr int64_t kParallelIndices = 1024;
 
@@ -151,7 +154,9 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
 // What a fused optimizer changes: the array, by the gradients that `sink` holds for the time being.
 struct FusedUpdate {
   Update update;
-  at::Tensor array, state;
+  at::Tensor array, state, second;
+
+  bool moves_all() const { return update.kind == kAdam || update.kind == kAdamW; }
 };
 
 struct Gradients {
@@ -231,8 +236,14 @@ Gradients backward(
       tensors.update = fused.update;
       tensors.updated = fused.array.template mutable_data_ptr<T>();
       tensors.state = fused.state.defined() ? fused.state.template mutable_data_ptr<Acc>() : nullptr;
+      tensors.second = fused.second.defined() ? fused.second.template mutable_data_ptr<Acc>() : nullptr;
     }
-    pass(tensors, fused.update.kind != kNoUpdate);
+    pass(tensors, fused.update.kind != kNoUpdate && !fused.moves_all());
+    if (fused.moves_all()) {
+      at::parallel_for(0, inputs.problem.numel, kUpdateGrain, [&](int64_t first, int64_t last) {
+        kernels.apply_to_all(tensors, first, last);
+      });
+    }
   });
   return gradients;
 }
@@ -251,22 +262,27 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> lookup_backward_cpu(
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
     const at::Tensor& grad, const at::Tensor& read, at::Tensor array, at::Tensor sink,
-    const std::optional<at::Tensor>& state, const at::Tensor& features, const at::Tensor& hot_keys,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
+    const at::Tensor& hot_keys,
     at::TensorList projections, const at::Tensor& indices, const at::Tensor& offsets,
     const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign, int64_t update,
-    double rate, double eps) {
+    at::ArrayRef<double> numbers) {
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   TORCH_CHECK_VALUE(
-      update == kSgd || (update == kAdagrad && state), "update must be 1 (SGD) or 2 (Adagrad, with its state)");
+      update == kSgd || (update == kAdagrad && state) || ((update == kAdam || update == kAdamW) && state && second),
+      "update must be 1 (SGD), 2 (Adagrad, with its state), 3 or 4 (Adam or AdamW, with their two), got ", update);
+  TORCH_CHECK_VALUE(numbers.size() == 7, "an update takes 7 numbers, got ", numbers.size());
   const auto beside_array = [&](const at::Tensor& tensor) {
     return tensor.is_contiguous() && tensor.numel() == array.numel() && tensor.scalar_type() == inputs.accumulator();
   };
   TORCH_CHECK_VALUE(
-      array.is_contiguous() && beside_array(sink) && (!state || beside_array(*state)),
-      "array, gradient and state must be contiguous, of one length, the latter two of ", inputs.accumulator());
-  const FusedUpdate fused{{static_cast<int>(update), rate, eps}, array, state ? *state : at::Tensor()};
+      array.is_contiguous() && beside_array(sink) && (!state || beside_array(*state)) && (!second || beside_array(*second)),
+      "array, gradient and states must be contiguous, of one length, the latter of ", inputs.accumulator());
+  const Update chosen{
+      static_cast<int>(update), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
+  const FusedUpdate fused{chosen, array, state ? *state : at::Tensor(), second ? *second : at::Tensor()};
   const Gradients gradients = backward(inputs, grad, read, sink, fused);
   std::vector<at::Tensor> flat{at::empty({0}, grad.options())};
   for (const at::Tensor& projection : gradients.projections) {

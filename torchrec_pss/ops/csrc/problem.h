@@ -52,13 +52,18 @@ struct BadId {
   int64_t feature = -1, id = 0, rows = 0;
 };
 
-// What a fused optimizer makes of an element and the sum of its gradients (torch.optim's formulas, no momentum or decay).
-enum UpdateKind { kNoUpdate = 0, kSgd = 1, kAdagrad = 2 };
+// What a fused optimizer makes of an element and the sum of its gradients: the formulas of ops/update_kinds.py.
+enum UpdateKind { kNoUpdate = 0, kSgd = 1, kAdagrad = 2, kAdam = 3, kAdamW = 4 };
 
 struct Update {
   int kind = kNoUpdate;
   double rate = 0;
   double eps = 0;
+  double beta1 = 0;
+  double beta2 = 0;
+  double decay = 0;
+  double correction1 = 1;
+  double correction2 = 1;
 };
 
 // Tensors of one element type `T` and its accumulator `Acc` (float, or double for double).
@@ -77,7 +82,8 @@ struct Tensors {
   Acc* grad_weights = nullptr; // or null
   // Fused optimizer only.
   T* updated = nullptr; // the array
-  Acc* state = nullptr; // Adagrad's sums of squares
+  Acc* state = nullptr; // Adagrad's sums of squares, Adam's means
+  Acc* second = nullptr; // Adam's means of squares
   Update update;
 };
 
@@ -99,6 +105,9 @@ using Backward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t featu
 // After all of a group's gradients: updates the elements that the feature read, and sets their gradients to zero.
 template <typename T, typename Acc>
 using Apply = void (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, Share share);
+// The same for kinds that move every element, of the elements [first, last).
+template <typename T, typename Acc>
+using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last);
 
 constexpr int64_t kTileRows = 64;
 
@@ -108,6 +117,7 @@ struct KernelsOf {
   Forward<T, Acc> forward;
   Backward<T, Acc> backward;
   Apply<T, Acc> apply;
+  ApplyToAll<T, Acc> apply_to_all;
 };
 
 struct Kernels {

@@ -1,4 +1,4 @@
-"""The lookup's backward kernel: gradients of the array, of the projections and of the weights."""
+"""The lookup's backward kernels: gradients of the array and of the weights, and of the projections."""
 
 import triton
 import triton.language as tl
@@ -19,7 +19,6 @@ _DIM = tl.constexpr(LaunchColumn.DIM.value)
 @triton.jit
 def backward_kernel(
     grad,
-    read,
     array,
     metadata,
     hot_keys,
@@ -30,14 +29,11 @@ def backward_kernel(
     grad_array,
     places,
     contributions,
-    partials,
     grad_weights,
     fine,
     batch_size,
     num_indices,
     grad_stride,
-    read_stride,
-    partial_stride,
     factor,
     tiles,
     T: tl.constexpr,
@@ -55,12 +51,12 @@ def backward_kernel(
     SIGN: tl.constexpr,
     NARROW: tl.constexpr,
     SORTED: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """One program: ``tiles`` tiles of ``T`` rows of one feature; grid (programs, features of the launch).
 
     ``factor`` times an element's contributions is added to ``grad_array``, or, for SORTED, written to ``contributions``
-    ``[L, UNITS, VEC]`` and its place, in units, to ``places`` ``[L, UNITS]``. The gradient of each projection over the
-    program's rows goes to its own row of ``partials``.
+    ``[L, UNITS, VEC]`` and its place, in units, to ``places`` ``[L, UNITS]``.
     """
     feature = metadata + tl.program_id(1) * _COLUMNS
     width = tl.load(feature + _UNITS).to(tl.int32) * VEC
@@ -72,27 +68,22 @@ def backward_kernel(
         column = tl.multiple_of(column, 4)
         dim = tl.multiple_of(dim, 4)
     k = tl.arange(0, UNITS * VEC)
-    n = tl.arange(0, DIM)
-    matrix = tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
-    in_matrix = (k < inner)[:, None] & (n < dim)[None, :]
-    if PROJECTED:
-        transposed = tl.load(
-            projections + tl.load(feature + _PROJECTION) + k[None, :] * dim + n[:, None],
-            mask=(k < inner)[None, :] & (n < dim)[:, None],
-            other=0.0,
-        )
-        grad_projection = tl.zeros([UNITS * VEC, DIM], tl.float32)
     for tile in range(0, tiles):
         row, live, first, last, length = tile_rows(
             offsets, feature, tl.program_id(0) * tiles + tile, batch_size, num_indices, fine, T, POOLING
         )
         grad_row = grad + row[:, None] * grad_stride + column
         if PROJECTED:
-            grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
-            read_row = read + row[:, None] * read_stride + tl.multiple_of(tl.load(feature + _READ_COLUMN), 8)
-            pooled = tl.load(read_row + k[None, :], mask=live[:, None] & (k < inner)[None, :], other=0.0)
-            grad_projection += tl.dot(tl.trans(pooled), grad_out, input_precision="ieee")
-            grad_read = tl.dot(grad_out, transposed, input_precision="ieee")
+            grad_read = tl.zeros([T, UNITS * VEC], tl.float32)
+            for chunk in range(0, DIM, CHUNK):
+                n = chunk + tl.arange(0, CHUNK)
+                grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
+                transposed = tl.load(
+                    projections + tl.load(feature + _PROJECTION) + k[None, :] * dim + n[:, None],
+                    mask=(k < inner)[None, :] & (n < dim)[:, None],
+                    other=0.0,
+                )
+                grad_read = tl.dot(grad_out, transposed, grad_read, input_precision="tf32x3")
         else:
             grad_read = tl.load(grad_row + k[None, :], mask=live[:, None] & (k < dim)[None, :], other=0.0)
         if WEIGHTED:
@@ -103,7 +94,7 @@ def backward_kernel(
             # Not a masked load: Triton 3.7 fails to compile some tiles of it.
             index = tl.minimum(first + position, last)
             ids = tl.load(indices + index).to(tl.int64)
-            place, sign, there, valid = row_units(
+            place, sign, there, _ = row_units(
                 ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
             )
             element = (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
@@ -123,6 +114,50 @@ def backward_kernel(
                 if POOLING == MEAN:
                     total = total / tl.maximum(length, 1).to(tl.float32)
                 tl.store(grad_weights + index, total, mask=here)
-    if PROJECTED:
-        partial = partials + tl.program_id(0).to(tl.int64) * partial_stride + matrix
-        tl.store(partial, grad_projection, mask=in_matrix)
+
+
+@triton.jit
+def projection_kernel(
+    grad,
+    read,
+    metadata,
+    offsets,
+    partials,
+    fine,
+    batch_size,
+    num_indices,
+    grad_stride,
+    read_stride,
+    partial_stride,
+    tiles,
+    T: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    POOLING: tl.constexpr,
+):
+    """One program: `CHUNK` columns of a projection's gradient over ``tiles`` tiles of rows, to the program's own row of
+    ``partials``; grid (programs, features of the launch, chunks)."""
+    feature = metadata + tl.program_id(1) * _COLUMNS
+    dim = tl.load(feature + _DIM).to(tl.int32)
+    inner = tl.load(feature + _INNER).to(tl.int32)
+    column = tl.load(feature + _OUT_COLUMN)
+    if ALIGNED:
+        grad_stride = tl.multiple_of(grad_stride, 4)
+        column = tl.multiple_of(column, 4)
+        dim = tl.multiple_of(dim, 4)
+    k = tl.arange(0, WIDTH)
+    n = tl.program_id(2) * CHUNK + tl.arange(0, CHUNK)
+    total = tl.zeros([WIDTH, CHUNK], tl.float32)
+    for tile in range(0, tiles):
+        row, live, _, _, _ = tile_rows(
+            offsets, feature, tl.program_id(0) * tiles + tile, batch_size, num_indices, fine, T, POOLING
+        )
+        grad_row = grad + row[:, None] * grad_stride + column
+        grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
+        read_row = read + row[None, :] * read_stride + tl.multiple_of(tl.load(feature + _READ_COLUMN), 8)
+        pooled = tl.load(read_row + k[:, None], mask=live[None, :] & (k < inner)[:, None], other=0.0)
+        total = tl.dot(pooled, grad_out, total, input_precision="tf32x3")
+    matrix = tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
+    partial = partials + tl.program_id(0).to(tl.int64) * partial_stride + matrix
+    tl.store(partial, total, mask=(k < inner)[:, None] & (n < dim)[None, :])

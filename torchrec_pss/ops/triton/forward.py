@@ -64,8 +64,8 @@ def forward_kernel(
             ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
         )
         if CHECKED:
-            if tl.max((here & (valid == 0)).to(tl.int32), axis=0) > 0:
-                tl.store(fine, 0)
+            bad = here & (valid == 0)
+            tl.store(fine + tl.zeros_like(ids), 0, mask=bad)
         element = array + (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
         values = tl.load(element, mask=there[:, :, None], other=0.0).to(tl.float32)
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
@@ -90,7 +90,7 @@ def forward_kernel(
         n = tl.arange(0, DIM)
         matrix = projections + tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
         projection = tl.load(matrix, mask=(k < inner)[:, None] & (n < dim)[None, :], other=0.0)
-        result = tl.dot(pooled, projection, input_precision="ieee")
+        result = tl.dot(pooled, projection, input_precision="tf32x3")
         tl.store(out_row + n[None, :], result, mask=live[:, None] & (n < dim)[None, :])
     else:
         n = tl.arange(0, UNITS * VEC)

@@ -15,7 +15,7 @@ from torchrec_pss.ops.reference import padded
 
 _VECTOR_BYTES = 16
 _LEAST_DOT = 16  # smallest inner dimension of tl.dot
-_TILE_NUMEL = 2048  # of a tile's output: registers of a program
+_TILE_UNITS, _TILE_NUMEL = 256, 4096  # of a tile; it has 128 threads
 _LEAST_ROWS, _MOST_ROWS = 16, 64
 
 
@@ -120,7 +120,9 @@ def _plan(features, shapes, pooling_mode: int, hash_kind: int, itemsize: int) ->
         projection += shape[0] * shape[1]
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
     return [
-        Launch(*key, _tile_rows(key[1] * key[0], key[2]), aligned, torch.tensor(rows, device=features.device))
+        Launch(
+            *key, tile_rows(key[1], max(key[2], key[0] * key[1])), aligned, torch.tensor(rows, device=features.device)
+        )
         for key, rows in groups.items()
     ]
 
@@ -148,8 +150,9 @@ def _in_units(row: list[int], vec: int) -> list[int]:
     ]  # fmt: skip
 
 
-def _tile_rows(width: int, dim: int) -> int:
-    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // max(width, dim)))
+def tile_rows(units: int, dim: int) -> int:
+    """Rows so that hashes and outputs of a tile fit the registers of its program."""
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_UNITS // units, _TILE_NUMEL // dim))
 
 
 @lru_cache

@@ -12,13 +12,14 @@ import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import PoolingMode
-from torchrec_pss.ops.triton.backward import backward_kernel
+from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launches import Launch, launches
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
 _UPDATE_BLOCK = 1024
+_CHUNK = 32  # columns of a projection at a time
 _PROGRAMS = 1024  # of a launch's backward: enough to fill a GPU, few partial gradients of projections
 
 _fine: dict[torch.device, torch.Tensor] = {}
@@ -76,9 +77,7 @@ def lookup_backward_update_(
     """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
-        return reference.lookup_backward_update_(
-            grad, read, array, sink, state, second, *arguments, update, numbers
-        )
+        return reference.lookup_backward_update_(grad, read, array, sink, state, second, *arguments, update, numbers)
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
         return _backward(grad, read, array, array, -numbers[0], *arguments)
@@ -115,12 +114,19 @@ def _backward(
             dummy = -(-grad_array.numel() // launch.vec)
             places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
             contributions = grad.new_zeros(*shape, launch.vec)
+        constants = _constants(launch, array, pooling_mode, per_sample_weights, hash, sign)
+        chunk = min(launch.dim, _CHUNK)
         backward_kernel[(programs, launch.num_features)](
-            grad, read, array, launch.metadata, hot_keys, flat, indices, offsets, weights, grad_array, places,
-            contributions, partials, grad_weights, fine, batch_size, indices.numel(), grad.stride(0), read.stride(0),
-            partials.stride(0), factor, tiles,
-            **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), SORTED=by_sorting,
+            grad, array, launch.metadata, hot_keys, flat, indices, offsets, weights, grad_array, places, contributions,
+            grad_weights, fine, batch_size, indices.numel(), grad.stride(0), factor, tiles, **constants,
+            SORTED=by_sorting, CHUNK=chunk,
         )  # fmt: skip
+        if launch.projected:
+            projection_kernel[(programs, launch.num_features, launch.dim // chunk)](
+                grad, read, launch.metadata, offsets, partials, fine, batch_size, indices.numel(), grad.stride(0),
+                read.stride(0), partials.stride(0), tiles, T=launch.tile, WIDTH=launch.units * launch.vec, CHUNK=chunk,
+                ALIGNED=launch.aligned, POOLING=int(pooling_mode),
+            )  # fmt: skip
         if by_sorting:
             _add_sorted(grad_array, places, contributions, launch.vec)
     _assert_fine(fine)

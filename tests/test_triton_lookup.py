@@ -1,0 +1,169 @@
+"""The Triton kernels, run by Triton's interpreter against the reference, and compiled for GPUs that are not there.
+
+On a machine with a GPU they run there instead.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lookup_cases import random_case
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytest.importorskip("triton")
+
+from torchrec_pss.ops import FeatureColumn, PoolingMode, reference  # noqa: E402
+from torchrec_pss.ops.triton import lookup as ours  # noqa: E402
+from torchrec_pss.ops.triton.launches import launches  # noqa: E402
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}  # sums of up to a thousand products in another order
+LOW = {"rtol": 3e-2, "atol": 3e-2}
+NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
+
+
+def small_cases(number, most_indices=300):
+    """Random cases that the interpreter, a millisecond an instruction, gets through."""
+    seed = 0
+    while number:
+        case = random_case(seed)
+        seed += 1
+        if case["indices"].numel() <= most_indices or DEVICE == "cuda":
+            number -= 1
+            yield seed, case
+
+
+def on_device(case):
+    def move(value):
+        if isinstance(value, list):
+            return [v.to(DEVICE) for v in value]
+        return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+
+    return {key: move(value) for key, value in case.items()}
+
+
+def close(actual, expected, dtype):
+    low = dtype in (torch.bfloat16, torch.float16)
+    torch.testing.assert_close(actual.cpu(), expected, **(LOW if low else TOLERANCE))
+
+
+@pytest.fixture
+def by_sorting():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def compare_forward_and_backward(number):
+    for seed, case in small_cases(number):
+        out, read = reference.lookup(**case)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
+        backward = {k: v for k, v in case.items() if k != "total_width"}
+        truth = reference.lookup_backward(grad, read, **backward)
+        there = on_device(case)
+        found, found_read = ours.lookup(*there.values())
+        close(found, out, out.dtype)
+        assert found_read.shape == read.shape
+        found = ours.lookup_backward(grad.to(DEVICE), found_read, *(there[k] for k in backward))
+        close(found[0], truth[0], case["array"].dtype)
+        for actual, expected in zip(found[1], truth[1], strict=True):
+            close(actual, expected, out.dtype)
+        close(found[2], truth[2], out.dtype)
+
+
+def test_kernels_equal_the_reference_on_random_configurations():
+    compare_forward_and_backward(250)
+
+
+def test_sorted_backward_equals_the_reference(by_sorting):
+    compare_forward_and_backward(60)
+
+
+@pytest.mark.parametrize("kind", list(UpdateKind))
+def test_fused_updates_equal_the_reference(kind):
+    for seed, case in small_cases(40):
+        out, read = reference.lookup(**case)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
+        results = []
+        for function, device in ((reference, "cpu"), (ours, DEVICE)):
+            here = on_device(case) if function is ours else case
+            array = here["array"].clone()
+            sink = torch.zeros(len(array), dtype=out.dtype, device=device)
+            state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
+            arguments = [v for k, v in here.items() if k not in ("array", "total_width")]
+            flat, weights = function.lookup_backward_update_(
+                grad.to(device), read.to(device), array, sink, state, second, *arguments, int(kind), NUMBERS
+            )
+            assert not sink.any()
+            results.append((array.to(out.dtype), state, second, flat, weights))
+        for expected, actual in zip(*results, strict=True):
+            close(actual, expected, case["array"].dtype)
+
+
+def test_the_same_bits_by_sorting(by_sorting):
+    for _, case in small_cases(5):
+        there = on_device(case)
+        out, read = ours.lookup(*there.values())
+        backward = [v for k, v in there.items() if k != "total_width"]
+        first, second = (ours.lookup_backward(torch.ones_like(out), read, *backward) for _ in range(2))
+        assert torch.equal(first[0], second[0])
+
+
+def test_metadata_is_planned_once():
+    case = random_case(3)
+    arguments = (case["features"], case["projections"], case["pooling_mode"], case["hash_kind"], 4)
+    assert launches(*arguments) is launches(*arguments)
+    other = case["features"].clone()
+    assert launches(other, *arguments[1:]) is not launches(*arguments)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a failed assertion on the GPU ends the process")
+def test_bad_ids_and_offsets_fail_an_assertion():
+    cases = [c for _, c in small_cases(100) if c["array"].dtype != torch.float64 and len(c["indices"])]
+    case = next(c for c in cases if int(c["features"][:, FeatureColumn.PREFIX].min()) > 0)
+    case["indices"][0] = int(case["features"][0, FeatureColumn.ROWS])
+    with pytest.raises(RuntimeError, match="out of range of its exact table"):
+        ours.lookup(*case.values())
+    case = next(c for c in cases if c["pooling_mode"] != PoolingMode.NONE and len(c["offsets"]) > 2)
+    case["offsets"][1] += 10_000
+    with pytest.raises(RuntimeError, match="offsets do not describe bags"):
+        ours.lookup(*case.values())
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What `compile_triton.py` reports; Triton's own cache is kept out of the home."""
+    script = Path(__file__).parent / "compile_triton.py"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, str(script), "80", "90"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout)
+
+
+def test_compiled_for_sm_80_and_sm_90_without_local_memory(compiled):
+    assert {r["capability"] for r in compiled} == {80, 90}
+    assert {r["kernel"] for r in compiled} == {
+        "forward_kernel",
+        "backward_kernel",
+        "projection_kernel",
+        "update_kernel",
+    }
+    for report in compiled:
+        assert report["STACK"] == 0 and report["LOCAL"] == 0 and report["REG"] <= 255, report
+
+
+def test_blocks_are_loaded_and_reduced_16_bytes_at_once(compiled):
+    blocks = [r for r in compiled if r["layout"] in ("blocks", "wide") and r["kernel"] != "projection_kernel"]
+    assert len(blocks) == 8
+    for report in blocks:
+        assert report["loads"].get("4"), report
+        if report["kernel"] == "backward_kernel":
+            # sm_80 has no vector reductions.
+            assert report["reductions"].keys() == ({"4"} if report["capability"] == 90 else {"1"}), report
+        else:
+            assert report["stores"].get("4"), report
