@@ -161,11 +161,13 @@ def shard(
             print(ebc.layout, flush=True)
     sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device)
 
+    # One pass over parameter and state instead of one an operation; Adagrad has none on a GPU.
+    fused = args.optimizer == "adam" or device.type == "cpu"
     dense, array = {}, {}
     for name, parameter in in_backward_optimizer_filter(sharded.named_parameters()):
         (array if ".embedding_bag_collection." in name else dense)[name] = parameter
     optimizers = [
-        KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=eps))
+        KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=eps, fused=fused))
         for parameters, lr, eps in (
             (dense, args.learning_rate, args.eps or _EPS),
             (array, args.embedding_learning_rate, embedding_eps(args, dist.get_world_size())),
