@@ -5,7 +5,9 @@
 For each case, how many times as fast the shared array is as each rival: all sides run in turn in one process, and the figure is the
 ratio of the medians. Full tables are Kaggle's or MLPerf's 26, fp32, with as many of their rows as --table_gib holds.
 
-``copy`` is a plain copy of the output (it reads and writes as many bytes): what the memory allows. Its ratio is below 1.
+Two limits, whose ratios are below 1 where nothing but memory is in the way: ``copy`` is a plain copy of the output (it reads and writes
+as many bytes); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache lines of an array of that size as the
+forward reads.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
@@ -36,8 +39,14 @@ from torchrec_pss.ops.hashing import robe_offsets
 LEARNING_RATE = 0.01
 _COUNTED = 131_072  # ids a table by which the default layout is chosen
 _WARM_UP = 2  # rounds
+_BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
+_LINE = 16  # fp32 elements of a cache line
+_LINES_A_BAG = 64
+_LIMITS = ("copy", "lines")
 
-Contestant = tuple[Callable[[], object], Callable[[], object] | None]  # forward; forward, backward and optimizer
+# Forward; forward, backward and optimizer: each of the batch with that number.
+Contestant = tuple[Callable[[int], object], Callable[[int], object] | None]
+Batches = list[torch.Tensor]  # of ids, int64 ``[tables, batch_size * ids_per_bag]``
 
 
 def rows_of(case: Case, table_gib: float) -> list[int]:
@@ -47,7 +56,7 @@ def rows_of(case: Case, table_gib: float) -> list[int]:
     return [max(2, int(n * share)) for n in rows]
 
 
-def shared_array(case: Case, rows: list[int], ids: torch.Tensor, grad: torch.Tensor) -> Contestant:
+def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tensor) -> tuple[Contestant, ArrayLayout]:
     tables = [
         EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
         for i, n in enumerate(rows)
@@ -63,35 +72,60 @@ def shared_array(case: Case, rows: list[int], ids: torch.Tensor, grad: torch.Ten
     projections = list(module.projections.values())
     optimizer = torch.optim.SGD(projections, lr=LEARNING_RATE, foreach=True) if projections else None
     lengths = torch.full((len(rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
-    kjt = KeyedJaggedTensor([f"f{i}" for i in range(len(rows))], ids.flatten(), lengths=lengths)
-    kjt.offsets()
+    names = [f"f{i}" for i in range(len(rows))]
+    kjts = [KeyedJaggedTensor(names, ids.flatten(), lengths=lengths) for ids in batches]
+    for kjt in kjts:
+        kjt.offsets()
 
-    def forward():
-        return module(kjt).values()
+    def forward(batch: int):
+        return module(kjts[batch]).values()
 
-    def step():
-        forward().backward(grad)
+    def step(batch: int):
+        forward(batch).backward(grad)
         if optimizer:
             optimizer.step()
             optimizer.zero_grad()
 
-    return forward, step
+    return (forward, step), module.layout
 
 
-def robe_gather(case: Case, rows: list[int], ids: torch.Tensor) -> Contestant:
+def robe_gather(case: Case, rows: list[int], batches: Batches) -> Contestant:
     """As the authors' Python does it: all addresses as a tensor, then one gather; forward only."""
     numel, dim, block = case.array_bytes // 4, case.embedding_dim, 4
     array = torch.rand(numel) - 0.5
     firsts = torch.tensor([0, *rows[:-1]]).cumsum(0)
     inside = torch.arange(block)
 
-    def forward():
+    def forward(batch: int):
         places = [
-            robe_offsets(int(f), drawn, dim // block, numel - block + 1) for f, drawn in zip(firsts, ids, strict=True)
+            robe_offsets(int(f), drawn, dim // block, numel - block + 1)
+            for f, drawn in zip(firsts, batches[batch], strict=True)
         ]
         addresses = (torch.stack(places)[..., None] + inside).flatten(2)
         read = array[addresses].view(len(rows), case.batch_size, case.ids_per_bag, dim)
         return read.sum(2).transpose(0, 1).flatten(1)
+
+    return forward, None
+
+
+def cache_lines(layout: ArrayLayout, batches: Batches) -> Contestant:
+    """Of each id the lines its row lies in, for hashed coordinates one a block; equal ids read equal lines."""
+    lines = torch.rand(max(layout.numel // _LINE, 1), _LINE)
+
+    def places(ids: torch.Tensor) -> torch.Tensor:
+        found = []
+        for number, (table, drawn) in enumerate(zip(layout.tables, ids, strict=True)):
+            exact = -(-table.prefix // _LINE)
+            shared = (table.width - table.prefix) // table.block * -(-table.block // _LINE)
+            block = torch.arange(exact + shared) * 0x9E3779B1 + number
+            found.append(((drawn[:, None] * 0x85EBCA6B + block) % len(lines)).flatten())
+        return torch.cat(found)
+
+    all_places = [places(ids) for ids in batches]
+    starts = torch.arange(0, len(all_places[0]), _LINES_A_BAG)
+
+    def forward(batch: int):
+        return torch.nn.functional.embedding_bag(all_places[batch], lines, starts, mode="sum")
 
     return forward, None
 
@@ -111,20 +145,20 @@ class FullTables:
             for w in self.tbe.split_embedding_weights()
         )
 
-    def fbgemm(self, ids: torch.Tensor, offsets: torch.Tensor, grad: torch.Tensor) -> Contestant:
-        flat = ids.flatten()
-        return lambda: self.tbe(flat, offsets), lambda: self.tbe(flat, offsets).backward(grad)
+    def fbgemm(self, batches: Batches, offsets: torch.Tensor, grad: torch.Tensor) -> Contestant:
+        flat = [ids.flatten() for ids in batches]
+        return lambda batch: self.tbe(flat[batch], offsets), lambda batch: self.tbe(flat[batch], offsets).backward(grad)
 
-    def embedding_bags(self, case: Case, ids: torch.Tensor, grad: torch.Tensor) -> Contestant:
+    def embedding_bags(self, case: Case, batches: Batches, grad: torch.Tensor) -> Contestant:
         optimizer = torch.optim.SGD(self.bags.parameters(), lr=LEARNING_RATE)
         starts = torch.arange(0, case.batch_size * case.ids_per_bag, case.ids_per_bag)
 
-        def forward():
-            return torch.cat([bag(drawn, starts) for bag, drawn in zip(self.bags, ids, strict=True)], dim=1)
+        def forward(batch: int):
+            return torch.cat([bag(drawn, starts) for bag, drawn in zip(self.bags, batches[batch], strict=True)], dim=1)
 
-        def step():
+        def step(batch: int):
             optimizer.zero_grad()
-            forward().backward(grad)
+            forward(batch).backward(grad)
             optimizer.step()
 
         return forward, step
@@ -133,16 +167,18 @@ class FullTables:
 def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> dict:
     """Medians of every contestant, measured in turn, and ours as ratios."""
     torch.set_num_threads(case.threads)
-    ids = draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
-    offsets = torch.arange(0, ids.numel() + 1, case.ids_per_bag)
+    batches = [draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids, seed) for seed in range(2, 2 + _BATCHES)]
+    offsets = torch.arange(0, batches[0].numel() + 1, case.ids_per_bag)
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim)
     copied = torch.empty_like(grad)
+    ours, layout = shared_array(case, rows, batches, grad)
     contestants: dict[str, Contestant] = {
-        "shared array": shared_array(case, rows, ids, grad),
-        "fbgemm": tables.fbgemm(ids, offsets, grad),
-        "embedding_bag": tables.embedding_bags(case, ids, grad),
-        "robe_gather": robe_gather(case, rows, ids),
-        "copy": (lambda: copied.copy_(grad), None),
+        "shared array": ours,
+        "fbgemm": tables.fbgemm(batches, offsets, grad),
+        "embedding_bag": tables.embedding_bags(case, batches, grad),
+        "robe_gather": robe_gather(case, rows, batches),
+        "copy": (lambda _: copied.copy_(grad), None),
+        "lines": cache_lines(layout, batches),
     }
     times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
     for repeat in range(repeats + _WARM_UP):
@@ -150,8 +186,10 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
             for kind, function in (("forward", torch.no_grad()(forward)), ("step", step)):
                 if function is None:
                     continue
+                # So that the caches hold what this one leaves there, as in training, and not what another left.
+                function(2 * repeat % _BATCHES)
                 started = time.perf_counter()
-                function()
+                function((2 * repeat + 1) % _BATCHES)
                 if repeat >= _WARM_UP:
                     times[name][kind].append(time.perf_counter() - started)
     seconds = {n: {kind: statistics.median(v) for kind, v in kinds.items() if v} for n, kinds in times.items()}
@@ -160,12 +198,12 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
         f"ratio_vs_{name}_{kind}": theirs / ours[kind]
         for name, kinds in seconds.items()
         for kind, theirs in kinds.items()
-        if name not in ("shared array", "copy")
+        if name not in ("shared array", *_LIMITS)
     }
     share = sum(rows) / sum(TABLE_SETS[case.tables])
     return {
         **asdict(case), "table_rows": sum(rows), "table_rows_share": share, **ratios,
-        "ratio_vs_copy": seconds["copy"]["forward"] / ours["forward"], "seconds": seconds,
+        **{f"ratio_vs_{limit}": seconds[limit]["forward"] / ours["forward"] for limit in _LIMITS}, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -205,7 +243,9 @@ def main() -> None:
     args = parser.parse_args()
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built; there is nothing to measure")
-    print(f"torch {torch.__version__}; times as fast as FBGEMM's TBE on full tables, forward and step; copy: forward")
+    print(
+        f"torch {torch.__version__}; times as fast as FBGEMM's TBE on full tables, forward and step; copy and lines: forward"
+    )
     cases = sorted(QUICK if args.quick else ALL, key=lambda c: (c.tables, c.embedding_dim))
     results: list[dict] = []
     tables, made_for = None, None
@@ -216,7 +256,7 @@ def main() -> None:
             tables, made_for = FullTables(rows, case.embedding_dim), (case.tables, case.embedding_dim)
         results.append(measure(case, tables, rows, args.repeats))
         r = results[-1]
-        ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} copy {r['ratio_vs_copy']:.2f}"
+        ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} copy {r['ratio_vs_copy']:.2f} lines {r['ratio_vs_lines']:.2f}"
         tqdm.write(f"{_label(r)}: {ratios}")
         if args.json:
             aside = args.json.with_suffix(".tmp")

@@ -167,3 +167,13 @@ def test_blocks_are_loaded_and_reduced_16_bytes_at_once(compiled):
             assert report["reductions"].keys() == ({"4"} if report["capability"] == 90 else {"1"}), report
         else:
             assert report["stores"].get("4"), report
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="benchmarks/gpu_check.py itself is for that")
+def test_gpu_check_runs_in_the_interpreter(tmp_path):
+    root, report = Path(__file__).parents[1], tmp_path / "report.json"
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", "--interpret", "--configurations", "10"]
+    result = subprocess.run([*command, "--json", report], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(report.read_text())
+    assert found["configurations"] == 10 and found["addresses"] > 0

@@ -1,0 +1,291 @@
+"""Verifies the Triton kernels on a real GPU, and times them against FBGEMM's TBE and against a copy of as many bytes.
+
+    python -m benchmarks.gpu_check [--configurations 2000] [--json FILE]
+
+1. Random configurations against the reference on the CPU: output, every gradient, every fused update, and the same sums by sorting.
+2. Addresses, bit for bit: an array that holds its own indices is read by CPU and GPU.
+3. A whole step captured in a CUDA graph and replayed equals the steps without one.
+4. Times, medians, in turn; the plain layout is given blocks of 4. ``copy`` copies what the output and the elements read take; FBGEMM is left out where it is not installed.
+
+Without a GPU, ``--interpret`` does 1 and 2 in Triton's interpreter (a test runs it), which shows that the script is sound, no more.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+_INTERPRET = "--interpret" in sys.argv
+if _INTERPRET:
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+sys.path.insert(0, str(ROOT / "tests"))
+
+from lookup_cases import random_case  # noqa: E402
+from torchrec.modules.embedding_configs import EmbeddingBagConfig  # noqa: E402
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
+
+from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection  # noqa: E402
+from torchrec_pss.modules.id_counts import IdCounts  # noqa: E402
+from torchrec_pss.ops import PoolingMode, reference  # noqa: E402
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
+
+NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
+_EXACT = 1 << 24  # integers up to it are exact in fp32
+_COUNTED = 131_072
+CASES = [
+    Case("kaggle", layout, size, dim, batch, bag, ids, 0)
+    for layout in ("default", "plain")
+    for size, dim, batch, bag, ids in (
+        (2 * MB, 16, 16384, 1, "power_law"),
+        (10 * MB, 64, 16384, 1, "power_law"),
+        (10 * MB, 128, 65536, 1, "power_law"),
+        (10 * MB, 64, 4096, 20, "power_law"),
+        (100 * MB, 128, 16384, 1, "uniform"),
+    )
+]
+
+
+def moved(value, device):
+    if isinstance(value, list):
+        return [v.to(device) for v in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def verify(number: int, device: str) -> int:
+    """Raises AssertionError at the first configuration that differs; returns how many were compared."""
+    from torchrec_pss.ops.triton import lookup as gpu
+
+    compared = seed = 0
+    progress = tqdm(total=number, desc="configurations", mininterval=5)
+    while compared < number:
+        case = random_case(seed)
+        seed += 1
+        if case["array"].dtype == torch.float64 or (device == "cpu" and case["indices"].numel() > 300):
+            continue
+        out, read = reference.lookup(**case)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+        here = [v for k, v in case.items() if k not in ("array", "total_width")]
+        there = [moved(v, device) for v in here]
+        array = case["array"].to(device)
+        found, found_read = gpu.lookup(*(moved(v, device) for v in case.values()))
+        pairs = [(found, out)]
+        truth = reference.lookup_backward(grad, read, case["array"], *here)
+        for by_sorting in (False, True):
+            torch.use_deterministic_algorithms(by_sorting)
+            try:
+                results = gpu.lookup_backward(grad.to(device), found_read, array, *there)
+            finally:
+                torch.use_deterministic_algorithms(False)
+            pairs += [(results[0], truth[0]), *zip(results[1], truth[1], strict=True), (results[2], truth[2])]
+        for kind in UpdateKind:
+            sides = []
+            for function, arguments, where in ((gpu, there, device), (reference, here, "cpu")):
+                sink = torch.zeros(len(array), device=where)
+                states = [torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)]
+                own = case["array"].clone().to(where)
+                function.lookup_backward_update_(
+                    grad.to(where), read.to(where), own, sink, *states, *arguments, int(kind), NUMBERS
+                )
+                sides.append([own.float(), sink, *states])
+            pairs += zip(*sides, strict=True)
+        low = case["array"].dtype != torch.float32
+        tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-3, "atol": 1e-3}
+        for actual, expected in pairs:
+            torch.testing.assert_close(actual.cpu(), expected, **tolerance, msg=lambda m, s=seed: f"seed {s - 1}: {m}")
+        compared += 1
+        progress.update()
+    return compared
+
+
+def verify_addresses(number: int, device: str) -> int:
+    """Reads an array of its own indices by CPU and GPU; returns how many addresses were equal."""
+    from torchrec_pss.ops.triton import lookup as gpu
+
+    total = seed = 0
+    while number:
+        seed += 1
+        case = random_case(seed, torch.float32)
+        if case["pooling_mode"] != PoolingMode.NONE or (case["indices"].numel() > 300 and device == "cpu"):
+            continue
+        number -= 1
+        case |= {"array": torch.arange(len(case["array"])).float(), "projections": [], "sign": False}
+        case |= {"per_sample_weights": None, "total_width": int(case["features"][0, 2])}
+        assert len(case["array"]) < _EXACT
+        out, _ = torch.ops.torchrec_pss.lookup(*case.values())
+        found, _ = gpu.lookup(*(moved(v, device) for v in case.values()))
+        assert torch.equal(found.cpu(), out), f"seed {seed}: addresses differ"
+        total += out.numel()
+    return total
+
+
+def collection(case: Case, rows: list[int], device: str) -> PSSEmbeddingBagCollection:
+    tables = [
+        EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
+        for i, n in enumerate(rows)
+    ]
+    if case.layout == "plain":
+        config = PSSConfig(array_bytes=case.array_bytes, layout="plain", block_size=4)
+    else:
+        counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
+        counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
+        config = PSSConfig(array_bytes=case.array_bytes, counts=counts)
+    return PSSEmbeddingBagCollection(tables, config=config, device=torch.device(device))
+
+
+def batch_of(case: Case, rows: list[int], device: str) -> KeyedJaggedTensor:
+    ids = draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
+    lengths = torch.full((len(rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
+    kjt = KeyedJaggedTensor([f"f{i}" for i in range(len(rows))], ids.flatten(), lengths=lengths).to(device)
+    kjt.offsets()
+    return kjt
+
+
+def step_of(module: PSSEmbeddingBagCollection, kjt: KeyedJaggedTensor, grad: torch.Tensor):
+    module.step_in_backward(torch.optim.SGD([module.array], lr=0.01))
+
+    def step():
+        module(kjt).values().backward(grad)
+        for projection in module.projections.values():
+            projection.grad = None
+
+    return step
+
+
+def verify_graph() -> float:
+    """Three steps by replaying a CUDA graph against three without; the largest difference of an element."""
+    case = replace(CASES[0], batch_size=2048)
+    rows = [min(n, 100_000) for n in TABLE_SETS[case.tables]]
+    torch.manual_seed(0)
+    plain = collection(case, rows, "cuda")
+    graphed = collection(case, rows, "cuda")
+    graphed.load_state_dict(plain.state_dict())
+    kjt = batch_of(case, rows, "cuda")
+    grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
+    step, captured = step_of(plain, kjt, grad), step_of(graphed, kjt, grad)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # compiles, and reads the metadata
+            captured()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured()
+    for _ in range(3):
+        graph.replay()
+    for _ in range(5):
+        step()
+    torch.cuda.synchronize()
+    difference = float((plain.array - graphed.array).abs().max())
+    assert difference < 1e-4, f"a replayed graph differs by {difference}"
+    return difference
+
+
+def milliseconds(functions: dict, repeats: int) -> dict[str, float]:
+    """Medians, in turn, by CUDA events; compiled and warm before."""
+    times = {name: [] for name in functions}
+    for repeat in range(repeats + 3):
+        for name, function in functions.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function()
+            end.record()
+            torch.cuda.synchronize()
+            if repeat >= 3:
+                times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def fbgemm_tables(case: Case, rows: list[int]):
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    tbe = SplitTableBatchedEmbeddingBagsCodegen(
+        [(n, case.embedding_dim, EmbeddingLocation.DEVICE, ComputeDevice.CUDA) for n in rows],
+        optimizer=EmbOptimType.EXACT_SGD,
+        learning_rate=0.01,
+    )
+    tbe.init_embedding_weights_uniform(-0.05, 0.05)
+    return tbe
+
+
+def measure(case: Case, repeats: int) -> dict:
+    """One case's medians and ratios (above 1: ours is faster)."""
+    rows = list(TABLE_SETS[case.tables])
+    module, kjt = collection(case, rows, "cuda"), batch_of(case, rows, "cuda")
+    grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
+    read = module.layout.tables
+    moved_bytes = grad.numel() * 4 + 4 * case.batch_size * case.ids_per_bag * sum(t.width for t in read)
+    source = torch.empty(moved_bytes // 2, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    step = step_of(module, kjt, grad)
+    functions = {
+        "forward": torch.no_grad()(lambda: module(kjt)),
+        "step": step,
+        "copy": lambda: target.copy_(source),
+    }
+    try:
+        tbe = fbgemm_tables(case, rows)
+    except (ImportError, RuntimeError, OSError) as error:
+        print(f"FBGEMM is left out: {error}", file=sys.stderr)
+    else:
+        flat, offsets = kjt.values(), kjt.offsets().to(torch.int64)
+        functions["fbgemm forward"] = torch.no_grad()(lambda: tbe(flat, offsets))
+        functions["fbgemm step"] = lambda: tbe(flat, offsets).backward(grad)
+    times = milliseconds(functions, repeats)
+    result = {**asdict(case), "moved_bytes": moved_bytes, "milliseconds": times}
+    result["ratio_vs_copy_forward"] = times["copy"] / times["forward"]
+    for kind in ("forward", "step"):
+        if f"fbgemm {kind}" in times:
+            result[f"ratio_vs_fbgemm_{kind}"] = times[f"fbgemm {kind}"] / times[kind]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--configurations", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--interpret", action="store_true", help="verify in Triton's interpreter; time nothing")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if not args.interpret and not torch.cuda.is_available():
+        parser.error("there is no GPU; --interpret verifies without one")
+    import triton
+
+    device = "cpu" if args.interpret else "cuda"
+    name = "Triton's interpreter" if args.interpret else torch.cuda.get_device_name()
+    print(f"{name}; torch {torch.__version__}, triton {triton.__version__}")
+    report = {"device": name, "torch": torch.__version__, "triton": triton.__version__}
+    report["configurations"] = verify(args.configurations, device)
+    print(f"{report['configurations']} configurations equal the reference")
+    report["addresses"] = verify_addresses(max(args.configurations // 10, 1), device)
+    print(f"{report['addresses']} addresses equal the CPU's, bit for bit")
+    if not args.interpret:
+        report["graph_difference"] = verify_graph()
+        print(f"CUDA graph: replayed steps equal, largest difference {report['graph_difference']:.1e}")
+        report["cases"] = []
+        for case in tqdm(CASES, "cases"):
+            report["cases"].append(measure(case, args.repeats))
+            r = report["cases"][-1]
+            ratios = ", ".join(f"{k.removeprefix('ratio_vs_')} {v:.2f}" for k, v in r.items() if k.startswith("ratio"))
+            size = f"{case.array_bytes // MB} MB, D {case.embedding_dim}, B {case.batch_size} x {case.ids_per_bag}"
+            tqdm.write(f"{case.layout} {size}, {case.ids}: {ratios}")
+    if args.json:
+        aside = args.json.with_suffix(".tmp")
+        aside.write_text(json.dumps(report, indent=2) + "\n")
+        aside.replace(args.json)
+
+
+if __name__ == "__main__":
+    main()
