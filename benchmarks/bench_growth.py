@@ -111,7 +111,10 @@ def plot(path: Path, report: dict) -> None:
     for axis, (key, label) in zip(axes, names.items(), strict=True):
         axis.plot([p["value"] for p in report[key]], [p["ratio"] for p in report[key]], marker="o")
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        if key == "batch":
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(0, 1.1 * max(p["ratio"] for p in report[key]))
         axis.set_xlabel(label)
     axes[0].set_ylabel("time of a step, first = 1")
     figure.tight_layout()
