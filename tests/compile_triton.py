@@ -51,7 +51,7 @@ def compiled(kernel, constants: dict, capability: int):
         )
         if name in ("tiles", "numel"):
             signature[name] = "i32"
-        if name in _POINTERS or name in _STRIDES:
+        if name in _POINTERS or name in _STRIDES or name == "numel":  # layouts come in multiples of 16 elements
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))

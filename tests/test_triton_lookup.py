@@ -158,6 +158,8 @@ def test_compiled_for_sm_80_and_sm_90_without_local_memory(compiled):
 
 
 def test_blocks_are_loaded_and_reduced_16_bytes_at_once(compiled):
+    updates = [r for r in compiled if r["kernel"] == "update_kernel"]
+    assert len(updates) == 2 * len(UpdateKind) and all(r["loads"].keys() == {"4"} for r in updates)
     blocks = [r for r in compiled if r["layout"] in ("blocks", "wide") and r["kernel"] != "projection_kernel"]
     assert len(blocks) == 8
     for report in blocks:
