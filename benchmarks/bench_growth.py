@@ -7,7 +7,6 @@ from before the tables are made to after a training step; full tables are FBGEMM
 """
 
 import argparse
-import json
 import multiprocessing
 import re
 import statistics
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.bench_lookup import FullTables, shared_array
 from benchmarks.lookup_cases import MB, Case, draw_ids
+from benchmarks.report import write_json
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 
 _TABLES = 26
@@ -143,9 +143,7 @@ def main() -> None:
     report["peak_bytes"] = {side: peak_bytes(side) for side in ("shared array", "fbgemm")}
     print("peak memory, MB: " + ", ".join(f"{k} {v / 1e6:.0f}" for k, v in report["peak_bytes"].items()))
     if args.json:
-        aside = args.json.with_suffix(".tmp")
-        aside.write_text(json.dumps(report, indent=2) + "\n")
-        aside.replace(args.json)
+        write_json(args.json, report)
     if args.plot:
         plot(args.plot, report)
 

@@ -11,7 +11,6 @@ forward reads.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,19 +24,16 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
 from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from benchmarks.report import write_json
+from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss.modules.array_layout import ArrayLayout
-from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
 
 LEARNING_RATE = 0.01
-_COUNTED = 131_072  # ids a table by which the default layout is chosen
 _WARM_UP = 2  # rounds
 _BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
 _LINE = 16  # fp32 elements of a cache line
@@ -57,25 +53,11 @@ def rows_of(case: Case, table_gib: float) -> list[int]:
 
 
 def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tensor) -> tuple[Contestant, ArrayLayout]:
-    tables = [
-        EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
-        for i, n in enumerate(rows)
-    ]
-    if case.layout == "plain":
-        config = PSSConfig(array_bytes=case.array_bytes, layout="plain")
-    else:
-        counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
-        counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
-        config = PSSConfig(array_bytes=case.array_bytes, counts=counts)
-    module = PSSEmbeddingBagCollection(tables, config=config)
+    module = collection(case, rows)
     module.step_in_backward(torch.optim.SGD([module.array], lr=LEARNING_RATE))
     projections = list(module.projections.values())
     optimizer = torch.optim.SGD(projections, lr=LEARNING_RATE, foreach=True) if projections else None
-    lengths = torch.full((len(rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
-    names = [f"f{i}" for i in range(len(rows))]
-    kjts = [KeyedJaggedTensor(names, ids.flatten(), lengths=lengths) for ids in batches]
-    for kjt in kjts:
-        kjt.offsets()
+    kjts = [batch_of(case, ids) for ids in batches]
 
     def forward(batch: int):
         return module(kjts[batch]).values()
@@ -259,9 +241,7 @@ def main() -> None:
         ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} copy {r['ratio_vs_copy']:.2f} lines {r['ratio_vs_lines']:.2f}"
         tqdm.write(f"{_label(r)}: {ratios}")
         if args.json:
-            aside = args.json.with_suffix(".tmp")
-            aside.write_text(json.dumps(results, indent=2) + "\n")
-            aside.replace(args.json)
+            write_json(args.json, results)
     if args.plot:
         plot(args.plot, results)
 

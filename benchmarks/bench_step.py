@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.limited_network import ADDRESSES, two_namespaces
+from benchmarks.report import write_json
 from benchmarks.step_model import errors, predictions
 
 ROOT = Path(__file__).parents[1]
@@ -124,9 +125,7 @@ def main() -> None:
             f"array {p['shared array'] * 1e3:.2f} ms of lookups and exchanges a step"
         )
     if args.json:
-        aside = args.json.with_suffix(".tmp")
-        aside.write_text(json.dumps(report, indent=2) + "\n")
-        aside.replace(args.json)
+        write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@
 1. Random configurations against the reference on the CPU: output, every gradient, every fused update, and the same sums by sorting.
 2. Addresses, bit for bit: an array that holds its own indices is read by CPU and GPU.
 3. A whole step captured in a CUDA graph and replayed equals the steps without one.
-4. Times, medians, in turn; the plain layout is given blocks of 4. ``copy`` copies what the output and the elements read take; FBGEMM is left out where it is not installed.
+4. Times, medians, in turn. ``copy`` copies what the output and the elements read take; FBGEMM is left out where it is not installed.
 
 Without a GPU, ``--interpret`` does 1 and 2 in Triton's interpreter (a test runs it), which shows that the script is sound, no more.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -28,18 +27,17 @@ if _INTERPRET:
 sys.path.insert(0, str(ROOT / "tests"))
 
 from lookup_cases import random_case  # noqa: E402
-from torchrec.modules.embedding_configs import EmbeddingBagConfig  # noqa: E402
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection  # noqa: E402
-from torchrec_pss.modules.id_counts import IdCounts  # noqa: E402
+from benchmarks.report import write_json  # noqa: E402
+from benchmarks.shared_collection import batch_of, collection  # noqa: E402
+from torchrec_pss import PSSEmbeddingBagCollection  # noqa: E402
 from torchrec_pss.ops import PoolingMode, reference  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
 
 NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
 _EXACT = 1 << 24  # integers up to it are exact in fp32
-_COUNTED = 131_072
 CASES = [
     Case("kaggle", layout, size, dim, batch, bag, ids, 0)
     for layout in ("default", "plain")
@@ -126,26 +124,8 @@ def verify_addresses(number: int, device: str) -> int:
     return total
 
 
-def collection(case: Case, rows: list[int], device: str) -> PSSEmbeddingBagCollection:
-    tables = [
-        EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
-        for i, n in enumerate(rows)
-    ]
-    if case.layout == "plain":
-        config = PSSConfig(array_bytes=case.array_bytes, layout="plain", block_size=4)
-    else:
-        counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
-        counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
-        config = PSSConfig(array_bytes=case.array_bytes, counts=counts)
-    return PSSEmbeddingBagCollection(tables, config=config, device=torch.device(device))
-
-
-def batch_of(case: Case, rows: list[int], device: str) -> KeyedJaggedTensor:
-    ids = draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
-    lengths = torch.full((len(rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
-    kjt = KeyedJaggedTensor([f"f{i}" for i in range(len(rows))], ids.flatten(), lengths=lengths).to(device)
-    kjt.offsets()
-    return kjt
+def case_ids(case: Case, rows: list[int]) -> torch.Tensor:
+    return draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
 
 
 def step_of(module: PSSEmbeddingBagCollection, kjt: KeyedJaggedTensor, grad: torch.Tensor):
@@ -167,7 +147,7 @@ def verify_graph() -> float:
     plain = collection(case, rows, "cuda")
     graphed = collection(case, rows, "cuda")
     graphed.load_state_dict(plain.state_dict())
-    kjt = batch_of(case, rows, "cuda")
+    kjt = batch_of(case, case_ids(case, rows), "cuda")
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
     step, captured = step_of(plain, kjt, grad), step_of(graphed, kjt, grad)
     stream = torch.cuda.Stream()
@@ -223,7 +203,7 @@ def fbgemm_tables(case: Case, rows: list[int]):
 def measure(case: Case, repeats: int) -> dict:
     """One case's medians and ratios (above 1: ours is faster)."""
     rows = list(TABLE_SETS[case.tables])
-    module, kjt = collection(case, rows, "cuda"), batch_of(case, rows, "cuda")
+    module, kjt = collection(case, rows, "cuda"), batch_of(case, case_ids(case, rows), "cuda")
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
     read = module.layout.tables
     moved_bytes = grad.numel() * 4 + 4 * case.batch_size * case.ids_per_bag * sum(t.width for t in read)
@@ -282,9 +262,7 @@ def main() -> None:
             size = f"{case.array_bytes // MB} MB, D {case.embedding_dim}, B {case.batch_size} x {case.ids_per_bag}"
             tqdm.write(f"{case.layout} {size}, {case.ids}: {ratios}")
     if args.json:
-        aside = args.json.with_suffix(".tmp")
-        aside.write_text(json.dumps(report, indent=2) + "\n")
-        aside.replace(args.json)
+        write_json(args.json, report)
 
 
 if __name__ == "__main__":

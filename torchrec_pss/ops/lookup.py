@@ -54,9 +54,7 @@ if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference
 else:
     _on_gpu = importlib.import_module("torchrec_pss.ops.triton.lookup")
-for _key, _implementation in (("CUDA", _on_gpu), ("CPU", reference)):
-    if _key == "CPU" and HAS_CPU_KERNEL:
-        continue
+for _key, _implementation in {"CUDA": _on_gpu, **({} if HAS_CPU_KERNEL else {"CPU": reference})}.items():
     for _name in ("lookup", "lookup_backward", "lookup_backward_update_"):
         _library.impl(_name, getattr(_implementation, _name), _key)
 

@@ -5,7 +5,21 @@ import triton.language as tl
 
 from torchrec_pss.ops import hashing
 from torchrec_pss.ops.hashing import HASH_ROBE
-from torchrec_pss.ops.triton.launches import LaunchColumn
+from torchrec_pss.ops.triton.columns import (
+    BASE,
+    BLOCK,
+    FIRST,
+    HOT_BASE,
+    HOT_BEGIN,
+    HOT_DIRECTORY,
+    HOT_END,
+    HOT_SHIFT,
+    KEY,
+    PREFIX,
+    ROWS,
+    SLOTS,
+    UNITS_OF_ROW,
+)
 
 _GOLDEN = tl.constexpr(hashing.GOLDEN)
 _MULTIPLIER_1 = tl.constexpr(hashing.MULTIPLIER_1)
@@ -15,20 +29,6 @@ _ROBE_P = tl.constexpr(hashing.ROBE_P)
 _ROBE_R1 = tl.constexpr(hashing.ROBE_R1)
 _ROBE_R2 = tl.constexpr(hashing.ROBE_R2)
 _ROBE_R3 = tl.constexpr(hashing.ROBE_R3)
-
-_KEY = tl.constexpr(LaunchColumn.KEY.value)
-_ROWS = tl.constexpr(LaunchColumn.ROWS.value)
-_UNITS = tl.constexpr(LaunchColumn.UNITS.value)
-_PREFIX = tl.constexpr(LaunchColumn.PREFIX.value)
-_BASE = tl.constexpr(LaunchColumn.BASE.value)
-_BLOCK = tl.constexpr(LaunchColumn.BLOCK.value)
-_SLOTS = tl.constexpr(LaunchColumn.SLOTS.value)
-_FIRST = tl.constexpr(LaunchColumn.FIRST.value)
-_HOT_BEGIN = tl.constexpr(LaunchColumn.HOT_BEGIN.value)
-_HOT_END = tl.constexpr(LaunchColumn.HOT_END.value)
-_HOT_BASE = tl.constexpr(LaunchColumn.HOT_BASE.value)
-_HOT_DIRECTORY = tl.constexpr(LaunchColumn.HOT_DIRECTORY.value)
-_HOT_SHIFT = tl.constexpr(LaunchColumn.HOT_SHIFT.value)
 
 
 @triton.jit
@@ -44,14 +44,14 @@ def hot_rows(row_hash, live, hot_keys, feature):
     """The number of each hot row among its table's, and whether it is one: int32, bool ``[T]``.
 
     A binary search among the keys that share the upper bits, or among all where there is no directory."""
-    begin = tl.load(feature + _HOT_BEGIN)
-    count = (tl.load(feature + _HOT_END) - begin).to(tl.int32)
-    shift = tl.load(feature + _HOT_SHIFT).to(tl.int32)
+    begin = tl.load(feature + HOT_BEGIN)
+    count = (tl.load(feature + HOT_END) - begin).to(tl.int32)
+    shift = tl.load(feature + HOT_SHIFT).to(tl.int32)
     keys = hot_keys + begin
     upper = (row_hash >> 32).to(tl.uint32)
     wanted = (upper ^ 0x80000000).to(tl.int32, bitcast=True)
     if shift > 0:
-        bucket = hot_keys + tl.load(feature + _HOT_DIRECTORY) + (upper >> shift).to(tl.int64)
+        bucket = hot_keys + tl.load(feature + HOT_DIRECTORY) + (upper >> shift).to(tl.int64)
         low = tl.load(bucket, mask=live, other=0)
         high = tl.load(bucket + 1, mask=live, other=0)
     else:
@@ -63,7 +63,6 @@ def hot_rows(row_hash, live, hot_keys, feature):
         middle = (low + high) // 2
         key = tl.load(keys + middle, mask=searching, other=0)
         low, high = tl.where(searching & (key < wanted), middle + 1, low), tl.where(key < wanted, high, middle)
-        high = tl.maximum(low, high)
     found = tl.load(keys + low, mask=live & (low < end), other=0)
     return low, live & (low < end) & (found == wanted)
 
@@ -87,21 +86,21 @@ def row_units(
     Returns:
         Units and signs ``[T, UNITS]``, whether each is there to be read, and the ids that are live and valid ``[T]``.
     """
-    units = tl.load(feature + _UNITS).to(tl.int32)
-    prefix = tl.load(feature + _PREFIX).to(tl.int32)
-    key = tl.load(feature + _KEY)
+    units = tl.load(feature + UNITS_OF_ROW).to(tl.int32)
+    prefix = tl.load(feature + PREFIX).to(tl.int32)
+    key = tl.load(feature + KEY)
     unit = tl.arange(0, UNITS)[None, :]
     valid = live
     if CHECKED:
-        valid = live & (ids >= 0) & (ids < tl.load(feature + _ROWS))
+        valid = live & (ids >= 0) & (ids < tl.load(feature + ROWS))
     place_type: tl.constexpr = tl.int32 if NARROW else tl.int64
     there = valid[:, None] & (unit < units)
-    exact = tl.load(feature + _BASE) + tl.where(valid, ids, 0) * prefix
+    exact = tl.load(feature + BASE) + tl.where(valid, ids, 0) * prefix
     place = exact.to(place_type)[:, None] + unit
     sign = tl.full([ids.shape[0], UNITS], 1.0, tl.float32)
     if HASHED:
-        block = tl.load(feature + _BLOCK).to(tl.int32)
-        slots = tl.load(feature + _SLOTS)
+        block = tl.load(feature + BLOCK).to(tl.int32)
+        slots = tl.load(feature + SLOTS)
         shared = tl.maximum(unit - prefix, 0)
         if HASH == _ROBE:
             mixed = _ROBE_R3 * (ids + key)[:, None] + (_ROBE_R2 * (shared // block).to(tl.int64) + _ROBE_R1)
@@ -110,13 +109,13 @@ def row_units(
             row_hash = mix64((ids ^ key).to(tl.uint64, bitcast=True))
             hashes = mix64(row_hash[:, None] + (shared // block + 1).to(tl.uint64) * _GOLDEN)
             slot = tl.umulhi(hashes, tl.zeros_like(hashes) + slots.to(tl.uint64, bitcast=True)).to(tl.int64)
-            first = tl.load(feature + _FIRST) + slot * block
+            first = tl.load(feature + FIRST) + slot * block
             if SIGN:
                 sign = tl.where((unit >= prefix) & ((hashes & 1) != 0), -1.0, 1.0)
         hashed = first.to(place_type) + shared % block
         if HOT:
             number, is_hot = hot_rows(row_hash, valid, hot_keys, feature)
-            own = tl.load(feature + _HOT_BASE) + number.to(tl.int64) * (units - prefix)
+            own = tl.load(feature + HOT_BASE) + number.to(tl.int64) * (units - prefix)
             hashed = tl.where(is_hot[:, None], own.to(place_type)[:, None] + shared, hashed)
             sign = tl.where(is_hot[:, None], 1.0, sign)
         place = tl.where(unit < prefix, place, hashed)

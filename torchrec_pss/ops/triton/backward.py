@@ -4,16 +4,8 @@ import triton
 import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import row_units
-from torchrec_pss.ops.triton.launches import LaunchColumn
+from torchrec_pss.ops.triton.columns import COLUMNS, INNER, PROJECTION, READ_COLUMN, UNITS_OF_ROW, output_columns
 from torchrec_pss.ops.triton.rows import MEAN, index_scale, tile_rows
-
-_COLUMNS = tl.constexpr(len(LaunchColumn))
-_UNITS = tl.constexpr(LaunchColumn.UNITS.value)
-_OUT_COLUMN = tl.constexpr(LaunchColumn.OUT_COLUMN.value)
-_READ_COLUMN = tl.constexpr(LaunchColumn.READ_COLUMN.value)
-_PROJECTION = tl.constexpr(LaunchColumn.PROJECTION.value)
-_INNER = tl.constexpr(LaunchColumn.INNER.value)
-_DIM = tl.constexpr(LaunchColumn.DIM.value)
 
 
 @triton.jit
@@ -58,15 +50,10 @@ def backward_kernel(
     ``factor`` times an element's contributions is added to ``grad_array``, or, for SORTED, written to ``contributions``
     ``[L, UNITS, VEC]`` and its place, in units, to ``places`` ``[L, UNITS]``.
     """
-    feature = metadata + tl.program_id(1) * _COLUMNS
-    width = tl.load(feature + _UNITS).to(tl.int32) * VEC
-    dim = tl.load(feature + _DIM).to(tl.int32)
-    inner = tl.load(feature + _INNER).to(tl.int32)
-    column = tl.load(feature + _OUT_COLUMN)
-    if ALIGNED:
-        grad_stride = tl.multiple_of(grad_stride, 4)
-        column = tl.multiple_of(column, 4)
-        dim = tl.multiple_of(dim, 4)
+    feature = metadata + tl.program_id(1) * COLUMNS
+    width = tl.load(feature + UNITS_OF_ROW).to(tl.int32) * VEC
+    inner = tl.load(feature + INNER).to(tl.int32)
+    grad_stride, column, dim = output_columns(feature, grad_stride, ALIGNED)
     k = tl.arange(0, UNITS * VEC)
     for tile in range(0, tiles):
         row, live, first, last, length = tile_rows(
@@ -79,7 +66,7 @@ def backward_kernel(
                 n = chunk + tl.arange(0, CHUNK)
                 grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
                 transposed = tl.load(
-                    projections + tl.load(feature + _PROJECTION) + k[None, :] * dim + n[:, None],
+                    projections + tl.load(feature + PROJECTION) + k[None, :] * dim + n[:, None],
                     mask=(k < inner)[None, :] & (n < dim)[:, None],
                     other=0.0,
                 )
@@ -138,14 +125,9 @@ def projection_kernel(
 ):
     """One program: `CHUNK` columns of a projection's gradient over ``tiles`` tiles of rows, to the program's own row of
     ``partials``; grid (programs, features of the launch, chunks)."""
-    feature = metadata + tl.program_id(1) * _COLUMNS
-    dim = tl.load(feature + _DIM).to(tl.int32)
-    inner = tl.load(feature + _INNER).to(tl.int32)
-    column = tl.load(feature + _OUT_COLUMN)
-    if ALIGNED:
-        grad_stride = tl.multiple_of(grad_stride, 4)
-        column = tl.multiple_of(column, 4)
-        dim = tl.multiple_of(dim, 4)
+    feature = metadata + tl.program_id(1) * COLUMNS
+    inner = tl.load(feature + INNER).to(tl.int32)
+    grad_stride, column, dim = output_columns(feature, grad_stride, ALIGNED)
     k = tl.arange(0, WIDTH)
     n = tl.program_id(2) * CHUNK + tl.arange(0, CHUNK)
     total = tl.zeros([WIDTH, CHUNK], tl.float32)
@@ -155,9 +137,9 @@ def projection_kernel(
         )
         grad_row = grad + row[:, None] * grad_stride + column
         grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
-        read_row = read + row[None, :] * read_stride + tl.multiple_of(tl.load(feature + _READ_COLUMN), 8)
+        read_row = read + row[None, :] * read_stride + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
         pooled = tl.load(read_row + k[:, None], mask=live[None, :] & (k < inner)[:, None], other=0.0)
         total = tl.dot(pooled, grad_out, total, input_precision="tf32x3")
-    matrix = tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
+    matrix = tl.load(feature + PROJECTION) + k[:, None] * dim + n[None, :]
     partial = partials + tl.program_id(0).to(tl.int64) * partial_stride + matrix
     tl.store(partial, total, mask=(k < inner)[:, None] & (n < dim)[None, :])

@@ -4,16 +4,8 @@ import triton
 import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import row_units
-from torchrec_pss.ops.triton.launches import LaunchColumn
+from torchrec_pss.ops.triton.columns import COLUMNS, INNER, PROJECTION, READ_COLUMN, UNITS_OF_ROW, output_columns
 from torchrec_pss.ops.triton.rows import index_scale, tile_rows
-
-_COLUMNS = tl.constexpr(len(LaunchColumn))
-_UNITS = tl.constexpr(LaunchColumn.UNITS.value)
-_OUT_COLUMN = tl.constexpr(LaunchColumn.OUT_COLUMN.value)
-_READ_COLUMN = tl.constexpr(LaunchColumn.READ_COLUMN.value)
-_PROJECTION = tl.constexpr(LaunchColumn.PROJECTION.value)
-_INNER = tl.constexpr(LaunchColumn.INNER.value)
-_DIM = tl.constexpr(LaunchColumn.DIM.value)
 
 
 @triton.jit
@@ -48,11 +40,11 @@ def forward_kernel(
     NARROW: tl.constexpr,
 ):
     """One program: ``T`` rows of one feature; grid (tiles, features of the launch)."""
-    feature = metadata + tl.program_id(1) * _COLUMNS
+    feature = metadata + tl.program_id(1) * COLUMNS
     row, live, first, last, length = tile_rows(
         offsets, feature, tl.program_id(0), batch_size, num_indices, fine, T, POOLING
     )
-    width = tl.load(feature + _UNITS).to(tl.int32) * VEC
+    width = tl.load(feature + UNITS_OF_ROW).to(tl.int32) * VEC
     pooled = tl.zeros([T, UNITS, VEC], tl.float32)
     scales = tl.zeros([T], tl.float32)
     for position in range(0, tl.max(length, axis=0)):
@@ -72,23 +64,18 @@ def forward_kernel(
         pooled += values * (sign * scale[:, None])[:, :, None]
         scales += scale
     pooled = tl.reshape(pooled, [T, UNITS * VEC])
-    dim = tl.load(feature + _DIM).to(tl.int32)
-    column = tl.load(feature + _OUT_COLUMN)
-    if ALIGNED:
-        out_stride = tl.multiple_of(out_stride, 4)
-        column = tl.multiple_of(column, 4)
-        dim = tl.multiple_of(dim, 4)
+    out_stride, column, dim = output_columns(feature, out_stride, ALIGNED)
     out_row = out + row[:, None] * out_stride + column
     if PROJECTED:
-        inner = tl.load(feature + _INNER).to(tl.int32)
+        inner = tl.load(feature + INNER).to(tl.int32)
         k = tl.arange(0, UNITS * VEC)
         # With a bias, the row read has one more coordinate, 1.
         pooled = tl.where((k >= width)[None, :], tl.where((k < inner)[None, :], scales[:, None], 0.0), pooled)
-        read_row = read + row[:, None] * read_stride + tl.multiple_of(tl.load(feature + _READ_COLUMN), 8)
+        read_row = read + row[:, None] * read_stride + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
         room = tl.multiple_of((inner + 7) // 8 * 8, 8)
         tl.store(read_row + k[None, :], pooled, mask=live[:, None] & (k < room)[None, :])
         n = tl.arange(0, DIM)
-        matrix = projections + tl.load(feature + _PROJECTION) + k[:, None] * dim + n[None, :]
+        matrix = projections + tl.load(feature + PROJECTION) + k[:, None] * dim + n[None, :]
         projection = tl.load(matrix, mask=(k < inner)[:, None] & (n < dim)[None, :], other=0.0)
         result = tl.dot(pooled, projection, input_precision="tf32x3")
         tl.store(out_row + n[None, :], result, mask=live[:, None] & (n < dim)[None, :])

@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 from math import gcd
 
 import torch
@@ -155,6 +154,5 @@ def tile_rows(units: int, dim: int) -> int:
     return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_UNITS // units, _TILE_NUMEL // dim))
 
 
-@lru_cache
 def _power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()

@@ -4,11 +4,10 @@ import triton
 import triton.language as tl
 
 from torchrec_pss.ops.features import PoolingMode
-from torchrec_pss.ops.triton.launches import LaunchColumn
+from torchrec_pss.ops.triton.columns import FEATURE
 
 MEAN = tl.constexpr(PoolingMode.MEAN.value)
 NONE = tl.constexpr(PoolingMode.NONE.value)
-_FEATURE = tl.constexpr(LaunchColumn.FEATURE.value)
 
 
 @triton.jit
@@ -21,7 +20,7 @@ def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.const
         The rows (int64 ``[T]``) of output and gradient, whether each exists, its first index, its last (one that exists, where it
         has none itself) and its number of indices.
     """
-    number = tl.load(feature + _FEATURE)
+    number = tl.load(feature + FEATURE)
     at = tile.to(tl.int64) * T + tl.arange(0, T)
     if POOLING == NONE:
         bounds = offsets + number * batch_size
@@ -45,6 +44,7 @@ def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.const
         if tl.max(bad.to(tl.int32), axis=0) > 0:
             tl.store(fine, 0)
         length = tl.where(bad, 0, length)
+        first = tl.maximum(first, 0)
     last = tl.maximum(tl.minimum(first + length, num_indices) - 1, 0)
     return row, live, first, last, length
 
