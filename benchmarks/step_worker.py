@@ -19,6 +19,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from benchmarks.lookup_cases import TABLE_SETS, draw_ids
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
+from torchrec_pss.distributed import ArrayReduction, array_reduction
 
 NUM_DENSE = 13
 _BATCHES = 4
@@ -38,7 +39,8 @@ def build(args: argparse.Namespace) -> DistributedModelParallel:
     else:
         ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=args.array_bytes))
     model = DLRM(ebc, NUM_DENSE, [512, 256, args.embedding_dim], [512, 256, 1])
-    sharders = get_default_pss_sharders()
+    # Apart, the gradient is reduced by its part of the step, not by backward.
+    sharders = get_default_pss_sharders(ArrayReduction.DDP if args.apart else args.reduction)
     topology = Topology(world_size=dist.get_world_size(), compute_device="cpu", hbm_cap=1 << 40, ddr_cap=1 << 40)
     plan = EmbeddingShardingPlanner(topology=topology, batch_size=args.batch_size).collective_plan(
         model, sharders, dist.group.WORLD
@@ -88,7 +90,9 @@ class Parts:
         }  # fmt: skip
 
 
-def step_apart(model: DistributedModelParallel, batch, parts: Parts, optimizer, dense, array) -> None:
+def step_apart(
+    model: DistributedModelParallel, batch, parts: Parts, optimizer, dense, array: torch.Tensor | None, reduction: str
+) -> None:
     """The same step as `torchrec.models.dlrm.DLRM` takes, cut at the embeddings."""
     dense_features, kjt, labels = batch
     dlrm = model.module
@@ -108,14 +112,15 @@ def step_apart(model: DistributedModelParallel, batch, parts: Parts, optimizer, 
         torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
     with parts.part("lookup backward"):  # for full tables with the exchange of gradients, and their optimizer
         values.backward(cut.grad)
-    for name, parameters in (("all-reduce dense", dense), ("all-reduce array", array)):
-        with parts.part(name):
-            if parameters:
-                flat = torch.cat([p.grad.flatten() for p in parameters])
-                dist.all_reduce(flat)
-                flat /= dist.get_world_size()
-                for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                    p.grad = part.view_as(p)
+    with parts.part("all-reduce dense"):  # and projections
+        flat = torch.cat([p.grad.flatten() for p in dense])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for p, part in zip(dense, flat.split([p.numel() for p in dense]), strict=True):
+            p.grad = part.view_as(p)
+    with parts.part("all-reduce array"):
+        if array is not None:
+            array_reduction.start(reduction, array.grad, dist.group.WORLD)()
     with parts.part("optimizer"):
         optimizer.step()
         optimizer.zero_grad()
@@ -142,7 +147,8 @@ def whole_steps(model: DistributedModelParallel, batches, optimizer, steps: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--side", choices=["full", "shared array"], required=True)
+    parser.add_argument("--side", choices=["full", "array"], required=True)
+    parser.add_argument("--reduction", choices=list(ArrayReduction), type=ArrayReduction, default=ArrayReduction.DDP)
     parser.add_argument("--batch_size", type=int, required=True, help="of this rank")
     parser.add_argument("--embedding_dim", type=int, required=True)
     parser.add_argument("--array_bytes", type=int, required=True)
@@ -160,13 +166,13 @@ def main() -> None:
     parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-3, fused=True)
     if args.apart:
-        array = [p for name, p in parameters.items() if "embedding_bag_collection" in name]
-        dense = [p for name, p in parameters.items() if "embedding_bag_collection" not in name]
+        array = next((p for name, p in parameters.items() if name.endswith(".array")), None)
+        dense = [p for p in parameters.values() if p is not array]
         parts = Parts(args.interface)
         for number in range(args.steps + _WARM_UP):
-            step_apart(model, batches[number % _BATCHES], parts, optimizer, dense, array)
+            step_apart(model, batches[number % _BATCHES], parts, optimizer, dense, array, args.reduction)
         report = {"parts": parts.medians(), "dense_bytes": 4 * sum(p.numel() for p in dense)}
-        report["array_bytes"] = 4 * sum(p.numel() for p in array)
+        report["array_bytes"] = 0 if array is None else 4 * array.numel()
     else:
         report = {"seconds": whole_steps(model, batches, optimizer, args.steps)}
     if rank == 0:

@@ -16,6 +16,7 @@ _SENSELESS = {
         "exact_fraction",
         "average_power",
         "layout",
+        "array_reduction",
     ),
     "hash": ("block_size", "exact_fraction", "layout"),
     "narrow": ("width", "block_size", "exact_fraction", "layout"),
@@ -93,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--init_range", type=float, help="the array starts uniform in [-init_range, init_range]")
     model.add_argument(
         "--exact_fraction", type=float, help="share of the array for exact tables (ids must be contiguous)"
+    )
+    model.add_argument(
+        "--array_reduction",
+        choices=["ddp", "bf16", "sparse"],
+        help="of the array's gradient over processes (default ddp, with the dense layers'; see docs/performance.md)",
     )
     model.add_argument("--embedding_dim", type=int, default=16)
     model.add_argument(

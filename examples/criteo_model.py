@@ -146,7 +146,7 @@ def shard(
             optimizer_class, ebc.parameters(), {"lr": args.embedding_learning_rate, "eps": args.eps or _EPS}
         )
 
-    sharders = get_default_pss_sharders()
+    sharders = get_default_pss_sharders(args.array_reduction or "ddp")
     planner = EmbeddingShardingPlanner(
         topology=Topology(
             world_size=dist.get_world_size(), local_world_size=get_local_size(), compute_device=device.type

@@ -85,7 +85,7 @@ def planner(world_size):
 OPTIMIZERS = {"sgd": (torch.optim.SGD, {"lr": 0.2}), "adam": (torch.optim.Adam, {"lr": 0.02})}
 
 
-def trained_in_processes(rank, world_size, optimizer, in_backward):
+def trained_in_processes(rank, world_size, optimizer, in_backward, reduction="ddp"):
     """Parameters after STEPS; ranks start from different seeds, so that only a broadcast can make replicas equal."""
     optimizer_class, kwargs = OPTIMIZERS[optimizer]
     model = MixedModel(seed=rank)
@@ -93,7 +93,7 @@ def trained_in_processes(rank, world_size, optimizer, in_backward):
     if in_backward:
         arrays = [*model.pss.parameters(), *model.sequence.parameters()]
         _apply_optimizer_in_backward(optimizer_class, arrays, kwargs)
-    sharders = get_default_pss_sharders()
+    sharders = get_default_pss_sharders(reduction)
     plan = planner(world_size).collective_plan(model, sharders, dist.group.WORLD)
     dmp = DistributedModelParallel(model, plan=plan, sharders=sharders, device=CPU)
     assert isinstance(dmp.module.pss, ShardedPSSEmbeddingBagCollection)
@@ -144,6 +144,18 @@ def test_two_processes_equal_one(tmp_path, optimizer, in_backward):
         torch.testing.assert_close(
             torch.from_numpy(value), alone[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("reduction, in_backward", [("sparse", False), ("sparse", True), ("bf16", True)])
+def test_other_reductions_train_alike(tmp_path, reduction, in_backward):
+    first, second = two_ranks.run(trained_in_processes, tmp_path, "sgd", in_backward, reduction)
+    alone = trained_alone("sgd")
+    rtol, atol = (1e-4, 1e-5) if reduction == "sparse" else (0.0, 0.002)
+    for name in first:
+        assert (first[name] == second[name]).all(), f"replicas of {name} differ"
+        torch.testing.assert_close(torch.from_numpy(first[name]), alone[name], rtol=rtol, atol=atol)
+    start = MixedModel(0).pss.array.detach()
+    assert (torch.from_numpy(first["pss.array"]) - start).abs().max() > 10 * atol
 
 
 def collectives_of_a_step(rank, world_size, kind):

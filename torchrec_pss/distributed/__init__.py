@@ -1,3 +1,4 @@
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder, ShardedPSSEmbeddingCollection
 from torchrec_pss.distributed.embeddingbag import (
     PSSEmbeddingBagCollectionSharder,
@@ -6,6 +7,7 @@ from torchrec_pss.distributed.embeddingbag import (
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 
 __all__ = [
+    "ArrayReduction",
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollectionSharder",
     "ShardedPSSEmbeddingBagCollection",

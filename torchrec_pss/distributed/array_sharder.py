@@ -5,8 +5,15 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingEnv, ShardingType
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    ModuleSharder,
+    QuantizedCommCodecs,
+    ShardingEnv,
+    ShardingType,
+)
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.shared_array import SharedArrayModule
 
@@ -18,10 +25,25 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
 
     In the plan the array stands as a table of ``numel`` rows of dimension 1, so that its bytes are the true ones.
     Projections are left to the data-parallel wrapper, as any dense layer.
+
+    Args:
+        reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
+        qcomm_codecs_registry: as `ModuleSharder`'s; lookups exchange nothing, so it has no use here.
+
+    Raises:
+        ValueError: ``reduction`` is not one of them.
     """
 
     module_type: ClassVar[type[SharedArrayModule]]
     sharded_module_type: ClassVar[type[ReplicatedArray]]
+
+    def __init__(
+        self,
+        reduction: ArrayReduction | str = ArrayReduction.DDP,
+        qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
+    ) -> None:
+        super().__init__(qcomm_codecs_registry)
+        self._reduction = ArrayReduction(reduction)
 
     def shard(
         self,
@@ -42,7 +64,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
                     f"{module_fqn or 'module'}: parameter {name!r} is planned as {sharding.sharding_type}, but a "
                     "shared array can only be data_parallel"
                 )
-        return self.sharded_module_type(module, env, device)
+        return self.sharded_module_type(module, env, device, self._reduction)
 
     def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
         """``{"array": [numel, 1]}``: a view of the array, no copy; it tells the planner of an optimizer in backward."""

@@ -5,6 +5,7 @@ from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.types import NullShardedModuleContext, ShardedModule, ShardingEnv
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
@@ -13,9 +14,15 @@ from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
 class ShardedPSSEmbeddingCollection(PSSEmbeddingCollection, ReplicatedArray):
     """A `PSSEmbeddingCollection` whose array is replicated on every rank: KJT in, awaitable dict out."""
 
-    def __init__(self, module: PSSEmbeddingCollection, env: ShardingEnv, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        module: PSSEmbeddingCollection,
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        reduction: ArrayReduction = ArrayReduction.DDP,
+    ) -> None:
         super().__init__(module.embedding_configs(), "meta", module.need_indices(), config=module.config)
-        self.replicate(module, env, device)
+        self.replicate(module, env, device, reduction)
 
     forward = ShardedModule.forward
 

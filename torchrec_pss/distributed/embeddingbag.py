@@ -5,6 +5,7 @@ from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.types import NullShardedModuleContext, ShardedModule, ShardingEnv
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
@@ -13,9 +14,15 @@ from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollect
 class ShardedPSSEmbeddingBagCollection(PSSEmbeddingBagCollection, ReplicatedArray):
     """A `PSSEmbeddingBagCollection` whose array is replicated on every rank: KJT in, awaitable `KeyedTensor` out."""
 
-    def __init__(self, module: PSSEmbeddingBagCollection, env: ShardingEnv, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        module: PSSEmbeddingBagCollection,
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        reduction: ArrayReduction = ArrayReduction.DDP,
+    ) -> None:
         super().__init__(module.embedding_bag_configs(), module.is_weighted(), "meta", config=module.config)
-        self.replicate(module, env, device)
+        self.replicate(module, env, device, reduction)
 
     forward = ShardedModule.forward
 

@@ -3,10 +3,10 @@
 Forward needs no communication. The gradient is averaged over the ranks, by one of two ways:
 
 - ordinary optimizer: the array is left to `DistributedModelParallel`'s data-parallel wrapper (DDP), which
-  buckets its all-reduce with the dense layers';
+  buckets its all-reduce with the dense layers', unless the sharder asks for another `ArrayReduction`;
 - optimizer in backward (`apply_optimizer_in_backward`): the array is kept out of DDP, its gradient is
-  all-reduced as soon as it is accumulated, the optimizer steps once, and the gradient is dropped. On one rank, SGD
-  and Adagrad step in the lookup's backward (`StepInBackward`), and there is no gradient at all.
+  reduced from when it is accumulated to the end of backward, the optimizer steps once, and the gradient is dropped. On one rank
+  the optimizer steps in the lookup's backward (`StepInBackward`) where it can, and there is no gradient at all.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd import Variable
 from torchrec.distributed.embedding_sharding import KJTListSplitsAwaitable
 from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.types import (
@@ -31,6 +32,8 @@ from torchrec.optim.fused import FusedOptimizerModule
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_pss.distributed import array_reduction
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -42,11 +45,14 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
     The parameters keep their names, so a state dict is the same sharded, unsharded, and at any world size.
     """
 
-    def replicate(self, module: SharedArrayModule, env: ShardingEnv, device: torch.device | None) -> None:
+    def replicate(
+        self, module: SharedArrayModule, env: ShardingEnv, device: torch.device | None, reduction: ArrayReduction
+    ) -> None:
         """Takes over the parameters of ``module``, on ``device``, equal on all ranks of ``env`` (broadcast from the
         group's first rank)."""
         self._device = module.array.device if device is None else device
         self._process_group = env.process_group
+        self._reduction = reduction
         self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
         self.array = _moved(module.array, self._device)
         self.projections = nn.ParameterDict({k: _moved(p, self._device) for k, p in module.projections.items()})
@@ -59,6 +65,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
                 first = dist.get_global_rank(self._process_group, 0)
                 dist.broadcast(parameter.data, first, group=self._process_group)
             self._adopt_in_backward_optimizers(name, old[name], parameter)
+        if self._reduction != ArrayReduction.DDP and not hasattr(self.array, "_in_backward_optimizers"):
+            self.array.register_post_accumulate_grad_hook(self._reduce_and_step)
 
     def _adopt_in_backward_optimizers(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
         """Re-creates the optimizers that `apply_optimizer_in_backward` put on ``old`` so that they run on ``new``
@@ -88,12 +96,23 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
     @torch.no_grad()
     def _reduce_and_step(self, parameter: nn.Parameter) -> None:
-        if self._process_group is not None:
-            dist.all_reduce(parameter.grad, group=self._process_group)
-            parameter.grad.div_(self._process_group.size())
-        for optimizer in parameter._in_backward_optimizers:
-            optimizer.step()
-        parameter.grad = None
+        """Reduces the gradient until the end of backward; then steps the optimizers in backward, if any."""
+        finish = None
+        if self._process_group is not None and self._process_group.size() > 1:
+            way = self._reduction if parameter is self.array else ArrayReduction.DDP
+            finish = array_reduction.start(way, parameter.grad, self._process_group)
+
+        @torch.no_grad()
+        def at_end() -> None:
+            if finish is not None:
+                finish()
+            optimizers = getattr(parameter, "_in_backward_optimizers", ())
+            for optimizer in optimizers:
+                optimizer.step()
+            if optimizers:
+                parameter.grad = None
+
+        Variable._execution_engine.queue_callback(at_end)
 
     @property
     def fused_optimizer(self) -> KeyedOptimizer:
@@ -101,9 +120,11 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         return CombinedOptimizer(self._in_backward_optims)
 
     def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
-        """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward."""
+        """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward, and the
+        array where it is not DDP that reduces it."""
         for name, parameter in self.named_parameters(prefix):
-            if hasattr(parameter, "_in_backward_optimizers"):
+            apart = parameter is self.array and self._reduction != ArrayReduction.DDP
+            if apart or hasattr(parameter, "_in_backward_optimizers"):
                 yield name
 
     def create_context(self) -> NullShardedModuleContext:

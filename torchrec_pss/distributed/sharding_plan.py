@@ -4,10 +4,18 @@ from torch import nn
 from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.distributed.types import ModuleSharder
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
 from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
 
 
-def get_default_pss_sharders() -> list[ModuleSharder[nn.Module]]:
-    """TorchRec's default sharders and those of the shared array's modules."""
-    return [*get_default_sharders(), PSSEmbeddingBagCollectionSharder(), PSSEmbeddingCollectionSharder()]
+def get_default_pss_sharders(
+    reduction: ArrayReduction | str = ArrayReduction.DDP,
+) -> list[ModuleSharder[nn.Module]]:
+    """TorchRec's default sharders and those of the shared array's modules, whose gradient is reduced by ``reduction``.
+
+    Raises:
+        ValueError: ``reduction`` is not an `ArrayReduction`.
+    """
+    own = [PSSEmbeddingBagCollectionSharder(reduction), PSSEmbeddingCollectionSharder(reduction)]
+    return [*get_default_sharders(), *own]
