@@ -1,9 +1,6 @@
 """The tables to advise on: from a sample of Criteo's logs, or from a list of names, rows and dims."""
 
-import csv
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -13,6 +10,7 @@ from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.rows import NUM_SPARSE, SPARSE_NAMES
+from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
 
 _PASS_ROWS = 1 << 14
@@ -50,38 +48,14 @@ def from_logs(path: str, sample_rows: int, embedding_dim: int) -> Described:
 
 
 def from_list(path: str, embedding_dim: int, skew: float) -> Described:
-    """A JSON list of objects or a CSV with a header: ``name``, ``rows``, and optionally ``dim`` and ``skew``; ids are taken to
-    follow a power law of that skew.
+    """The tables of a list; ids are taken to follow a power law of each table's skew.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a list, naming the entry.
+        FileNotFoundError, ValueError: see `torchrec_pss.datasets.table_list.read_table_list`.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"table list {path} does not exist")
-    try:
-        if file.suffix.lower() == ".json":
-            entries = json.loads(file.read_text())
-        else:
-            with open(file, newline="") as stream:
-                entries = list(csv.DictReader(stream))
-        if not isinstance(entries, list) or not entries:
-            raise ValueError("no entries")
-    except ValueError as error:
-        raise ValueError(f"table list {path} is neither a JSON list nor a CSV: {error}") from error
-    tables, counts = [], {}
-    for number, entry in enumerate(entries, start=1):
-        try:
-            name, rows = str(entry["name"]), int(entry["rows"])
-            dim, own_skew = int(entry.get("dim") or embedding_dim), float(entry.get("skew") or skew)
-            if rows < 1 or dim < 1 or own_skew <= 0:
-                raise ValueError("rows, dim and skew must be positive")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"table list {path}, entry {number}: needs name and rows ({error!r})") from error
-        tables.append(_config(name, rows, dim))
-        counts[name] = power_law_counts(rows, own_skew)
-    return Described(tables, counts, contiguous=True, source=path)
+    listed = read_table_list(path, embedding_dim, skew)
+    counts = {t.name: power_law_counts(t.rows, t.skew) for t in listed}
+    return Described([t.config for t in listed], counts, contiguous=True, source=path)
 
 
 def power_law_counts(rows: int, skew: float) -> IdCounts:

@@ -1,0 +1,290 @@
+"""The planner's choice of what to share: unmodified models, budgets, pins, and the seams of TorchRec's planner that it uses."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.sharding_plan import get_default_sharders
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from torchrec_pss import PSSConfig, get_default_pss_sharders
+from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED, SHARED_ARRAY, MixedEmbeddingBagCollection
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.distributed.planner.report import report_of
+from torchrec_pss.plan.__main__ import main as dry_planner
+from torchrec_pss.plan.__main__ import size
+
+WORLD = 4
+MB = 1_000_000
+SIZES = {"small": 100, "middle": 50_000, "large": 1_000_000, "huge": 40_000_000}
+DIM = 16
+
+
+def model(sizes=SIZES):
+    tables = [
+        EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=DIM, feature_names=[f"f_{name}"])
+        for name, rows in sizes.items()
+    ]
+    return nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta")), "dense": nn.Linear(4, 1)})
+
+
+def planner(pss="auto", hbm=10_000 * MB, world_size=WORLD, **others):
+    topology = Topology(world_size=world_size, compute_device="cuda", hbm_cap=hbm, ddr_cap=0)
+    if pss != "never" and "config" not in others:
+        others = {"array_bytes": MB} | others
+    return PSSShardingPlanner(topology, pss=pss, batch_size=512, **others)
+
+
+def kinds(plan):
+    return {
+        name: sharding.compute_kernel if sharding.sharding_type == SHARED_ARRAY else sharding.sharding_type
+        for name, sharding in plan.plan["ebc"].items()
+    }
+
+
+def shared(plan):
+    return {name for name, kind in kinds(plan).items() if kind in (EXACT, SHARED)}
+
+
+def test_never_is_torchrecs_own_plan():
+    topology = Topology(world_size=WORLD, compute_device="cuda", hbm_cap=10_000 * MB, ddr_cap=0)
+    theirs = EmbeddingShardingPlanner(topology=topology, batch_size=512).plan(model(), get_default_sharders())
+    ours = planner("never").plan(model(), get_default_pss_sharders())
+    assert str(ours) == str(theirs)
+    assert type(ours.plan["ebc"]) is type(theirs.plan["ebc"])
+
+
+def test_always_shares_all_but_what_is_pinned():
+    plan = planner("always").plan(model(), get_default_pss_sharders())
+    assert kinds(plan) == {"small": EXACT, "middle": SHARED, "large": SHARED, "huge": SHARED}
+    constraints = {
+        "middle": PSSParameterConstraints(pss="never"),
+        "small": PSSParameterConstraints(pss="always"),
+        "large": ParameterConstraints(pooling_factors=[3.0]),
+    }
+    plan = planner("always", constraints=constraints).plan(model(), get_default_pss_sharders())
+    assert shared(plan) == {"small", "large", "huge"}
+    assert all(s.ranks == list(range(WORLD)) for n, s in plan.plan["ebc"].items() if n != "middle")
+
+
+def test_auto_shares_only_what_does_not_fit():
+    """3.4 GB of tables: on ranks of 10 GB all fit; of 200 MB the largest must go; of 20 MB all that cannot be cut in four."""
+    only_fit = {"min_speedup": float("inf")}
+    assert shared(planner(**only_fit).plan(model(), get_default_pss_sharders())) == set()
+    roomy = planner(hbm=200 * MB, **only_fit)
+    assert shared(roomy.plan(model(), get_default_pss_sharders())) == {"huge"}
+    assert [t.name for t in roomy.chosen.shared] == ["huge"]
+    assert shared(planner(hbm=20 * MB, **only_fit).plan(model(), get_default_pss_sharders())) == {"huge", "large"}
+
+
+def test_auto_shares_what_fits_where_the_cost_model_finds_it_faster():
+    """Many ids a bag make exchanges dear; an array of a few bytes is reduced in no time."""
+    constraints = {name: ParameterConstraints(pooling_factors=[50.0]) for name in SIZES}
+    fast = planner(constraints=constraints, array_bytes=100_000)
+    plan = fast.plan(model(), get_default_pss_sharders())
+    never = planner("never", constraints=constraints)
+    never.plan(model(), get_default_pss_sharders())
+    assert shared(plan) and never.chosen.rating >= 1.1 * fast.chosen.rating
+    slow = planner(
+        constraints=constraints, array_bytes=100_000, min_speedup=never.chosen.rating / fast.chosen.rating * 1.01
+    )
+    assert shared(slow.plan(model(), get_default_pss_sharders())) == set()
+
+
+def test_max_compression_limits_what_is_shared():
+    options = {"hbm": 20 * MB, "min_speedup": float("inf")}
+    with pytest.raises(PlannerError, match="no plan fits.*With max_compression 2628 .all tables shared. a plan fits"):
+        planner(max_compression=2000, **options).plan(model(), get_default_pss_sharders())
+    assert "huge" in shared(planner(max_compression=3000, **options).plan(model(), get_default_pss_sharders()))
+    with pytest.raises(ValueError, match="max_compression 10: the tables that must be in the array have 2,627,206,400"):
+        planner("always", max_compression=10).plan(model(), get_default_pss_sharders())
+
+
+def test_pins_for_exact_tables():
+    constraints = {"middle": PSSParameterConstraints(pss="exact"), "huge": PSSParameterConstraints(pss="never")}
+    plan = planner("always", array_bytes=8 * MB, constraints=constraints).plan(model(), get_default_pss_sharders())
+    assert kinds(plan)["middle"] == EXACT and kinds(plan)["large"] == SHARED
+    with pytest.raises(ValueError, match="array_bytes = 1000000 is too small.*works .* 1601856 bytes"):
+        planner("always", array_bytes=MB, constraints=constraints).plan(model(), get_default_pss_sharders())
+
+
+def test_settings_of_tables_left_out_are_passed_over():
+    config = PSSConfig(array_bytes=MB, width={"huge": 4, "large": 8}, exact=["small"], seed=5)
+    plan = planner("always", config=config, constraints={"large": PSSParameterConstraints(pss="never")}).plan(
+        model(), get_default_pss_sharders()
+    )
+    found = plan.plan["ebc"].config
+    assert found.width["huge"] == 4 and "large" not in found.width and found.seed == 5 and found.array_bytes == MB
+
+
+def test_several_collections_divide_the_budget():
+    two = nn.ModuleDict({"a": model()["ebc"], "b": model({"other": 1_000_000})["ebc"]})
+    plan = planner("always").plan(two, get_default_pss_sharders())
+    budgets = [plan.plan[path].config.array_bytes for path in ("a", "b")]
+    assert sum(budgets) <= MB and 0 < budgets[1] < budgets[0]
+
+
+def test_the_model_is_not_changed():
+    module = model()
+    before = {name: id(m) for name, m in module.named_modules()}
+    planner(hbm=20 * MB).plan(module, get_default_pss_sharders())
+    with pytest.raises(PlannerError):
+        planner(hbm=MB // 10).plan(module, get_default_pss_sharders())
+    assert {name: id(m) for name, m in module.named_modules()} == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pss": "perhaps"}, "pss must be one of .*'perhaps'"),
+        ({"array_bytes": None, "config": None}, "give array_bytes or config"),
+        ({"config": PSSConfig(array_bytes=MB), "array_bytes": MB}, "give array_bytes or config"),
+        ({"max_compression": 0.5}, "max_compression must be at least 1, got 0.5"),
+        ({"min_speedup": 0.5}, "min_speedup must be at least 1, got 0.5"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        planner(**options)
+
+
+def test_bad_constraints_and_sharders():
+    with pytest.raises(ValueError, match="pss must be one of .*'sometimes'"):
+        PSSParameterConstraints(pss="sometimes")
+    constraints = {"hugo": PSSParameterConstraints(pss="never")}
+    with pytest.raises(ValueError, match="constraints name the tables \\['hugo'\\].*'huge'"):
+        planner(constraints=constraints).plan(model(), get_default_pss_sharders())
+    with pytest.raises(ValueError, match="give get_default_pss_sharders"):
+        planner().plan(model(), get_default_sharders())
+    with pytest.raises(PlannerError, match="no plan fits, with up to 4 tables in an array of 1,000,000 bytes"):
+        planner(hbm=MB // 10).plan(model(), get_default_pss_sharders())
+
+
+def test_torchrecs_own_sharder_refuses_a_plan_with_shared_tables():
+    """A user who forgets the sharders gets an error, not full tables on every rank."""
+    from torchrec.distributed.types import ShardingEnv
+
+    plan = planner("always").plan(model(), get_default_pss_sharders())
+    theirs = next(s for s in get_default_sharders() if s.module_type is EmbeddingBagCollection)
+    with pytest.raises(ValueError, match="not supported .*_in_array"):
+        theirs.shard(model()["ebc"], plan.plan["ebc"], ShardingEnv(WORLD, 0), torch.device("cpu"))
+
+
+def test_a_plan_of_other_tables_is_refused():
+    from torchrec.distributed.types import ShardingEnv
+
+    plan = planner("always").plan(model(), get_default_pss_sharders())
+    ours = next(s for s in get_default_pss_sharders() if s.module_type is EmbeddingBagCollection)
+    with pytest.raises(ValueError, match="top.ebc: the plan is of tables .*'middle'.*the module has \\['small'\\]"):
+        ours.shard(model({"small": 100})["ebc"], plan.plan["ebc"], ShardingEnv(1, 0), torch.device("cpu"), "top.ebc")
+
+
+def test_optimizers_in_backward_must_agree():
+    module = model()["ebc"]
+    _apply_optimizer_in_backward(torch.optim.SGD, [module.embedding_bags["huge"].weight], {"lr": 0.1})
+    config = PSSConfig(array_bytes=MB)
+    with pytest.raises(ValueError, match="'large' and 'huge' have different optimizers in backward"):
+        MixedEmbeddingBagCollection(module, ["large", "huge"], config, "meta")
+    mixed = MixedEmbeddingBagCollection(module, ["huge"], config, "meta")
+    assert mixed.array.array._optimizer_classes == [torch.optim.SGD]
+    with pytest.raises(ValueError, match="must be some of the collection's"):
+        MixedEmbeddingBagCollection(module, ["hugo"], config, "meta")
+
+
+def test_mixed_outputs_in_the_collections_order():
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    tables = [
+        EmbeddingBagConfig(name="a", num_embeddings=50, embedding_dim=4, feature_names=["x", "y"]),
+        EmbeddingBagConfig(name="b", num_embeddings=50, embedding_dim=8, feature_names=["x"]),
+        EmbeddingBagConfig(name="c", num_embeddings=50, embedding_dim=8, feature_names=["z"]),
+    ]
+    ebc = EmbeddingBagCollection(tables)
+    kjt = KeyedJaggedTensor.from_lengths_sync(["x", "y", "z"], torch.arange(9), torch.tensor([1, 2, 0, 3, 1, 2]))
+    expected = ebc(kjt)
+    mixed = MixedEmbeddingBagCollection(ebc, ["b"], PSSConfig(array_bytes=2000, exact=["b"]), "cpu")
+    with torch.no_grad():
+        layout = mixed.array.layout.tables[0]
+        own = mixed.array.array[layout.base : layout.base + 400]
+        own.copy_(ebc.embedding_bags["b"].weight.flatten())
+    found = mixed(kjt)
+    assert found.keys() == expected.keys() and found.length_per_key() == expected.length_per_key()
+    torch.testing.assert_close(found.values(), expected.values())
+
+
+def test_the_report_adds_up():
+    module = model()
+    for options in ({"pss": "always"}, {"hbm": 200 * MB, "min_speedup": float("inf")}, {"pss": "never"}):
+        chosen = planner(**options)
+        report = report_of(chosen, chosen.plan(module, get_default_pss_sharders()), module, WORLD)
+        assert {t.name: t.full_bytes for t in report.tables} == {n: r * DIM * 4 for n, r in SIZES.items()}
+        assert report.total_milliseconds == pytest.approx(chosen.chosen.rating)
+        text = str(report)
+        assert all(name in text for name in SIZES)
+        if options.get("pss") == "never":
+            assert report.array_bytes is None
+        else:
+            assert 0.99 * MB < report.array_bytes <= MB and "bytes on every rank" in text
+
+
+def test_the_dry_planner(tmp_path, capsys):
+    listed = tmp_path / "tables.csv"
+    listed.write_text("name,rows,dim,pooling\n" + "".join(f"{n},{r},16,2\n" for n, r in SIZES.items()))
+    report = tmp_path / "plan.json"
+    flags = ["--tables", str(listed), "--world_size", "4", "--hbm", "200MB", "--ddr", "0", "--array_bytes", "1MB"]
+    assert dry_planner([*flags, "--min_speedup", "inf", "--json", str(report)]) == 0
+    text = capsys.readouterr().out
+    assert "huge" in text and "never   " in text and "no plan" in text
+    found = json.loads(report.read_text())
+    assert {t["name"]: t["kind"] for t in found["auto"]["tables"]}["huge"] == SHARED
+    assert isinstance(found["never"], str) and found["always"]["array_bytes"] <= MB
+    assert dry_planner([*flags, "--pss", "never"]) == 1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tables", "missing.csv"], "missing.csv does not exist"),
+        (["--tables", "kaggle", "--hbm", "much"], "'much' is no size"),
+        (["--tables", "kaggle", "--world_size", "8", "--local_world_size", "3"], "is no multiple of"),
+        (["--tables", "kaggle", "--max_compression", "0"], "max_compression must be at least 1"),
+        (["--tables", "kaggle", "--batch_size", "0"], "--batch_size must be positive"),
+    ],
+)
+def test_the_dry_planner_refuses(flags, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        dry_planner(flags)
+    assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_sizes():
+    assert [size(s) for s in ("80GB", "10 MiB", "4096", "1.5k")] == [80 * 10**9, 10 << 20, 4096, 1500]
+
+
+def test_the_seams_of_torchrecs_planner():
+    """What `PSSShardingPlanner` relies on, beside public classes. A release that changes one fails here, by name."""
+    topology = Topology(world_size=WORLD, compute_device="cuda", hbm_cap=10_000 * MB)
+    own = EmbeddingShardingPlanner(topology=topology, batch_size=512)
+    for name in ("_topology", "_batch_size", "_constraints", "_enumerator", "_stats", "_perf_model"):
+        assert hasattr(own, name), f"EmbeddingShardingPlanner has no {name} any more"
+    module = model()
+    plan = own.plan(module, get_default_pss_sharders())
+    assert own._best_plan and all(s.rank is not None for o in own._best_plan for s in o.shards)
+    # The rating is the slowest rank's sum of the options' perfs.
+    totals = [sum(s.perf.total for o in own._best_plan for s in o.shards if s.rank == r) for r in range(WORLD)]
+    assert own._perf_model.rate(own._best_plan) == pytest.approx(max(totals))
+    # Options carry their module, so that the array's estimator knows an array.
+    assert {o.module[0] for o in own._best_plan} == {"ebc"} and own._best_plan[0].module[1] is module["ebc"]
+    assert set(plan.plan) == {"ebc"}
+    # Estimators run in order, the last word is ours; and new sharder objects make the enumerator look again.
+    chosen = planner("always")
+    chosen.plan(module, get_default_pss_sharders())
+    (array,) = chosen.chosen.options
+    assert array.shards[0].perf.bwd_comms > 0 and array.shards[0].storage.hbm > 4 * 0.99 * MB
+    assert replace(array.shards[0].perf) == array.shards[0].perf

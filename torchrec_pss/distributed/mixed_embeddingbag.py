@@ -1,0 +1,186 @@
+"""An `EmbeddingBagCollection` of which a plan keeps some tables in a shared array: how such a plan is carried out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    LazyAwaitable,
+    ParameterSharding,
+    ShardingEnv,
+)
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from torchrec_pss.distributed.array_reduction import ArrayReduction
+from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
+from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
+from torchrec_pss.modules.pss_config import PSSConfig
+
+# A table's sharding type and compute kernels in a plan; TorchRec's own sharders refuse them by name.
+SHARED_ARRAY = "shared_array"
+EXACT, SHARED = "exact_in_array", "shared_in_array"
+
+
+@dataclass
+class PSSParameterSharding(ParameterSharding):
+    """A table in the array, on all ranks. ``compute_kernel`` says how: `EXACT`, or `SHARED` (read through hashing)."""
+
+
+class PSSModuleShardingPlan(EmbeddingModuleShardingPlan):
+    """The plan of an EBC of which some tables are in an array.
+
+    Attributes:
+        config: the array's.
+        array: TorchRec's plan of the array itself.
+    """
+
+    config: PSSConfig
+    array: EmbeddingModuleShardingPlan
+
+    @property
+    def shared_tables(self) -> list[str]:
+        return [name for name, sharding in self.items() if sharding.sharding_type == SHARED_ARRAY]
+
+
+class MixedEmbeddingBagCollection(nn.Module):
+    """Takes the place of an EBC: ``array`` has some of its tables, ``tables`` the others; outputs in the EBC's order.
+
+    State dicts name the array ``array.array``, and a table of the rest ``tables.embedding_bags.<table>.weight``.
+
+    Args:
+        ebc: where tables, weights (of the rest) and optimizers in backward are taken from.
+        shared: names of the tables that go into the array.
+        config: of the array.
+        device: of the array; "meta" allocates nothing.
+
+    Raises:
+        ValueError: a name that is no table; optimizers in backward that differ among the shared tables.
+    """
+
+    def __init__(
+        self, ebc: EmbeddingBagCollection, shared: Sequence[str], config: PSSConfig, device: torch.device | str
+    ) -> None:
+        super().__init__()
+        configs = ebc.embedding_bag_configs()
+        unknown = sorted(set(shared) - {c.name for c in configs})
+        if unknown or not shared:
+            raise ValueError(
+                f"tables of the array must be some of the collection's {[c.name for c in configs]}, got {list(shared)}"
+            )
+        inside = [c for c in configs if c.name in shared]
+        rest = [c for c in configs if c.name not in shared]
+        self.array = PSSEmbeddingBagCollection(inside, ebc.is_weighted(), device, config=config)
+        _hand_over_optimizers(ebc, inside, self.array)
+        self.tables = None
+        if rest:
+            self.tables = EmbeddingBagCollection(rest, ebc.is_weighted(), torch.device("meta"))
+            for c in rest:
+                self.tables.embedding_bags[c.name].weight = ebc.embedding_bags[c.name].weight
+        self.table_names = [c.name for c in configs]
+        # A part may know a feature by its name alone that the whole knows as feature@table.
+        own = {}
+        for number, part in enumerate((inside, rest)):
+            names = get_embedding_names_by_table(part)
+            own |= {c.name: [(number, key) for key in keys] for c, keys in zip(part, names, strict=True)}
+        self._order = _Order(
+            keys=[key for keys in get_embedding_names_by_table(configs) for key in keys],
+            lengths=[c.embedding_dim for c in configs for _ in c.feature_names],
+            sources=[source for c in configs for source in own[c.name]],
+        )
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """As `EmbeddingBagCollection`; awaitable, as its sharded form, once the two parts are sharded."""
+        if self.tables is None:
+            return self.array(features)
+        return merge(self.array(features), self.tables(features), self._order)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Keys and dims of a merged output, and each key's part and name there."""
+
+    keys: list[str]
+    lengths: list[int]
+    sources: list[tuple[int, str]]
+
+
+class _Merged(LazyAwaitable[KeyedTensor]):
+    """Both parts' outputs, waited for only when they are used."""
+
+    def __init__(self, parts: Sequence, order: _Order) -> None:
+        super().__init__()
+        self._parts, self._order = parts, order
+
+    def _wait_impl(self) -> KeyedTensor:
+        found = [(p.wait() if isinstance(p, LazyAwaitable) else p).to_dict() for p in self._parts]
+        columns = [found[part][key] for part, key in self._order.sources]
+        return KeyedTensor(self._order.keys, self._order.lengths, torch.cat(columns, dim=1))
+
+
+@torch.fx.wrap
+def merge(array, tables, order: _Order) -> KeyedTensor:
+    """One `KeyedTensor` of the two parts'; a leaf where pipelines trace the model."""
+    merged = _Merged([array, tables], order)
+    awaitable = isinstance(array, LazyAwaitable) or isinstance(tables, LazyAwaitable)
+    return merged if awaitable else merged.wait()
+
+
+def _hand_over_optimizers(ebc: EmbeddingBagCollection, tables: Sequence, array: PSSEmbeddingBagCollection) -> None:
+    """What `apply_optimizer_in_backward` put on the tables stands for the array and its projections."""
+    kinds = {}
+    for table in tables:
+        weight = ebc.embedding_bags[table.name].weight
+        classes = getattr(weight, "_optimizer_classes", [])
+        kinds[table.name] = (list(classes), list(getattr(weight, "_optimizer_kwargs", [])))
+    first, kind = next(iter(kinds.items()))
+    for name, other in kinds.items():
+        if other != kind:
+            raise ValueError(
+                f"tables {first!r} and {name!r} have different optimizers in backward, {kind} and {other}; in one array "
+                "they must have the same"
+            )
+    if kind[0]:
+        for parameter in array.parameters():
+            parameter._optimizer_classes, parameter._optimizer_kwargs = kind
+
+
+class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's sharder of EBCs, which also carries out a `PSSModuleShardingPlan`.
+
+    Args:
+        reduction: of the array's gradient, see `ArrayReduction`.
+        kwargs: as `EmbeddingBagCollectionSharder`'s.
+    """
+
+    def __init__(self, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._array_sharder = PSSEmbeddingBagCollectionSharder(reduction)
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> nn.Module:
+        """TorchRec's sharded EBC; or, by a plan with shared tables, a `MixedEmbeddingBagCollection` of sharded parts.
+
+        Raises:
+            ValueError: the plan is of other tables.
+        """
+        if not isinstance(params, PSSModuleShardingPlan):
+            return super().shard(module, params, env, device, module_fqn)
+        names = [c.name for c in module.embedding_bag_configs()]
+        if set(names) != set(params):
+            raise ValueError(f"{module_fqn or 'module'}: the plan is of tables {list(params)}, the module has {names}")
+        mixed = MixedEmbeddingBagCollection(module, params.shared_tables, params.config, "meta")
+        mixed.array = self._array_sharder.shard(mixed.array, params.array, env, device, module_fqn)
+        if mixed.tables is not None:
+            rest = EmbeddingModuleShardingPlan({n: p for n, p in params.items() if p.sharding_type != SHARED_ARRAY})
+            mixed.tables = super().shard(mixed.tables, rest, env, device, module_fqn)
+        return mixed

@@ -1,0 +1,4 @@
+from torchrec_pss.distributed.planner.planners import PSSShardingPlanner
+from torchrec_pss.distributed.planner.types import PSSParameterConstraints
+
+__all__ = ["PSSParameterConstraints", "PSSShardingPlanner"]

@@ -1,0 +1,277 @@
+"""`PSSShardingPlanner`: TorchRec's planner, which may also put tables of plain EBCs into a shared array."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator, EmbeddingStorageEstimator
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    PlannerErrorType,
+    ShardingOption,
+)
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
+
+from torchrec_pss.distributed.mixed_embeddingbag import (
+    EXACT,
+    SHARED,
+    SHARED_ARRAY,
+    MixedEmbeddingBagCollection,
+    MixedEmbeddingBagCollectionSharder,
+    PSSModuleShardingPlan,
+    PSSParameterSharding,
+)
+from torchrec_pss.distributed.planner.candidates import Table, budget_of, nested_sets, tables_of
+from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
+from torchrec_pss.distributed.planner.types import MODES
+from torchrec_pss.modules.pss_config import PSSConfig
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_AS_FAST = 1.02  # a plan with fewer shared tables is taken where it is as fast as the fastest but for this factor
+
+
+@dataclass
+class Candidate:
+    """A set of tables in the array and the plan that TorchRec's planner found around it.
+
+    Attributes:
+        shared: the tables in the array.
+        plan: of the model with the array in place; None where there is none.
+        rating: the performance model's: milliseconds of the slowest rank's lookups, exchanges and updates.
+        options: the plan's sharding options.
+        error: why there is no plan.
+    """
+
+    shared: list[Table]
+    plan: ShardingPlan | None = None
+    rating: float = float("inf")
+    options: list[ShardingOption] | None = None
+    error: str = ""
+
+
+class PSSShardingPlanner(EmbeddingShardingPlanner):
+    """Plans a model with plain `EmbeddingBagCollection`s; what goes into a shared array is the planner's choice.
+
+    The model is not changed: hand plan and `get_default_pss_sharders()` to `DistributedModelParallel`, whose sharder of EBCs
+    puts the array in place.
+
+    - ``pss="never"``: TorchRec's plan, unchanged.
+    - ``pss="always"``: every table not pinned elsewhere goes into the array.
+    - ``pss="auto"``: as few tables as make the rest fit the topology's memory, the largest first; more of them only where the cost
+      model (`step_time.py` for the array, TorchRec's for the rest) says that lookups, exchanges and updates become
+      ``min_speedup`` times as fast.
+
+    Args:
+        topology, constraints, others: as `EmbeddingShardingPlanner`'s. Constraints may be `PSSParameterConstraints`.
+        pss: see above.
+        array_bytes: budget of the array; or
+        config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over.
+        max_compression: full tables' bytes over the array's, at most; "auto" then shares no more tables than that, and "always"
+            refuses.
+        min_speedup: of "auto", see above; ``float("inf")`` shares only what does not fit.
+        optimizer_states: tensors as long as the array that its optimizer keeps, where it is not in backward (Adam 2).
+
+    Raises:
+        ValueError: an unknown mode, no budget, or a max_compression or min_speedup below 1.
+    """
+
+    def __init__(
+        self,
+        topology: Topology | None = None,
+        *,
+        pss: str = "auto",
+        array_bytes: int | None = None,
+        config: PSSConfig | None = None,
+        max_compression: float | None = None,
+        min_speedup: float = 1.1,
+        optimizer_states: int = 2,
+        constraints: dict[str, ParameterConstraints] | None = None,
+        **others,
+    ) -> None:
+        if pss not in MODES:
+            raise ValueError(f"pss must be one of {MODES}, got {pss!r}")
+        if pss != "never" and (array_bytes is None) == (config is None):
+            raise ValueError("give array_bytes or config, one of them")
+        if max_compression is not None and max_compression < 1:
+            raise ValueError(f"max_compression must be at least 1, got {max_compression}")
+        if min_speedup < 1:
+            raise ValueError(f"min_speedup must be at least 1, got {min_speedup}")
+        super().__init__(topology=topology, constraints=constraints, **others)
+        self.pss = pss
+        self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)
+        self._max_compression = max_compression
+        self._min_speedup = min_speedup
+        if pss != "never" and "enumerator" not in others:
+            self._enumerator = EmbeddingEnumerator(
+                topology=self._topology,
+                batch_size=self._batch_size,
+                constraints=constraints,
+                estimator=[
+                    EmbeddingPerfEstimator(topology=self._topology, constraints=constraints),
+                    EmbeddingStorageEstimator(topology=self._topology, constraints=constraints),
+                    ReplicatedArrayEstimator(self._topology, constraints, optimizer_states),
+                ],
+            )
+        self.chosen: Candidate | None = None
+
+    def plan(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> ShardingPlan:
+        """The plan; ``self.chosen`` keeps what it rests on.
+
+        Raises:
+            ValueError: a constraint on a table that the model does not have; a budget or max_compression that the pinned
+                tables break; sharders that cannot carry the plan out.
+            PlannerError: no plan fits; says what was tried and what would help.
+        """
+        if self.pss == "never":
+            plan = super().plan(module, sharders)
+            self.chosen = Candidate([], plan, self._perf_model.rate(self._best_plan), self._best_plan)
+            return plan
+        if not any(isinstance(s, MixedEmbeddingBagCollectionSharder) for s in sharders):
+            raise ValueError("these sharders cannot put tables into a shared array; give get_default_pss_sharders()")
+        tables = tables_of(module, self._constraints or {})
+        sets = nested_sets(tables, self.pss)
+        allowed = [shared for shared in sets if self._within_compression(shared)]
+        if not allowed:
+            raise ValueError(
+                f"max_compression {self._max_compression:g}: the tables that must be in the array have "
+                f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._config.array_bytes:.1f} times the budget of "
+                f"{self._config.array_bytes:,}"
+            )
+        self.chosen = self._best([self._candidate(module, sharders, s) for s in self._tried(module, sharders, allowed)])
+        if self.chosen.plan is None:
+            raise self._no_plan(module, sharders, sets, allowed)
+        with self._array_in_place(module, self.chosen.shared) as root:
+            plan = super().plan(root, [copy.copy(s) for s in sharders])  # once more, with the statistics printed
+            plan = self._carried_out(plan, root, self.chosen.shared)
+        self._warn_of_budget(plan)
+        return plan
+
+    def _within_compression(self, shared: list[Table]) -> bool:
+        return self._max_compression is None or _bytes(shared) <= self._max_compression * self._config.array_bytes
+
+    def _tried(self, module: nn.Module, sharders: list, allowed: list[list[Table]]) -> list[list[Table]]:
+        """Of n nested sets: the smallest that fits, found by halving, and those of 1, 2, 4, ... tables more, and the largest."""
+        low, high = 0, len(allowed) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._candidate(module, sharders, allowed[middle]).plan is None:
+                low = middle + 1
+            else:
+                high = middle
+        steps = [low, *(low + (1 << e) for e in range(len(allowed).bit_length())), len(allowed) - 1]
+        return [allowed[k] for k in sorted({k for k in steps if k < len(allowed)})]
+
+    def _candidate(self, module: nn.Module, sharders: list, shared: list[Table]) -> Candidate:
+        stats, self._stats = self._stats, []
+        try:
+            with self._array_in_place(module, shared) as root:
+                # Copies, for the enumerator keeps its search space while module and sharders are the same objects.
+                plan = super().plan(root, [copy.copy(s) for s in sharders])
+            return Candidate(shared, plan, self._perf_model.rate(self._best_plan), self._best_plan)
+        except PlannerError as error:
+            return Candidate(shared, error=str(error))
+        finally:
+            self._stats = stats
+
+    def _best(self, candidates: list[Candidate]) -> Candidate:
+        """The first, which shares fewest tables, or the fewest tables that are about as fast as any."""
+        fastest = min(c.rating for c in candidates)
+        if candidates[0].rating < self._min_speedup * fastest:
+            return candidates[0]
+        return next(c for c in candidates if c.rating <= _AS_FAST * fastest)
+
+    @contextmanager
+    def _array_in_place(self, module: nn.Module, shared: list[Table]):
+        """The model with the array in place of its tables, on "meta", for as long as it is planned."""
+        if not shared:
+            yield module
+            return
+        replaced = {}
+        try:
+            root = module
+            for path in dict.fromkeys(t.path for t in shared):
+                ebc = module.get_submodule(path)
+                names = [t.name for t in shared if t.path == path]
+                mixed = MixedEmbeddingBagCollection(ebc, names, self._config_of(shared, path), "meta")
+                if not path:
+                    root = mixed
+                    break
+                parent, _, name = path.rpartition(".")
+                replaced[path] = ebc
+                setattr(module.get_submodule(parent), name, mixed)
+            yield root
+        finally:
+            for path, ebc in replaced.items():
+                parent, _, name = path.rpartition(".")
+                setattr(module.get_submodule(parent), name, ebc)
+
+    def _config_of(self, shared: list[Table], path: str) -> PSSConfig:
+        inside = [t for t in shared if t.path == path]
+        names = {t.name for t in inside}
+        config = self._config
+
+        def kept(value):
+            return {k: v for k, v in value.items() if k in names} if isinstance(value, Mapping) else value
+
+        exact = config.exact
+        pinned = [t.name for t in inside if t.pin == "exact"]
+        if not isinstance(exact, str):
+            exact = [name for name in exact if name in names]
+        if pinned:
+            exact = sorted({*pinned, *([] if isinstance(exact, str) else exact)})
+        return replace(
+            config,
+            array_bytes=budget_of(shared, path, config.array_bytes),
+            exact=exact,
+            **{field: kept(getattr(config, field)) for field in ("width", "prefix", "hot", "counts")},
+        )
+
+    def _carried_out(self, plan: ShardingPlan, root: nn.Module, shared: list[Table]) -> ShardingPlan:
+        """The plan by the names of the model as it is: an entry a table."""
+        found = dict(plan.plan)
+        for path in dict.fromkeys(t.path for t in shared):
+            prefix = f"{path}." if path else ""
+            mixed = root.get_submodule(path)
+            entry = PSSModuleShardingPlan()
+            entry.array = found.pop(f"{prefix}array")
+            entry.config = mixed.array.config
+            rest = found.pop(f"{prefix}tables", EmbeddingModuleShardingPlan())
+            layouts = {t.name: t for t in mixed.array.layout.tables}
+            ranks = list(range(self._topology.world_size))
+            for name in mixed.table_names:
+                if name in layouts:
+                    kernel = EXACT if layouts[name].is_exact else SHARED
+                    entry[name] = PSSParameterSharding(SHARED_ARRAY, kernel, ranks)
+                else:
+                    entry[name] = rest[name]
+            found[path] = entry
+        return ShardingPlan(found)
+
+    def _no_plan(self, module: nn.Module, sharders: list, sets: list, allowed: list) -> PlannerError:
+        more = ""
+        if len(allowed) < len(sets) and self._candidate(module, sharders, sets[-1]).plan is not None:
+            more = f" With max_compression {-(-_bytes(sets[-1]) // self._config.array_bytes)} (all tables shared) a plan fits."
+        return PlannerError(
+            error_type=PlannerErrorType.INSUFFICIENT_STORAGE,
+            message=f"no plan fits, with up to {len(allowed[-1])} tables in an array of {self._config.array_bytes:,} bytes.{more} "
+            f"TorchRec's planner says of the last one: {self.chosen.error}",
+        )
+
+    def _warn_of_budget(self, plan: ShardingPlan) -> None:
+        shared = _bytes(self.chosen.shared)
+        if shared:
+            logger.info(
+                "%d of the tables, %s bytes, are in a shared array of %s bytes (%.0fx)",
+                len(self.chosen.shared), f"{shared:,}", f"{self._config.array_bytes:,}", shared / self._config.array_bytes,
+            )  # fmt: skip
+
+
+def _bytes(tables: list[Table]) -> int:
+    return sum(t.full_bytes for t in tables)

@@ -1,0 +1,1 @@
+"""The dry planner; see __main__."""

@@ -1,0 +1,135 @@
+"""What would the planner do with these tables on that cluster? No GPU, no cluster, no model.
+
+    python -m torchrec_pss.plan --tables mlperf --world_size 8 --hbm 80GB --array_bytes 10MB --batch_size 2048
+    python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
+
+Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
+"""
+
+import argparse
+import json
+import logging
+import re
+from pathlib import Path
+
+import torch
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, MLPERF_NUM_EMBEDDINGS, SPARSE_NAMES
+from torchrec_pss.datasets.table_list import ListedTable, read_table_list
+from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED
+from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.distributed.planner.report import PlanReport, report_of
+from torchrec_pss.distributed.planner.types import MODES
+from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+
+_KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def size(text: str) -> int:
+    """Bytes: "80GB", "10MiB", "4096"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 10MiB or 4096")
+    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
+
+
+def tables_of(name: str, embedding_dim: int | None) -> list[ListedTable]:
+    if name in _KNOWN:
+        rows, dim = _KNOWN[name]
+        return [
+            ListedTable(f"t_{n}", r, embedding_dim or dim, 1.0, 1.0) for n, r in zip(SPARSE_NAMES, rows, strict=True)
+        ]
+    return read_table_list(name, embedding_dim or 128)
+
+
+def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
+    """Raises:
+    PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
+    model = torch.nn.ModuleDict(
+        {"ebc": EmbeddingBagCollection([t.config for t in tables], device=torch.device("meta"))}
+    )
+    topology = Topology(
+        world_size=args.world_size,
+        local_world_size=args.local_world_size or args.world_size,
+        compute_device=args.compute_device,
+        hbm_cap=args.hbm,
+        ddr_cap=args.ddr,
+    )
+    planner = PSSShardingPlanner(
+        topology,
+        pss=mode,
+        array_bytes=None if mode == "never" else args.array_bytes,
+        max_compression=args.max_compression,
+        min_speedup=args.min_speedup,
+        batch_size=args.batch_size,
+        constraints={t.name: ParameterConstraints(pooling_factors=[t.pooling]) for t in tables},
+        stats=[],
+    )
+    return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, args.world_size)
+
+
+def _summary(report: PlanReport | str) -> str:
+    if isinstance(report, str):
+        return " no plan"
+    shared = sum(t.kind in (EXACT, SHARED) for t in report.tables)
+    return f"{shared:15}{report.rank_bytes / 1e9:18.3f}{report.total_milliseconds:12.3f}  {report.parts}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m torchrec_pss.plan",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--tables", required=True, help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling"
+    )
+    parser.add_argument("--embedding_dim", type=int, help="where a list has no dim: 128; kaggle 16, mlperf 128")
+    parser.add_argument("--world_size", type=int, default=8)
+    parser.add_argument("--local_world_size", type=int, help="ranks a host (default: all on one)")
+    parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--hbm", type=size, default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
+    parser.add_argument("--ddr", type=size, default="128GB", help="a rank's share of its host's memory")
+    parser.add_argument("--batch_size", type=int, default=2048, help="of a rank")
+    parser.add_argument("--array_bytes", type=size, default="10MB")
+    parser.add_argument("--pss", choices=MODES, default="auto")
+    parser.add_argument("--max_compression", type=float, help="full tables' bytes over the array's, at most")
+    parser.add_argument(
+        "--min_speedup", type=float, default=1.1, help='of "auto": what sharing tables that fit must be worth'
+    )
+    parser.add_argument("--json", type=Path, help="writes the plans of all three modes")
+    args = parser.parse_args(argv)
+    for flag in ("world_size", "local_world_size", "batch_size", "embedding_dim", "array_bytes", "hbm"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
+    if args.world_size % (args.local_world_size or args.world_size):
+        parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
+    logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"
+    found: dict[str, PlanReport | str] = {}
+    try:
+        tables = tables_of(args.tables, args.embedding_dim)
+        for mode in dict.fromkeys([args.pss, *MODES]):
+            try:
+                found[mode] = planned(args, tables, mode)
+            except PlannerError as error:
+                found[mode] = f"no plan: {error}"
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print(f"--pss {args.pss}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[args.pss]}\n")
+    print(f"{'--pss':8}{'tables shared':>15}{'largest rank, GB':>18}{'ms a step':>12}  parts")
+    for mode, report in sorted(found.items()):
+        print(f"{mode:8}{_summary(report)}")
+    if args.json:
+        report = {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()}
+        aside = args.json.with_name(f"{args.json.name}.tmp")
+        aside.write_text(json.dumps(report, indent=1) + "\n")
+        aside.replace(args.json)
+    return 0 if isinstance(found[args.pss], PlanReport) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
