@@ -134,7 +134,7 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
         windows = (splits.train[start : start + _PASS_ROWS] for start in starts)
         return CriteoReader(files, args.max_bad_rows).read(windows)
 
-    if args.embedding == "pss":
+    if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
         distinct, counts = _first_rank_first(lambda: _sketch(training_rows()))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"

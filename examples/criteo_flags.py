@@ -17,9 +17,10 @@ _SENSELESS = {
         "average_power",
         "layout",
         "array_reduction",
+        "planner_pss",
     ),
-    "hash": ("block_size", "exact_fraction", "layout"),
-    "narrow": ("width", "block_size", "exact_fraction", "layout"),
+    "hash": ("block_size", "exact_fraction", "layout", "planner_pss"),
+    "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss"),
 }
 
 
@@ -100,6 +101,14 @@ def parser() -> argparse.ArgumentParser:
         choices=["ddp", "bf16", "sparse"],
         help="of the array's gradient over processes (default ddp, with the dense layers'; see docs/performance.md)",
     )
+    model.add_argument(
+        "--planner_pss",
+        choices=["auto", "always", "never"],
+        help="the model keeps plain EmbeddingBagCollections, and the planner decides which tables share the array (docs/planner.md)",
+    )
+    model.add_argument(
+        "--rank_memory", type=int, help="of --planner_pss: bytes of a rank's memory (default: TorchRec's)"
+    )
     model.add_argument("--embedding_dim", type=int, default=16)
     model.add_argument(
         "--dense_arch_layer_sizes", type=_numbers, default=[64, 16], help="the last must be embedding_dim"
@@ -175,6 +184,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     if args.array_bytes is not None and args.compression is not None:
         p.error("give --array_bytes or --compression, not both")
+    if args.rank_memory is not None and not args.planner_pss:
+        p.error("--rank_memory makes no sense without --planner_pss")
     if args.data_path and args.in_memory_binary_criteo_path:
         p.error("give --data_path or --in_memory_binary_criteo_path, not both")
     if args.num_embeddings and args.num_embeddings_per_feature:
@@ -198,7 +209,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     positive = ("epochs", "batch_size", "test_batch_size", "embedding_dim", "synthetic_rows", "synthetic_scale",
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range")  # fmt: skip
+                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

@@ -15,6 +15,7 @@ from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.types import ShardingPlan
 from torchrec.models.dlrm import DLRM, DLRM_DCN, DLRM_Projection
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -23,12 +24,16 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
+from torchrec_pss.distributed.mixed_embeddingbag import SHARED_ARRAY
+from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _EPS = 1e-8  # torch's default
+_EBC = "dlrm.sparse_arch.embedding_bag_collection"
+_ADAGRAD_RATE_OF_TABLES = 0.03
 _ROW_HASHING_WIDTH = 4  # the better of 2, 4, 8 and 16, see docs/training.md
 
 
@@ -56,12 +61,10 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
         )
         for name, rows in zip(SPARSE_NAMES, data.num_embeddings, strict=True)
     ]
-    if args.embedding == "full":
+    if args.embedding == "full" or args.planner_pss:
         ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
     else:
-        array_bytes = args.array_bytes or int(full_embedding_bytes(args, data.num_embeddings) / args.compression)
-        config = array_config(args, tables, array_bytes, data)
-        ebc = PSSEmbeddingBagCollection(tables, device=device, config=config)
+        ebc = PSSEmbeddingBagCollection(tables, device=device, config=array_config(args, tables, data))
     common = (ebc, NUM_DENSE, args.dense_arch_layer_sizes, args.over_arch_layer_sizes)
     if args.interaction_type == "dcn":
         dlrm = DLRM_DCN(*common, args.dcn_num_layers, args.dcn_low_rank_dim, dense_device=device)
@@ -73,10 +76,9 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
     return ClickModel(dlrm)
 
 
-def array_config(
-    args: argparse.Namespace, tables: list[EmbeddingBagConfig], array_bytes: int, data: ClickData
-) -> PSSConfig:
+def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], data: ClickData) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes."""
+    array_bytes = args.array_bytes or int(full_embedding_bytes(args, data.num_embeddings) / args.compression)
     if args.embedding == "narrow":
         return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
     if args.embedding == "hash":
@@ -86,7 +88,7 @@ def array_config(
             table.num_embeddings = capped
         data.fold_ids(rows)
         return exact_tables(tables, array_bytes, width, args.init_range)
-    counts = {t.name: c for t, c in zip(tables, data.counts, strict=True)}
+    counts = data.counts and {t.name: c for t, c in zip(tables, data.counts, strict=True)}
     return PSSConfig(
         array_bytes=array_bytes,
         layout=args.layout,
@@ -104,12 +106,23 @@ def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) ->
     return sum(num_embeddings) * args.embedding_dim * 4
 
 
-def embedding_bytes(args: argparse.Namespace, num_embeddings: list[int], model: ClickModel) -> int:
-    """Bytes that the model's embeddings take, all ranks together counted once."""
-    ebc = model.dlrm.sparse_arch.embedding_bag_collection
-    if isinstance(ebc, PSSEmbeddingBagCollection):
-        return ebc.layout.embedding_bytes
-    return full_embedding_bytes(args, num_embeddings)
+def embedding_bytes(args: argparse.Namespace, model: DistributedModelParallel) -> int:
+    """Bytes that the sharded model's embeddings take, all ranks together counted once."""
+    array = shared_array(model)
+    if array is None:
+        return sum(c.num_embeddings for c in _tables(model)) * args.embedding_dim * 4
+    inside = {t.name for t in array.layout.tables}
+    rest = sum(c.num_embeddings for c in _tables(model) if c.name not in inside)
+    return array.layout.embedding_bytes + rest * args.embedding_dim * 4
+
+
+def shared_array(model: DistributedModelParallel) -> PSSEmbeddingBagCollection | None:
+    """The shared array of a sharded model, if it has one."""
+    return next((m for m in model.modules() if isinstance(m, PSSEmbeddingBagCollection)), None)
+
+
+def _tables(model: DistributedModelParallel) -> list[EmbeddingBagConfig]:
+    return model.module.dlrm.sparse_arch.embedding_bag_collection.embedding_bag_configs()
 
 
 def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, float]:
@@ -122,7 +135,7 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
     if args.optimizer == "adam":
         rate, embedding_rate = adam_learning_rates(args.batch_size * world_size)
     else:
-        rate, embedding_rate = 0.01, 0.03 if args.embedding == "full" else 0.05
+        rate, embedding_rate = 0.01, _ADAGRAD_RATE_OF_TABLES if args.embedding == "full" else 0.05
     return args.learning_rate or rate, args.embedding_learning_rate or embedding_rate
 
 
@@ -134,32 +147,17 @@ def embedding_eps(args: argparse.Namespace, world_size: int) -> float:
 
 
 def shard(
-    args: argparse.Namespace, model: ClickModel, device: torch.device
+    args: argparse.Namespace, model: ClickModel, data: ClickData, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
-    """Plans and shards with TorchRec's own planner; one optimizer for what backward does not update by itself."""
+    """Plans and shards; one optimizer for what backward does not update by itself."""
     optimizer_class = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}[args.optimizer]
-    ebc = model.dlrm.sparse_arch.embedding_bag_collection
-    if args.embedding == "full":
-        if device.type == "cpu" and args.optimizer == "adam":
-            raise ValueError("--optimizer adam with --embedding full needs a GPU: FBGEMM has no fused Adam on the CPU")
-        _apply_optimizer_in_backward(
-            optimizer_class, ebc.parameters(), {"lr": args.embedding_learning_rate, "eps": args.eps or _EPS}
-        )
-
     sharders = get_default_pss_sharders(args.array_reduction or "ddp")
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=dist.get_world_size(), local_world_size=get_local_size(), compute_device=device.type
-        ),
-        batch_size=args.batch_size,
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
-    )
-    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    plan = _plan(args, model, data, device, sharders, optimizer_class)
+    sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device)
     if args.print_sharding_plan and dist.get_rank() == 0:
         print(plan, flush=True)
-        if isinstance(ebc, PSSEmbeddingBagCollection):
-            print(ebc.layout, flush=True)
-    sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device)
+        if shared_array(sharded) is not None:
+            print(shared_array(sharded).layout, flush=True)
 
     # One pass over parameter and state instead of one an operation; Adagrad has none on a GPU.
     fused = args.optimizer == "adam" or device.type == "cpu"
@@ -175,3 +173,37 @@ def shard(
         if parameters
     ]
     return sharded, CombinedOptimizer([sharded.fused_optimizer, *optimizers])
+
+
+def _plan(
+    args: argparse.Namespace,
+    model: ClickModel,
+    data: ClickData,
+    device: torch.device,
+    sharders: list,
+    optimizer_class: type,
+) -> ShardingPlan:
+    """TorchRec's own planner's; or, with --planner_pss, ours for the plain tables. Full tables learn in backward."""
+    ebc = model.dlrm.sparse_arch.embedding_bag_collection
+    if isinstance(ebc, EmbeddingBagCollection):
+        table_optimizer, rate = optimizer_class, args.embedding_learning_rate
+        if args.planner_pss:
+            table_optimizer, rate = torch.optim.Adagrad, _ADAGRAD_RATE_OF_TABLES
+        elif device.type == "cpu" and args.optimizer == "adam":
+            raise ValueError("--optimizer adam with --embedding full needs a GPU: FBGEMM has no fused Adam on the CPU")
+        _apply_optimizer_in_backward(table_optimizer, ebc.parameters(), {"lr": rate, "eps": args.eps or _EPS})
+    memory = {} if args.rank_memory is None else {"hbm_cap": args.rank_memory, "ddr_cap": args.rank_memory}
+    topology = Topology(
+        world_size=dist.get_world_size(), local_world_size=get_local_size(), compute_device=device.type, **memory
+    )
+    common = {"batch_size": args.batch_size, "storage_reservation": FixedPercentageStorageReservation(percentage=0.15)}
+    if not args.planner_pss:
+        return EmbeddingShardingPlanner(topology, **common).collective_plan(model, sharders, dist.group.WORLD)
+    config = None if args.planner_pss == "never" else array_config(args, ebc.embedding_bag_configs(), data)
+    planner = PSSShardingPlanner(topology, pss=args.planner_pss, config=config, **common)
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    for name, sharding in plan.plan[_EBC].items():
+        if sharding.sharding_type == SHARED_ARRAY:  # learns by the array's own optimizer
+            weight = ebc.embedding_bags[name].weight
+            weight._optimizer_classes, weight._optimizer_kwargs = [], []
+    return plan

@@ -27,10 +27,11 @@ import torch
 import torch.distributed as dist
 from click_metrics import ClickMetrics, OneClassError
 from torchrec.datasets.utils import Batch
+from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
-from torchrec_pss import PSSEmbeddingBagCollection
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader
 from torchrec_pss.datasets.rows import rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
@@ -62,14 +63,15 @@ class Trainer:
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
-        self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, model)
-        ebc = model.dlrm.sparse_arch.embedding_bag_collection
-        self.layout = ebc.layout.fingerprint() if isinstance(ebc, PSSEmbeddingBagCollection) else None
-        self.model, self.optimizer = criteo_model.shard(args, model, device)
+        self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
+        self.bytes = criteo_model.embedding_bytes(args, self.model)
+        array = criteo_model.shared_array(self.model)
+        self.layout = None if array is None else array.layout.fingerprint()
         # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
         self.average = None
         if args.average_power:
-            self.average = WeightAverage(dict(self.model.named_parameters()), args.average_power, _AVERAGE_EVERY)
+            averaged = dict(in_backward_optimizer_filter(self.model.named_parameters()))
+            self.average = WeightAverage(averaged, args.average_power, _AVERAGE_EVERY)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
@@ -285,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer = Trainer(args, folder, device)
         if args.resume:
             trainer.resume()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PlannerError) as error:
         _give_up(error)
     try:
         results = trainer.run()

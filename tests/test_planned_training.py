@@ -13,6 +13,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
@@ -145,6 +146,19 @@ def test_never_trains_torchrecs_own_modules(tmp_path):
     (losses, _, _, names, _, keys, _), _ = two_ranks.run(trained, tmp_path, "never")
     assert names == {"ShardedEmbeddingBagCollection"} and len(set(losses)) == STEPS
     assert f"{PATH}.embedding_bags.huge.weight" in keys
+
+
+def refused(rank, world_size):
+    """The planner's error on this rank, of a memory that nothing fits."""
+    planner = planner_of("auto", world_size, ddr=1000)
+    with pytest.raises(PlannerError, match="no plan fits") as error:
+        planner.collective_plan(dlrm(), get_default_pss_sharders(), dist.group.WORLD)
+    return str(error.value)
+
+
+def test_every_rank_gets_the_planners_error(tmp_path):
+    first, second = two_ranks.run(refused, tmp_path)
+    assert first == second
 
 
 def memory(rank, world_size, data_type, optimizer_class):

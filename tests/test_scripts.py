@@ -79,6 +79,29 @@ def test_full_tables_and_dcn(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_planner_decides_what_is_shared(tmp_path):
+    """Plain tables, of which a rank's memory holds only some; then one that holds none of a plan without the array."""
+    flags = [
+        *SMALL,
+        "--compression",
+        "100",
+        "--rank_memory",
+        "16000000",
+        "--print_sharding_plan",
+        "--output_dir",
+        tmp_path,
+    ]
+    done = torchrun(*flags, "--planner_pss", "auto")
+    found = results(tmp_path)
+    assert "shared_in_array" in done.stdout and found["layout"] and found["auroc_test"] > 0.6
+    assert found["embedding_bytes"] < found["full_embedding_bytes"] / 2
+    torchrun(*flags, "--planner_pss", "auto", "--epochs", "2", "--resume")
+    assert results(tmp_path)["steps"] == 2 * found["steps"]
+    refused = torchrun(*flags, "--planner_pss", "never", check=False)
+    assert refused.returncode != 0 and "insufficient storage" in refused.stdout
+
+
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     """Stopped after the first of two epochs and resumed: the same parameters' metrics, to the bit."""
     # At the default rate three epochs of so few rows overfit, and the last assertion would see that instead.

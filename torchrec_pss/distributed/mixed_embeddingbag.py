@@ -12,6 +12,7 @@ from torchrec.distributed.types import (
     ParameterSharding,
     ShardingEnv,
 )
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
@@ -80,7 +81,7 @@ class MixedEmbeddingBagCollection(nn.Module):
             self.tables = EmbeddingBagCollection(rest, ebc.is_weighted(), torch.device("meta"))
             for c in rest:
                 self.tables.embedding_bags[c.name].weight = ebc.embedding_bags[c.name].weight
-        self.table_names = [c.name for c in configs]
+        self._configs = configs
         # A part may know a feature by its name alone that the whole knows as feature@table.
         own = {}
         for number, part in enumerate((inside, rest)):
@@ -91,6 +92,10 @@ class MixedEmbeddingBagCollection(nn.Module):
             lengths=[c.embedding_dim for c in configs for _ in c.feature_names],
             sources=[source for c in configs for source in own[c.name]],
         )
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """Of all tables, in the EBC's order."""
+        return self._configs
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """As `EmbeddingBagCollection`; awaitable, as its sharded form, once the two parts are sharded."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
@@ -30,6 +31,7 @@ from torchrec_pss.distributed.mixed_embeddingbag import (
 from torchrec_pss.distributed.planner.candidates import Table, budget_of, nested_sets, tables_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES
+from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import PSSConfig
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -120,6 +122,31 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 ],
             )
         self.chosen: Candidate | None = None
+
+    def collective_plan(
+        self,
+        module: nn.Module,
+        sharders: list[ModuleSharder[nn.Module]] | None = None,
+        pg: dist.ProcessGroup | None = None,
+    ) -> ShardingPlan:
+        """`plan` on the group's first rank, the plan on every rank; and its error on every rank, where TorchRec leaves the others
+        waiting.
+
+        Args:
+            sharders: `get_default_pss_sharders()` by default.
+            pg: the default group by default.
+        """
+        pg = dist.group.WORLD if pg is None else pg
+        result: list = [None, None]
+        if dist.get_rank(pg) == 0:
+            try:
+                result[0] = self.plan(module, get_default_pss_sharders() if sharders is None else sharders)
+            except Exception as error:
+                result[1] = error
+        dist.broadcast_object_list(result, src=dist.get_global_rank(pg, 0), group=pg)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
 
     def plan(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> ShardingPlan:
         """The plan; ``self.chosen`` keeps what it rests on.
@@ -245,7 +272,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             rest = found.pop(f"{prefix}tables", EmbeddingModuleShardingPlan())
             layouts = {t.name: t for t in mixed.array.layout.tables}
             ranks = list(range(self._topology.world_size))
-            for name in mixed.table_names:
+            for name in (c.name for c in mixed.embedding_bag_configs()):
                 if name in layouts:
                     kernel = EXACT if layouts[name].is_exact else SHARED
                     entry[name] = PSSParameterSharding(SHARED_ARRAY, kernel, ranks)
