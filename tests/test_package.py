@@ -65,8 +65,17 @@ def test_pinned_versions_lie_in_the_declared_ranges(requirement):
         assert version(name).split("+")[0] == pins[name]
 
 
-def test_readme_snippets_run(tmp_path):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(snippets) == 2
-    for snippet in snippets:
-        python(snippet)
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    (path.name, s) for path in DOCUMENTS for s in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=[f"{i}-{name}" for i, (name, _) in enumerate(SNIPPETS)])
+def test_snippets_of_readme_and_docs_run(number):
+    python(SNIPPETS[number][1])
+
+
+def test_there_are_snippets():
+    names = [name for name, _ in SNIPPETS]
+    assert names.count("README.md") == 2 and "planner.md" in names

@@ -35,7 +35,7 @@ def model(sizes=SIZES):
 
 
 def planner(pss="auto", hbm=10_000 * MB, world_size=WORLD, **others):
-    topology = Topology(world_size=world_size, compute_device="cuda", hbm_cap=hbm, ddr_cap=0)
+    topology = Topology(world_size=world_size, compute_device="cuda", hbm_cap=hbm, ddr_cap=1)
     if pss != "never" and "config" not in others:
         others = {"array_bytes": MB} | others
     return PSSShardingPlanner(topology, pss=pss, batch_size=512, **others)
@@ -53,7 +53,7 @@ def shared(plan):
 
 
 def test_never_is_torchrecs_own_plan():
-    topology = Topology(world_size=WORLD, compute_device="cuda", hbm_cap=10_000 * MB, ddr_cap=0)
+    topology = Topology(world_size=WORLD, compute_device="cuda", hbm_cap=10_000 * MB, ddr_cap=1)
     theirs = EmbeddingShardingPlanner(topology=topology, batch_size=512).plan(model(), get_default_sharders())
     ours = planner("never").plan(model(), get_default_pss_sharders())
     assert str(ours) == str(theirs)
@@ -237,7 +237,7 @@ def test_the_dry_planner(tmp_path, capsys):
     listed = tmp_path / "tables.csv"
     listed.write_text("name,rows,dim,pooling\n" + "".join(f"{n},{r},16,2\n" for n, r in SIZES.items()))
     report = tmp_path / "plan.json"
-    flags = ["--tables", str(listed), "--world_size", "4", "--hbm", "200MB", "--ddr", "0", "--array_bytes", "1MB"]
+    flags = ["--tables", str(listed), "--world_size", "4", "--hbm", "200MB", "--ddr", "1", "--array_bytes", "1MB"]
     assert dry_planner([*flags, "--min_speedup", "inf", "--json", str(report)]) == 0
     text = capsys.readouterr().out
     assert "huge" in text and "never   " in text and "no plan" in text

@@ -5,6 +5,7 @@ from torchrec_pss.distributed import (
     PSSEmbeddingCollectionSharder,
     get_default_pss_sharders,
 )
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.modules import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
 
 __version__ = "0.1.0"
@@ -15,5 +16,7 @@ __all__ = [
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollection",
     "PSSEmbeddingCollectionSharder",
+    "PSSParameterConstraints",
+    "PSSShardingPlanner",
     "get_default_pss_sharders",
 ]

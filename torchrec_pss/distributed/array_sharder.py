@@ -36,6 +36,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
 
     module_type: ClassVar[type[SharedArrayModule]]
     sharded_module_type: ClassVar[type[ReplicatedArray]]
+    fused_params: ClassVar[None] = None  # TorchRec 1.6's estimators ask every sharder
 
     def __init__(
         self,
