@@ -5,9 +5,10 @@
 For each case, how many times as fast the shared array is as each rival: all sides run in turn in one process, and the figure is the
 ratio of the medians. Full tables are Kaggle's or MLPerf's 26, fp32, with as many of their rows as --table_gib holds.
 
-Two limits, whose ratios are below 1 where nothing but memory is in the way: ``copy`` is a plain copy of the output (it reads and writes
-as many bytes); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache lines of an array of that size as the
-forward reads.
+Three limits, each a part of what the lookup must do, as a share of its time: ``copy`` is a plain copy of the output's bytes (a step
+must at least read its gradient and write it); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache
+lines of an array of that size as the forward reads; ``products`` are those with the projections (one forward, two more backward) by
+PyTorch's own BLAS. What is left is hashing, hot rows, scattered sums and the optimizer.
 """
 
 import argparse
@@ -38,7 +39,8 @@ _WARM_UP = 2  # rounds
 _BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
 _LINE = 16  # fp32 elements of a cache line
 _LINES_A_BAG = 64
-_LIMITS = ("copy", "lines")
+_LIMITS = ("copy", "lines", "products")
+_LIMIT_COLUMNS = tuple(f"ratio_vs_{limit}" for limit in _LIMITS)
 
 # Forward; forward, backward and optimizer: each of the batch with that number.
 Contestant = tuple[Callable[[int], object], Callable[[int], object] | None]
@@ -112,6 +114,33 @@ def cache_lines(layout: ArrayLayout, batches: Batches) -> Contestant:
     return forward, None
 
 
+def products(case: Case, layout: ArrayLayout) -> Contestant | None:
+    """Of tables of one shape at once; None where no table is projected."""
+    shapes: dict[tuple[int, int], int] = {}
+    for table in layout.tables:
+        if table.is_projected:
+            shapes[table.projection_shape] = shapes.get(table.projection_shape, 0) + 1
+    made = []
+    for (width, dim), number in shapes.items():
+        read, projection = torch.rand(number, case.batch_size, width), torch.rand(number, width, dim)
+        made.append(
+            (read, projection, torch.rand(number, case.batch_size, dim), *map(torch.empty_like, (read, projection)))
+        )
+    outputs = [torch.empty_like(grad) for _, _, grad, _, _ in made]
+
+    def forward(_: int):
+        for (read, projection, *_), out in zip(made, outputs, strict=True):
+            torch.bmm(read, projection, out=out)
+
+    def step(batch: int):
+        forward(batch)
+        for read, projection, grad, grad_read, grad_projection in made:
+            torch.bmm(grad, projection.mT, out=grad_read)
+            torch.bmm(read.mT, grad, out=grad_projection)
+
+    return (forward, torch.no_grad()(step)) if made else None
+
+
 class FullTables:
     """Tables of one size, made once for all cases that use them."""
 
@@ -159,9 +188,12 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
         "fbgemm": tables.fbgemm(batches, offsets, grad),
         "embedding_bag": tables.embedding_bags(case, batches, grad),
         "robe_gather": robe_gather(case, rows, batches),
-        "copy": (lambda _: copied.copy_(grad), None),
+        "copy": (lambda _: copied.copy_(grad), lambda _: copied.copy_(grad)),
         "lines": cache_lines(layout, batches),
     }
+    limit = products(case, layout)
+    if limit:
+        contestants["products"] = limit
     times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
     for repeat in range(repeats + _WARM_UP):
         for name, (forward, step) in contestants.items():
@@ -185,7 +217,8 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
     share = sum(rows) / sum(TABLE_SETS[case.tables])
     return {
         **asdict(case), "table_rows": sum(rows), "table_rows_share": share, **ratios,
-        **{f"ratio_vs_{limit}": seconds[limit]["forward"] / ours["forward"] for limit in _LIMITS}, "seconds": seconds,
+        **{f"ratio_vs_{n}{'_step' * (kind == 'step')}": theirs / ours[kind] for n, kinds in seconds.items() if n in _LIMITS
+           for kind, theirs in kinds.items()}, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -226,7 +259,7 @@ def main() -> None:
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built; there is nothing to measure")
     print(
-        f"torch {torch.__version__}; times as fast as FBGEMM's TBE on full tables, forward and step; copy and lines: forward"
+        f"torch {torch.__version__}; times as fast as FBGEMM's TBE on full tables, forward and step; limits as shares of our time"
     )
     cases = sorted(QUICK if args.quick else ALL, key=lambda c: (c.tables, c.embedding_dim))
     results: list[dict] = []
@@ -238,7 +271,11 @@ def main() -> None:
             tables, made_for = FullTables(rows, case.embedding_dim), (case.tables, case.embedding_dim)
         results.append(measure(case, tables, rows, args.repeats))
         r = results[-1]
-        ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} copy {r['ratio_vs_copy']:.2f} lines {r['ratio_vs_lines']:.2f}"
+        ratios = f"{r['ratio_vs_fbgemm_forward']:.2f} {r['ratio_vs_fbgemm_step']:.2f} " + "".join(
+            f" {name.removeprefix('ratio_vs_')} {value:.2f}"
+            for name, value in r.items()
+            if name.startswith(_LIMIT_COLUMNS)
+        )
         tqdm.write(f"{_label(r)}: {ratios}")
         if args.json:
             write_json(args.json, results)

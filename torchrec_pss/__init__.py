@@ -1,5 +1,6 @@
 """One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
 
+from torchrec_pss.convert import compress, migrate
 from torchrec_pss.distributed import (
     PSSEmbeddingBagCollectionSharder,
     PSSEmbeddingCollectionSharder,
@@ -18,5 +19,7 @@ __all__ = [
     "PSSEmbeddingCollectionSharder",
     "PSSParameterConstraints",
     "PSSShardingPlanner",
+    "compress",
     "get_default_pss_sharders",
+    "migrate",
 ]

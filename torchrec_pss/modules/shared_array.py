@@ -120,6 +120,70 @@ class SharedArrayModule(nn.Module):
         except IndexError as error:
             raise explain_bad_input(error, kjt, tables, self._layout.hash) from error
 
+    @torch.no_grad()
+    def materialize(self, table: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of a table as they are read.
+
+        Args:
+            ids: int32 or int64 ``[n]``, on the array's device.
+
+        Returns:
+            fp32 ``[n, embedding_dim]``.
+
+        Raises:
+            ValueError: no such table.
+            IndexError: an id out of an exact table's range.
+        """
+        layout, position = self._table(table)
+        feature_rows, hot_keys, unprojected = self._metadata_of([position])
+        projections = self._projections_of([layout], unprojected)
+        dim, sign = layout.embedding_dim, self._layout.sign
+        try:
+            return self._read_rows(self.array, feature_rows, ids, dim, hot_keys, projections, sign)
+        except IndexError as error:
+            raise IndexError(str(error).replace("feature 0", f"table {table!r}")) from error
+
+    def scatter(self, table: str, ids: torch.Tensor, coordinates: torch.Tensor, signed: bool = True) -> torch.Tensor:
+        """Adds each row's coordinates to the elements that it is read from: the transpose of reading rows unprojected.
+
+        Args:
+            ids: as `materialize`'s.
+            coordinates: ``[n, width]`` of the table's read width.
+            signed: with the signs of hashed coordinates.
+
+        Returns:
+            fp64 ``[N]``, the sums.
+        """
+        layout, position = self._table(table)
+        feature_rows, hot_keys, _ = self._metadata_of([position])
+        with torch.enable_grad():
+            array = torch.zeros(self._layout.numel, dtype=torch.float64, device=self.array.device, requires_grad=True)
+            read = self._read_rows(array, feature_rows, ids, layout.width, hot_keys, [], signed and self._layout.sign)
+            (sums,) = torch.autograd.grad(read, array, coordinates.double())
+        return sums
+
+    def _table(self, name: str) -> tuple[array_layout.TableLayout, int]:
+        """Of a table: its layout, and the position of a feature that reads it."""
+        for number, layout in enumerate(self._layout.tables):
+            if layout.name == name:
+                return layout, self._table_of_feature.index(number)
+        raise ValueError(f"no table {name!r}; there are {[t.name for t in self._layout.tables]}")
+
+    def _read_rows(self, array, feature_rows, ids, width, hot_keys, projections, sign) -> torch.Tensor:
+        offsets = torch.arange(len(ids) + 1, device=ids.device)
+        return lookup(
+            array,
+            feature_rows,
+            ids,
+            offsets,
+            hot_keys=hot_keys,
+            projections=projections,
+            total_width=width,
+            pooling_mode=PoolingMode.SUM,
+            hash_kind=HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
+            sign=sign,
+        )
+
     def step_in_backward(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Has backward take the optimizer's steps on the array, which then gets no gradient; None undoes it.
 
