@@ -163,6 +163,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output_dir", default="runs/criteo", help="results.json, curves.png, log.txt, checkpoint/")
     run.add_argument("--resume", action="store_true", help="go on from output_dir/checkpoint")
     run.add_argument("--checkpoint_freq", type=int, help="steps between checkpoints (default: at every validation)")
+    run.add_argument(
+        "--check_replicas",
+        type=int,
+        metavar="N",
+        help="compare all processes' replicas every N steps, and stop where they differ",
+    )
     run.add_argument("--tensorboard", action="store_true", help="events in output_dir/tensorboard (extra: tensorboard)")
     run.add_argument("--log_freq", type=int, default=100, help="steps between log lines")
     return p
@@ -209,7 +215,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     positive = ("epochs", "batch_size", "test_batch_size", "embedding_dim", "synthetic_rows", "synthetic_scale",
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory")  # fmt: skip
+                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory",
+                "check_replicas")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader
 from torchrec_pss.datasets.rows import rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
+from torchrec_pss.distributed.replica_check import ReplicaMismatchError, check_replicas
 from torchrec_pss.optim import WeightAverage
 
 logger: logging.Logger = logging.getLogger("__main__")
@@ -44,7 +45,8 @@ _AVERAGE_EVERY = 4  # steps
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
-               "validation_freq_within_epoch", "test_batch_size", "max_bad_rows"}  # fmt: skip
+               "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
+               "check_replicas"}  # fmt: skip
 
 
 class DivergedError(RuntimeError):
@@ -136,6 +138,8 @@ class Trainer:
             diverged_at += (diverged_at == 0) * ~torch.isfinite(loss) * self.step
             self.rows += len(labels)
             bar.update()
+            if self.args.check_replicas and self.step % self.args.check_replicas == 0:
+                check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
                 loss_mean = float(loss_sum) / loss_steps
                 if diverged_at:
@@ -291,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
         _give_up(error)
     try:
         results = trainer.run()
-    except (BadRowsError, OneClassError, DivergedError) as error:
+    except (BadRowsError, OneClassError, DivergedError, ReplicaMismatchError) as error:
         _give_up(error)
     if rank == 0:
         bayes = results["auroc_bayes"]

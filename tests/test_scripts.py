@@ -62,7 +62,7 @@ def test_torchx_literal_form(tmp_path, cwd):
 @pytest.mark.slow
 def test_torchx_explicit_form(tmp_path):
     head = ["torchx", "run", "-s", "local_cwd", "dist.ddp", "-j", "1x2", "--script", "examples/train_criteo.py", "--"]
-    done = call([*head, *SMALL, "--array_reduction", "sparse", "--output_dir", tmp_path])
+    done = call([*head, *SMALL, "--array_reduction", "sparse", "--check_replicas", "10", "--output_dir", tmp_path])
     assert torchx_succeeded(done), done.stdout[-2000:] + done.stderr[-2000:]
     found = results(tmp_path)
     assert found["world_size"] == 2 and found["config"]["array_reduction"] == "sparse" and found["auroc_test"] > 0.55
