@@ -8,7 +8,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.quality import click_data, headline, rivals, run, sequence_trial, tables
+from benchmarks.quality import click_data, conversion, headline, rivals, run, sequence_trial, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
@@ -188,3 +188,13 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
     monkeypatch.setattr(headline, "_train", None)  # nothing is left to run
     assert headline.study(tmp_path, 2, quick=True) == [line]
     assert len(tables.headline([line]).splitlines()) == 3
+
+
+def test_conversion_study():
+    """Rows migrated into exact tables are the array's; a larger array explains more."""
+    found = {r["what"]: r for r in conversion.study(click_data.generated(6_000, 0.001, 1.1))}
+    explained = [found[f"compressed {c}x"]["explained"] for c in (2, 4, 10)]
+    assert explained == sorted(explained, reverse=True) and explained[0] > 0.95
+    exact = found["10x array, migrated to exact"]
+    assert exact["explained"] > 0.9999
+    assert exact["auroc_test"] == pytest.approx(found["compressed 10x"]["auroc_test"], abs=1e-4)

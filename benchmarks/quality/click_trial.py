@@ -60,6 +60,24 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     budget = int(sum(log.num_embeddings) * trial.embedding_dim * 4 / trial.compression)
     counts = {t.name: c for t, c in zip(tables, log.counts, strict=True)}
     embeddings, size = contestant.build(tables, budget, counts, variant)
+    model, average, curve = train(log, trial, embeddings, factor)
+    with average.applied():
+        auroc_val = auroc(model, log, log.num_train, log.num_train + log.num_val)
+    layout = getattr(embeddings, "layout", None)
+    return {
+        "auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve,
+        "unresolved": unresolved_share(layout, counts) if layout is not None and trial.contestant == "pss" else None,
+    }  # fmt: skip
+
+
+def train(
+    log: ClickLog, trial: ClickTrial, embeddings: nn.Module, factor: float = 1.0
+) -> tuple[nn.Module, WeightAverage, list[tuple[int, float]]]:
+    """One pass, with ``factor`` on the embeddings' learning rate: the model, its averaged weights, and `run`'s curve.
+
+    Raises:
+        RuntimeError: the loss is not finite.
+    """
     model = _model(trial, embeddings)
 
     rate, embedding_rate = adam_learning_rates(trial.batch_size)
@@ -93,14 +111,8 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
             if not torch.isfinite(loss):
                 raise RuntimeError(f"the loss is {float(loss)} at step {step + 1}")
             with average.applied():
-                curve.append((step + 1, _auroc(model, log, log.num_train + log.num_val, len(log.labels))))
-    with average.applied():
-        auroc_val = _auroc(model, log, log.num_train, log.num_train + log.num_val)
-    layout = getattr(embeddings, "layout", None)
-    return {
-        "auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve,
-        "unresolved": unresolved_share(layout, counts) if layout is not None and trial.contestant == "pss" else None,
-    }  # fmt: skip
+                curve.append((step + 1, auroc(model, log, log.num_train + log.num_val, len(log.labels))))
+    return model, average, curve
 
 
 def _model(trial: ClickTrial, embeddings: nn.Module) -> nn.Module:
@@ -126,7 +138,7 @@ def _logits(model: nn.Module, log: ClickLog, rows: slice) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _auroc(model: nn.Module, log: ClickLog, start: int, stop: int) -> float:
+def auroc(model: nn.Module, log: ClickLog, start: int, stop: int) -> float:
     parts = [
         _logits(model, log, slice(first, min(first + _EVALUATION_ROWS, stop)))
         for first in range(start, stop, _EVALUATION_ROWS)
