@@ -1,4 +1,4 @@
-# make venv | train | train-full | test | lint | sanitize | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | test | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full test lint sanitize bench clean
+.PHONY: venv train train-full test lint sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -45,6 +45,10 @@ sanitize: venv
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		PYTHONPATH=$(SANITIZED)/lib $(BIN)/python tests/compare_lookup.py --number 10000
+
+# Twenty kills at random moments, each resumed: the parameters must be those of an undisturbed run, to the bit.
+stress: venv
+	$(BIN)/python tests/kill_and_resume.py
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench_lookup

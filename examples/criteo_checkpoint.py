@@ -40,13 +40,23 @@ def save(
     dist.barrier()
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is one to go on from."""
+    return any((place / _PROGRESS).exists() for place in _places(folder))
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Where a checkpoint is, or, after an interrupted rename, the one before."""
+    return folder, folder.with_name(f"{folder.name}.old")
+
+
 def read_progress(folder: Path) -> dict:
     """The JSON of a checkpoint, or of the one that an interrupted rename left behind.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    for place in (folder, folder.with_name(f"{folder.name}.old")):
+    for place in _places(folder):
         if (place / _PROGRESS).exists():
             return json.loads((place / _PROGRESS).read_text()) | {"folder": str(place)}
     raise FileNotFoundError(f"--resume: no checkpoint in {folder}")

@@ -1,13 +1,22 @@
 """A run's output folder: log, results, curves, checkpoint; what is written is written aside and renamed."""
 
+import fcntl
 import json
 import logging
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 5
+
+
+class FolderInUseError(RuntimeError):
+    """A run that has not ended writes to the same folder."""
 
 
 def prepare(path: str | Path) -> Path:
@@ -22,6 +31,27 @@ def prepare(path: str | Path) -> Path:
         print(f"error: output folder {path} is not writable: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     return path
+
+
+def lock(path: Path) -> IO:
+    """Keeps other runs out of the folder for as long as the file that it returns is open; what a killed launcher left running is one.
+
+    Raises:
+        FolderInUseError: there is such a run, also after some seconds.
+    """
+    file = open(path / ".lock", "a+")  # noqa: SIM115
+    for _ in range(_LOCK_SECONDS * 10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+            continue
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        return file
+    file.seek(0)
+    raise FolderInUseError(f"another run, process {file.read() or 'unknown'}, is writing to {path}")
 
 
 def set_up_logging(path: Path, rank: int) -> None:

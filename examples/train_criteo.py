@@ -22,6 +22,7 @@ import criteo_checkpoint
 import criteo_data
 import criteo_flags
 import criteo_model
+import process_group
 import run_folder
 import torch
 import torch.distributed as dist
@@ -281,17 +282,15 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
-    # Counting ids of a large file on rank 0 may take long.
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=12))
+    process_group.join("nccl" if on_gpu else "gloo")
     rank = dist.get_rank()
     run_folder.set_up_logging(folder, rank)
     try:
+        lock = run_folder.lock(folder) if rank == 0 else None
         trainer = Trainer(args, folder, device)
-        if args.resume:
+        if args.resume or (process_group.restarts() and criteo_checkpoint.exists(folder / "checkpoint")):
             trainer.resume()
-    except (ValueError, FileNotFoundError, PlannerError) as error:
+    except (ValueError, FileNotFoundError, PlannerError, run_folder.FolderInUseError) as error:
         _give_up(error)
     try:
         results = trainer.run()
@@ -311,6 +310,8 @@ def main(argv: list[str] | None = None) -> None:
         logger.info("test AUROC %.5f%s; results in %s", results["auroc_test"], share, folder / "results.json")
     dist.barrier()
     dist.destroy_process_group()
+    if lock is not None:
+        lock.close()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kill_and_resume
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -318,3 +320,35 @@ def test_real_criteo_rows_are_learnt(tmp_path):
     ]
     torchrun(*flags, "--train_fraction", "0.8", "--output_dir", tmp_path / "out")
     assert results(tmp_path / "out")["auroc_held_out"] > 0.70
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import run_folder
+
+    monkeypatch.setattr(run_folder, "_LOCK_SECONDS", 1)
+    with (
+        run_folder.lock(tmp_path),
+        pytest.raises(run_folder.FolderInUseError, match=f"process {os.getpid()}, is writing"),
+    ):
+        run_folder.lock(tmp_path)
+    run_folder.lock(tmp_path).close()
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_as_one_left_alone(tmp_path):
+    kill_and_resume.undisturbed(tmp_path / "whole")
+    # One worker dies: torchrun starts both anew, and they go on from the checkpoint.
+    survivor = kill_and_resume.start(tmp_path / "survivor", restarts=1)
+    kill_and_resume.wait_for(b"step 60: validation", survivor, tmp_path / "survivor")
+    kill_and_resume.kill_worker(survivor, rank=1)
+    assert survivor.wait(timeout=300) == 0
+    assert "resumed at step" in (tmp_path / "survivor" / "log.txt").read_text()
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "survivor") == []
+    # All are killed, and started again by hand.
+    kills = kill_and_resume.disturbed(tmp_path / "killed", 3, seed=1)
+    assert kills >= 2
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "killed") == []
+    # The comparison sees a difference where there is one.
+    first, second = (torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not kill_and_resume._same_bits(first, second) and kill_and_resume._same_bits(first, first.clone())
