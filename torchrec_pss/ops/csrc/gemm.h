@@ -117,10 +117,11 @@ template <typename Acc>
 void add_outer(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
-  for (; inner > 8; inner -= 8, a += 8, c += 8 * c_stride) {
+  for (; inner > 9; inner -= 8, a += 8, c += 8 * c_stride) {
     add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
   }
-  switch (inner) { // the rest in one pass over the rows
+  switch (inner) { // the rest in one pass over the rows; 9 are 8 and a bias, for which a pass of its own would take as long
+    case 9: return add_outer_rows<9>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
     case 8: return add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
     case 7: return add_outer_rows<7>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
     case 6: return add_outer_rows<6>(rows, a, a_stride, b, b_stride, c, c_stride, columns);

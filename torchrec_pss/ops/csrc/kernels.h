@@ -417,12 +417,14 @@ template <typename T, typename Acc>
 BadId backward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, Share share) {
   const FeatureWork& f = p.features[feature];
   const bool leads = feature % share.parts == share.part; // alone writes what belongs to no element of the array
-  const int64_t width = f.width + f.bias, padded = (width + 15) / 16 * 16, dim = f.out_width;
+  const int64_t width = f.width + f.bias, dim = f.out_width;
+  // Of the bias, which no element of the array is multiplied with, only the weights need what the gradient makes.
+  const int64_t needed = f.width + (f.bias && t.grad_weights), padded = (needed + 15) / 16 * 16;
   // The projection, transposed, and what it makes of a tile's gradient.
   Buffer<Acc> transposed(f.projected ? dim * padded : 0), read_grad(f.projected ? kTileRows * padded : 0);
   if (f.projected) {
     __builtin_memset(transposed.data, 0, dim * padded * sizeof(Acc));
-    for (int64_t j = 0; j < width; ++j) {
+    for (int64_t j = 0; j < needed; ++j) {
       for (int64_t d = 0; d < dim; ++d) {
         transposed.data[d * padded + j] = t.projections[feature][j * dim + d];
       }
