@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.modules.variable_batch import expanded, padded
 from torchrec_pss.ops import PoolingMode
 
 _POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}
@@ -84,22 +85,24 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         """Pools every feature's bags.
 
         Args:
-            features: KJT with at least the tables' features, batch size B, ids int32 or int64.
+            features: KJT with at least the tables' features, batch size B, ids int32 or int64. Its batch size may vary by feature
+                (VBE) where it has inverse indices, whose length is then B.
 
         Returns:
             KeyedTensor with values fp32 ``[B, sum of embedding_dim over features]``.
 
         Raises:
             KeyError: a feature is missing from the KJT.
-            ValueError: weights missing, wrong dtype or device.
+            ValueError: weights missing, wrong dtype or device, VBE without inverse indices.
             IndexError: an id out of an exact table's range, or offsets that are not non-decreasing.
         """
         self._require(features, self._is_weighted)
-        return KeyedTensor(
-            keys=self._embedding_names,
-            values=self._pooled(features),
-            length_per_key=self._lengths_per_embedding,
-        )
+        if features.variable_stride_per_key():
+            pooled = self._pooled(padded(features))
+            values = expanded(pooled, features, self._feature_names, self._lengths_per_embedding)
+        else:
+            values = self._pooled(features)
+        return KeyedTensor(keys=self._embedding_names, values=values, length_per_key=self._lengths_per_embedding)
 
     def _num_lookups(self) -> int:
         return len(self._groups)

@@ -59,6 +59,8 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             KeyError, ValueError, IndexError: as `PSSEmbeddingBagCollection.forward`.
         """
         self._require(features, weighted=False)
+        if features.variable_stride_per_key():
+            raise ValueError("sequence embeddings of a batch size that varies by feature (VBE) are not supported")
         read = self._read(features, range(len(self._feature_names)), PoolingMode.NONE, weighted=False)
         names = [name for names in self._embedding_names_by_table for name in names]
         jagged = permute_to(features, self._feature_names)

@@ -51,8 +51,7 @@ def require_features(
 
     Raises:
         KeyError: a feature is missing.
-        ValueError: weights missing or too few, wrong dtype of ids or weights, another device than the array's, or a batch size
-            that differs between features (VBE).
+        ValueError: weights missing or too few, wrong dtype of ids or weights, or another device than the array's.
     """
     keys = features.keys()
     for name, table in zip(names, table_of_feature, strict=True):
@@ -60,8 +59,6 @@ def require_features(
             raise KeyError(
                 f"feature {name!r} of table {layout.tables[table].name!r} is not in the KJT, which has {keys}"
             )
-    if features.variable_stride_per_key():
-        raise ValueError("a batch size that varies by feature (VBE) is not supported by the shared array")
     values = features.values()
     if values.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"ids of features {keys} must be int32 or int64, got {values.dtype}")

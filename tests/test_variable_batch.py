@@ -1,0 +1,92 @@
+"""VBE: bags that stand once and are read by several samples give what they would if each sample had its own."""
+
+import pytest
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
+
+BATCH = 6
+FEATURES = ["x", "y", "z"]
+STRIDES = {"x": 3, "y": 1, "z": 6}  # distinct bags
+
+
+def tables(pooling=PoolingType.SUM):
+    return [
+        EmbeddingBagConfig(name="a", num_embeddings=30, embedding_dim=4, feature_names=["z", "x"], pooling=pooling),
+        EmbeddingBagConfig(name="b", num_embeddings=10**9, embedding_dim=8, feature_names=["y"]),
+        EmbeddingBagConfig(name="c", num_embeddings=40, embedding_dim=4, feature_names=["x"]),
+    ]
+
+
+def batches(weighted, seed=0):
+    """A KJT with variable batch, and the same samples with a bag each."""
+    generator = torch.Generator().manual_seed(seed)
+    inverse = torch.stack([torch.randint(STRIDES[f], (BATCH,), generator=generator) for f in FEATURES])
+    lengths = [torch.randint(0, 4, (STRIDES[f],), generator=generator) for f in FEATURES]
+    bags = [
+        [(torch.randint(30, (n,), generator=generator), torch.rand(n, generator=generator)) for n in of.tolist()]
+        for of in lengths
+    ]
+    flat = [bag for of in bags for bag in of]
+    spread = [bags[f][row] for f in range(len(FEATURES)) for row in inverse[f].tolist()]
+
+    def parts(chosen):
+        return torch.cat([ids for ids, _ in chosen]), torch.cat([w for _, w in chosen]) if weighted else None
+
+    values, weights = parts(flat)
+    # Their order need not be the KJT's.
+    variable = KeyedJaggedTensor(
+        FEATURES,
+        values,
+        weights,
+        lengths=torch.cat(lengths),
+        stride_per_key_per_rank=[[STRIDES[f]] for f in FEATURES],
+        inverse_indices=(["z", "x", "y"], inverse[[2, 0, 1]]),
+    )
+    values, weights = parts(spread)
+    return variable, KeyedJaggedTensor(FEATURES, values, weights, lengths=torch.tensor([len(i) for i, _ in spread]))
+
+
+@pytest.mark.parametrize("pooling", [PoolingType.SUM, PoolingType.MEAN], ids=lambda p: p.value)
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_variable_batches_equal_expanded_ones(pooling, weighted):
+    module = PSSEmbeddingBagCollection(
+        tables(pooling), is_weighted=weighted, config=PSSConfig(array_bytes=2000, exact=["a"], width={"b": 4})
+    )
+    variable, expanded = batches(weighted)
+    assert variable.variable_stride_per_key() and not expanded.variable_stride_per_key()
+    found, expected = module(variable), module(expanded)
+    assert found.keys() == expected.keys() and found.values().shape == (BATCH, 20)
+    torch.testing.assert_close(found.values(), expected.values())
+    slopes = torch.randn(BATCH, 20, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for output in (found, expected):
+        module.zero_grad()
+        (output.values() * slopes).sum().backward()
+        gradients.append([p.grad.clone() for p in module.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+    assert gradients[0][0].count_nonzero() > 10
+
+
+def test_variable_batches_need_inverse_indices():
+    module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000))
+    variable, _ = batches(False)
+    bare = KeyedJaggedTensor(
+        FEATURES, variable.values(), lengths=variable.lengths(), stride_per_key_per_rank=[[3], [1], [6]]
+    )
+    with pytest.raises(ValueError, match="batch sizes \\[3, 1, 6\\].*needs a KJT with inverse_indices"):
+        module(bare)
+    some = KeyedJaggedTensor(
+        FEATURES,
+        variable.values(),
+        lengths=variable.lengths(),
+        stride_per_key_per_rank=[[3], [1], [6]],
+        inverse_indices=(["x", "y"], torch.zeros(2, BATCH, dtype=torch.int64)),
+    )
+    with pytest.raises(ValueError, match="there are none of the features \\['z'\\]"):
+        module(some)
+    sequence = [EmbeddingConfig(name="s", num_embeddings=50, embedding_dim=4, feature_names=["x"])]
+    with pytest.raises(ValueError, match="sequence embeddings.*VBE"):
+        PSSEmbeddingCollection(sequence, config=PSSConfig(array_bytes=400))(variable)
