@@ -130,6 +130,11 @@ def test_several_collections_divide_the_budget():
     assert sum(budgets) <= MB and 0 < budgets[1] < budgets[0]
 
 
+def test_a_collection_alone_is_planned_too():
+    plan = planner("always").plan(model()["ebc"], get_default_pss_sharders())
+    assert set(plan.plan) == {""} and set(plan.plan[""].shared_tables) == set(SIZES)
+
+
 def test_the_model_is_not_changed():
     module = model()
     before = {name: id(m) for name, m in module.named_modules()}

@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.modules.tracing import is_traced, permuted
 from torchrec_pss.modules.variable_batch import expanded, padded
 from torchrec_pss.ops import PoolingMode
 
@@ -96,6 +97,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             ValueError: weights missing, wrong dtype or device, VBE without inverse indices.
             IndexError: an id out of an exact table's range, or offsets that are not non-decreasing.
         """
+        if is_traced(features):
+            values = self._pooled(features)
+            return KeyedTensor(keys=self._embedding_names, values=values, length_per_key=self._lengths_per_embedding)
         self._require(features, self._is_weighted)
         if features.variable_stride_per_key():
             pooled = self._pooled(padded(features))
@@ -108,8 +112,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         return len(self._groups)
 
     def _pooled(self, features: KeyedJaggedTensor) -> torch.Tensor:
+        read = self._traced if is_traced(features) else self._read
         reads = {
-            pooling: self._read(features, positions, pooling, self._is_weighted)
+            pooling: read(features, positions, pooling, self._is_weighted)
             for pooling, positions in self._groups.items()
         }
         if len(reads) == 1:  # all features, in their order
@@ -119,6 +124,11 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             dims = [self._lengths_per_embedding[p] for p in positions]
             parts.update(zip(positions, reads[pooling].split(dims, dim=1), strict=True))
         return torch.cat([parts[p] for p in range(len(parts))], dim=1)
+
+    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode, weighted: bool):
+        kjt = permuted(features, [self._feature_names[p] for p in positions])
+        weights = kjt.weights().to(torch.float32) if weighted else None
+        return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)
 
     def is_weighted(self) -> bool:
         return self._is_weighted

@@ -8,6 +8,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 from torchrec_pss.modules.input_checks import permute_to
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.modules.tracing import is_traced, jagged
 from torchrec_pss.ops import PoolingMode
 
 
@@ -58,6 +59,8 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         Raises:
             KeyError, ValueError, IndexError: as `PSSEmbeddingBagCollection.forward`.
         """
+        if is_traced(features):
+            return self._traced(features)
         self._require(features, weighted=False)
         if features.variable_stride_per_key():
             raise ValueError("sequence embeddings of a batch size that varies by feature (VBE) are not supported")
@@ -75,6 +78,15 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             )
             for position, name in enumerate(names)
         }
+
+    def _traced(self, features: torch.fx.Proxy) -> dict[str, JaggedTensor]:
+        found = {}
+        for position, name in enumerate(name for names in self._embedding_names_by_table for name in names):
+            ids = jagged(features, self._feature_names[position])
+            read = self._traced_read(ids.values(), ids.offsets(), None, [position], PoolingMode.NONE)
+            weights = ids.values() if self._need_indices else None
+            found[name] = JaggedTensor(values=read, lengths=ids.lengths(), weights=weights)
+        return found
 
     def need_indices(self) -> bool:
         return self._need_indices

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -37,9 +38,11 @@ class SharedArrayModule(nn.Module):
             if not table.feature_names:
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
-        self._config = auto_layout.choose(tables, config, dtype.itemsize)
-        self._layout = allocate(tables, self._config, dtype.itemsize)
-        self._device = torch.device("cpu" if device is None else device)
+        self._device = torch.get_default_device() if device is None else torch.device(device)
+        with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
+            self._config = auto_layout.choose(tables, config, dtype.itemsize)
+            self._layout = allocate(tables, self._config, dtype.itemsize)
+            self._feature_rows, self._hot_index = _with_hot_directories(self._layout)
         self._feature_names = [name for table in tables for name in table.feature_names]
         self._table_of_feature = [i for i, table in enumerate(tables) for _ in table.feature_names]
 
@@ -52,7 +55,6 @@ class SharedArrayModule(nn.Module):
             }
         )
         self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
-        self._feature_rows, self._hot_index = _with_hot_directories(self._layout)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._step_in_backward: StepInBackward | None = None
@@ -96,29 +98,44 @@ class SharedArrayModule(nn.Module):
     ) -> torch.Tensor:
         """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
         embedding_dim]`` for NONE. ``positions`` index the module's features."""
-        tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
         kjt = permute_to(features, [self._feature_names[p] for p in positions])
         weights = kjt.weights().to(torch.float32) if weighted else None
-        dims = [t.embedding_dim for t in tables]
-        feature_rows, hot_keys, unprojected = self._metadata_of(positions)
+        arguments = self._arguments(positions, pooling)
         step = self._step_in_backward
         read = lookup if step is None else partial(fused_lookup, update=step)
+        feature_rows = arguments.pop("features")
         try:
-            return read(
-                self.array,
-                feature_rows,
-                kjt.values(),
-                kjt.offsets(),
-                weights,
-                hot_keys=hot_keys,
-                projections=self._projections_of(tables, unprojected),
-                total_width=dims[0] if pooling == PoolingMode.NONE else sum(dims),
-                pooling_mode=pooling,
-                hash_kind=HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
-                sign=self._layout.sign,
-            )
+            return read(self.array, feature_rows, kjt.values(), kjt.offsets(), weights, **arguments)
         except IndexError as error:
+            tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, kjt, tables, self._layout.hash) from error
+
+    def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
+        """As `_read`, of proxies: the op itself, which checks its arguments when it runs."""
+        given = self._arguments(positions, pooling)
+        return torch.ops.torchrec_pss.lookup(
+            self.array, given["features"], given["hot_keys"], given["projections"], ids, offsets, weights,
+            given["total_width"], int(pooling), given["hash_kind"], given["sign"],
+        )[0]  # fmt: skip
+
+    def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
+        """What `lookup` is told beside the array and a batch."""
+        tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
+        dims = [t.embedding_dim for t in tables]
+        feature_rows, hot_keys, unprojected = self._metadata_of(positions)
+        return {
+            "features": feature_rows,
+            "hot_keys": hot_keys,
+            "projections": self._projections_of(tables, unprojected),
+            "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
+            "pooling_mode": pooling,
+            "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
+            "sign": self._layout.sign,
+        }
+
+    def __prepare_scriptable__(self) -> torch.fx.GraphModule:
+        """What `torch.jit.script` takes in this module's place: TorchScript does not know Python objects such as the layout."""
+        return symbolic_trace(self)
 
     @torch.no_grad()
     def materialize(self, table: str, ids: torch.Tensor) -> torch.Tensor:

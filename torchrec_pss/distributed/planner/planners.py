@@ -171,29 +171,33 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._config.array_bytes:.1f} times the budget of "
                 f"{self._config.array_bytes:,}"
             )
-        self.chosen = self._best([self._candidate(module, sharders, s) for s in self._tried(module, sharders, allowed)])
+        self.chosen = self._best(self._candidates(module, sharders, allowed))
         if self.chosen.plan is None:
             raise self._no_plan(module, sharders, sets, allowed)
         with self._array_in_place(module, self.chosen.shared) as root:
             plan = super().plan(root, [copy.copy(s) for s in sharders])  # once more, with the statistics printed
             plan = self._carried_out(plan, root, self.chosen.shared)
-        self._warn_of_budget(plan)
+        self._log_choice()
         return plan
 
     def _within_compression(self, shared: list[Table]) -> bool:
         return self._max_compression is None or _bytes(shared) <= self._max_compression * self._config.array_bytes
 
-    def _tried(self, module: nn.Module, sharders: list, allowed: list[list[Table]]) -> list[list[Table]]:
-        """Of n nested sets: the smallest that fits, found by halving, and those of 1, 2, 4, ... tables more, and the largest."""
+    def _candidates(self, module: nn.Module, sharders: list, allowed: list[list[Table]]) -> list[Candidate]:
+        """Of n nested sets: the smallest that fits, found by halving, those of 1, 2, 4, ... tables more, and the largest."""
+        found: dict[int, Candidate] = {}
+
+        def at(k: int) -> Candidate:
+            if k not in found:
+                found[k] = self._candidate(module, sharders, allowed[k])
+            return found[k]
+
         low, high = 0, len(allowed) - 1
         while low < high:
             middle = (low + high) // 2
-            if self._candidate(module, sharders, allowed[middle]).plan is None:
-                low = middle + 1
-            else:
-                high = middle
+            low, high = (middle + 1, high) if at(middle).plan is None else (low, middle)
         steps = [low, *(low + (1 << e) for e in range(len(allowed).bit_length())), len(allowed) - 1]
-        return [allowed[k] for k in sorted({k for k in steps if k < len(allowed)})]
+        return [at(k) for k in sorted({k for k in steps if k < len(allowed)})]
 
     def _candidate(self, module: nn.Module, sharders: list, shared: list[Table]) -> Candidate:
         stats, self._stats = self._stats, []
@@ -291,7 +295,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             f"TorchRec's planner says of the last one: {self.chosen.error}",
         )
 
-    def _warn_of_budget(self, plan: ShardingPlan) -> None:
+    def _log_choice(self) -> None:
         shared = _bytes(self.chosen.shared)
         if shared:
             logger.info(

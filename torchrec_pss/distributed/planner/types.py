@@ -14,7 +14,8 @@ class PSSParameterConstraints(ParameterConstraints):
 
     Attributes:
         pss: "auto" (the planner's choice), "never" (a table of its own, by TorchRec's sharding types), "always" (in the
-            array) or "exact" (in the array, every row with elements of its own).
+            array) or "exact" (in the array, every row with elements of its own; where a table is pinned so, others are exact
+            only if the planner's `PSSConfig` names them).
 
     Raises:
         ValueError: another word.
