@@ -106,23 +106,19 @@ def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) ->
     return sum(num_embeddings) * args.embedding_dim * 4
 
 
-def embedding_bytes(args: argparse.Namespace, model: DistributedModelParallel) -> int:
+def embedding_bytes(args: argparse.Namespace, num_embeddings: list[int], model: DistributedModelParallel) -> int:
     """Bytes that the sharded model's embeddings take, all ranks together counted once."""
     array = shared_array(model)
     if array is None:
-        return sum(c.num_embeddings for c in _tables(model)) * args.embedding_dim * 4
+        return full_embedding_bytes(args, num_embeddings)
     inside = {t.name for t in array.layout.tables}
-    rest = sum(c.num_embeddings for c in _tables(model) if c.name not in inside)
-    return array.layout.embedding_bytes + rest * args.embedding_dim * 4
+    rest = [rows for name, rows in zip(SPARSE_NAMES, num_embeddings, strict=True) if f"t_{name}" not in inside]
+    return array.layout.embedding_bytes + full_embedding_bytes(args, rest)
 
 
 def shared_array(model: DistributedModelParallel) -> PSSEmbeddingBagCollection | None:
     """The shared array of a sharded model, if it has one."""
     return next((m for m in model.modules() if isinstance(m, PSSEmbeddingBagCollection)), None)
-
-
-def _tables(model: DistributedModelParallel) -> list[EmbeddingBagConfig]:
-    return model.module.dlrm.sparse_arch.embedding_bag_collection.embedding_bag_configs()
 
 
 def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, float]:

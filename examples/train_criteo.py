@@ -67,7 +67,7 @@ class Trainer:
         model = criteo_model.build(args, self.data, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
-        self.bytes = criteo_model.embedding_bytes(args, self.model)
+        self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
         # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
