@@ -250,16 +250,16 @@ def _label(r: dict) -> str:
     )
 
 
-def keep_freed_memory() -> None:
-    """Starts this program anew with glibc told not to give freed memory back. Else each output's pages are new in some calls and not
+def keep_freed_memory(module: str) -> None:
+    """Starts the program of that module anew with glibc told not to give freed memory back. Else each output's pages are new in some calls and not
     in others, for all sides, and cost up to as much as the lookup."""
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         os.environ.update(MALLOC_TRIM_THRESHOLD_=str(1 << 32), MALLOC_MMAP_THRESHOLD_=str(1 << 25))
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.bench_lookup", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 
 def main() -> None:
-    keep_freed_memory()
+    keep_freed_memory("benchmarks.bench_lookup")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases instead of {len(ALL)}")
     parser.add_argument("--table_gib", type=float, default=2.5, help="most that the full tables may take")

@@ -23,7 +23,7 @@ from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollect
 from torchrec_pss.modules.shared_array import SharedArrayModule
 
 _OUTPUT_BYTES = 4  # embeddings are fp32 whatever the array is
-_REGISTER = 16  # reads that are projected are kept in rows of whole registers
+_REGISTER = 8  # reads that are projected are kept in rows of whole registers of so many numbers
 _STATES = {torch.optim.SGD: 0, torch.optim.Adagrad: 1, torch.optim.Adam: 2, torch.optim.AdamW: 2}
 
 

@@ -1,0 +1,96 @@
+"""What each kind of row costs: exact, hot and hashed rows of one read width, all projected, in turn in one process.
+
+    python -m benchmarks.bench_row_kinds [--threads 2] [--json FILE]
+
+26 tables of 3,000 rows, D 16, read at 6 coordinates and a bias, one id a bag, SGD in backward. Exact rows are the floor of every projected
+layout: ids are not hashed and nothing is searched.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from benchmarks.bench_lookup import keep_freed_memory
+from benchmarks.report import write_json
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+
+_TABLES, _ROWS, _DIM, _WIDTH = 26, 3000, 16, 6
+_BATCHES, _REPEATS, _RATE = 4, 21, 0.01
+
+
+def configs(names: list[str]) -> dict[str, PSSConfig]:
+    common = {"array_bytes": 2_800_000, "layout": "plain", "bias": True, "block_size": 1}
+    return {
+        "exact": PSSConfig(**common, width=dict.fromkeys(names, _WIDTH), exact=names),
+        "hot": PSSConfig(**common, width=_WIDTH, exact=[], segments=True, hot={n: list(range(_ROWS)) for n in names}),
+        "hashed": PSSConfig(**common, width=_WIDTH, exact=[], segments=True),
+    }
+
+
+def contestant(
+    tables: list[EmbeddingBagConfig], config: PSSConfig, batches: list[KeyedJaggedTensor], grad: torch.Tensor
+):
+    module = PSSEmbeddingBagCollection(tables, config=config)
+    module.step_in_backward(torch.optim.SGD([module.array], lr=_RATE))
+    optimizer = torch.optim.SGD(list(module.projections.values()), lr=_RATE, foreach=True)
+
+    def forward(number: int) -> None:
+        with torch.no_grad():
+            module(batches[number]).values()
+
+    def step(number: int) -> None:
+        module(batches[number]).values().backward(grad)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {"forward": forward, "step": step}
+
+
+def main() -> None:
+    keep_freed_memory("benchmarks.bench_row_kinds")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=16384)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tables = [
+        EmbeddingBagConfig(num_embeddings=_ROWS, embedding_dim=_DIM, name=f"t{i}", feature_names=[f"f{i}"])
+        for i in range(_TABLES)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    number = _TABLES * args.batch_size
+    lengths = torch.ones(number, dtype=torch.int32)
+    batches = [
+        KeyedJaggedTensor(
+            [f"f{i}" for i in range(_TABLES)], torch.randint(_ROWS, (number,), generator=generator), lengths=lengths
+        )
+        for _ in range(_BATCHES)
+    ]
+    for batch in batches:
+        batch.offsets()
+    grad = torch.randn(args.batch_size, _TABLES * _DIM)
+    kinds = {name: contestant(tables, c, batches, grad) for name, c in configs([t.name for t in tables]).items()}
+    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "step": []} for name in kinds}
+    for repeat in range(_REPEATS):
+        for name, functions in kinds.items():
+            for what, function in functions.items():
+                function(repeat % _BATCHES)
+                started = time.perf_counter()
+                function((repeat + 1) % _BATCHES)
+                times[name][what].append(time.perf_counter() - started)
+    found = {n: {what: statistics.median(t) / number * 1e9 for what, t in of.items()} for n, of in times.items()}
+    print(f"nanoseconds an id, {args.threads} threads")
+    for name, of in found.items():
+        print(f"{name:8} forward {of['forward']:6.1f}   step {of['step']:6.1f}")
+    if args.json:
+        write_json(args.json, {"threads": args.threads, "batch_size": args.batch_size, "nanoseconds_an_id": found})
+
+
+if __name__ == "__main__":
+    main()
