@@ -14,7 +14,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingEnv, ShardingType
 from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
@@ -204,7 +204,7 @@ def test_the_plan_replicates_the_array_with_its_true_bytes(tmp_path, optimizer_c
     assert copies * array_bytes <= storage <= copies * array_bytes + 64 * BATCH
 
 
-def pipelined(rank, world_size, use_pipeline):
+def pipelined(rank, world_size, kind):
     torch.manual_seed(0)
     tables = [
         EmbeddingBagConfig(name=f"t{f}", num_embeddings=10**9, embedding_dim=DIM, feature_names=[f]) for f in "shnp"
@@ -220,11 +220,15 @@ def pipelined(rank, world_size, use_pipeline):
         kjt, labels = batch(step, rank)
         batches.append(Batch(torch.rand(BATCH, 3, generator=torch.Generator().manual_seed(step)), kjt, labels.round()))
     losses = []
-    if use_pipeline:
-        pipeline = TrainPipelineSparseDist(dmp, optimizer, CPU, execute_all_batches=True)
+    if kind != "plain":
+        if kind == "base":
+            pipeline = TrainPipelineBase(dmp, optimizer, CPU)
+        else:
+            pipeline = TrainPipelineSparseDist(dmp, optimizer, CPU, execute_all_batches=True)
         iterator = iter(batches)
         losses = [float(pipeline.progress(iterator)[0]) for _ in range(STEPS)]
-        assert [m for m in pipeline._pipelined_modules if isinstance(m, ShardedPSSEmbeddingBagCollection)]
+        if kind == "sparse":
+            assert [m for m in pipeline._pipelined_modules if isinstance(m, ShardedPSSEmbeddingBagCollection)]
     else:
         for b in batches:
             optimizer.zero_grad()
@@ -235,9 +239,9 @@ def pipelined(rank, world_size, use_pipeline):
     return losses
 
 
-def test_sparse_dist_pipeline_equals_the_plain_loop(tmp_path):
-    piped, plain = (two_ranks.run(pipelined, tmp_path, use) for use in (True, False))
-    assert piped == plain and piped[0] != piped[1] and len(set(piped[0])) == STEPS
+def test_pipelines_equal_the_plain_loop(tmp_path):
+    base, sparse, plain = (two_ranks.run(pipelined, tmp_path, kind) for kind in ("base", "sparse", "plain"))
+    assert base == sparse == plain and plain[0] != plain[1] and len(set(plain[0])) == STEPS
 
 
 def test_one_process_without_a_group_and_from_meta():
