@@ -27,11 +27,13 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
 from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
-from benchmarks.report import write_json
 from benchmarks.shared_collection import batch_of, collection
+from torchrec_pss import PSSEmbeddingBagCollection
+from torchrec_pss.json_file import write_json
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
@@ -56,15 +58,14 @@ def rows_of(case: Case, table_gib: float) -> list[int]:
     return [max(2, int(n * share)) for n in rows]
 
 
-def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tensor) -> tuple[Contestant, ArrayLayout]:
-    module = collection(case, rows)
+def trained(module: PSSEmbeddingBagCollection, batches: list[KeyedJaggedTensor], grad: torch.Tensor) -> Contestant:
+    """A shared array, SGD in its backward and over its projections."""
     module.step_in_backward(torch.optim.SGD([module.array], lr=LEARNING_RATE))
     projections = list(module.projections.values())
     optimizer = torch.optim.SGD(projections, lr=LEARNING_RATE, foreach=True) if projections else None
-    kjts = [batch_of(case, ids) for ids in batches]
 
     def forward(batch: int):
-        return module(kjts[batch]).values()
+        return module(batches[batch]).values()
 
     def step(batch: int):
         forward(batch).backward(grad)
@@ -72,7 +73,12 @@ def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tens
             optimizer.step()
             optimizer.zero_grad()
 
-    return (forward, step), module.layout
+    return forward, step
+
+
+def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tensor) -> tuple[Contestant, ArrayLayout]:
+    module = collection(case, rows)
+    return trained(module, [batch_of(case, ids) for ids in batches], grad), module.layout
 
 
 def robe_gather(case: Case, rows: list[int], batches: Batches) -> Contestant:

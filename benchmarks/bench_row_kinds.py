@@ -15,12 +15,12 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.bench_lookup import keep_freed_memory
-from benchmarks.report import write_json
+from benchmarks.bench_lookup import keep_freed_memory, trained
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.json_file import write_json
 
 _TABLES, _ROWS, _DIM, _WIDTH = 26, 3000, 16, 6
-_BATCHES, _REPEATS, _RATE = 4, 21, 0.01
+_BATCHES, _REPEATS = 4, 21
 
 
 def configs(names: list[str]) -> dict[str, PSSConfig]:
@@ -30,25 +30,6 @@ def configs(names: list[str]) -> dict[str, PSSConfig]:
         "hot": PSSConfig(**common, width=_WIDTH, exact=[], segments=True, hot={n: list(range(_ROWS)) for n in names}),
         "hashed": PSSConfig(**common, width=_WIDTH, exact=[], segments=True),
     }
-
-
-def contestant(
-    tables: list[EmbeddingBagConfig], config: PSSConfig, batches: list[KeyedJaggedTensor], grad: torch.Tensor
-):
-    module = PSSEmbeddingBagCollection(tables, config=config)
-    module.step_in_backward(torch.optim.SGD([module.array], lr=_RATE))
-    optimizer = torch.optim.SGD(list(module.projections.values()), lr=_RATE, foreach=True)
-
-    def forward(number: int) -> None:
-        with torch.no_grad():
-            module(batches[number]).values()
-
-    def step(number: int) -> None:
-        module(batches[number]).values().backward(grad)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return {"forward": forward, "step": step}
 
 
 def main() -> None:
@@ -75,7 +56,10 @@ def main() -> None:
     for batch in batches:
         batch.offsets()
     grad = torch.randn(args.batch_size, _TABLES * _DIM)
-    kinds = {name: contestant(tables, c, batches, grad) for name, c in configs([t.name for t in tables]).items()}
+    kinds = {}
+    for name, config in configs([t.name for t in tables]).items():
+        forward, step = trained(PSSEmbeddingBagCollection(tables, config=config), batches, grad)
+        kinds[name] = {"forward": torch.no_grad()(forward), "step": step}
     times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "step": []} for name in kinds}
     for repeat in range(_REPEATS):
         for name, functions in kinds.items():

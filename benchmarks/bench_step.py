@@ -20,8 +20,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.limited_network import ADDRESSES, two_namespaces
-from benchmarks.report import write_json
 from benchmarks.step_model import errors, predictions
+from torchrec_pss.json_file import write_json
 
 ROOT = Path(__file__).parents[1]
 SIDES = {

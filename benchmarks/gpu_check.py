@@ -30,9 +30,9 @@ from lookup_cases import random_case  # noqa: E402
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
-from benchmarks.report import write_json  # noqa: E402
 from benchmarks.shared_collection import batch_of, collection  # noqa: E402
 from torchrec_pss import PSSEmbeddingBagCollection  # noqa: E402
+from torchrec_pss.json_file import write_json  # noqa: E402
 from torchrec_pss.ops import PoolingMode, reference  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
 

@@ -9,6 +9,8 @@ For GPUs nothing can be measured here. `predictions` takes published figures and
 optimizer; the dense layers, the same on both sides, are left out.
 """
 
+from torchrec_pss.distributed.planner.step_time import array_step_time
+
 # Published: HBM bytes/s and, a direction, NVLink bytes/s a GPU (NVIDIA A100 80GB and H100 SXM data sheets), cut to what copies and
 # ring all-reduces reach of them.
 _MACHINES = {
@@ -19,7 +21,6 @@ _REACHED = 0.8
 _LATENCY = 20e-6  # seconds a collective
 _GPUS, _FEATURES, _DIM = 8, 26, 128
 _BYTES = 4
-_ADAM_PASSES = 7  # reads of weight, gradient and two states, writes of weight and states
 
 
 def errors(cases: list[dict]) -> list[dict]:
@@ -59,13 +60,15 @@ def predictions() -> list[dict]:
                 # Ids out, embeddings back and their gradients out; rows read, rows and SGD's update written.
                 exchange = (batch_size * _FEATURES * 8 + 2 * output) * others / link + 3 * _LATENCY
                 full = exchange + 4 * output / memory
-                # Output written, gradient read; the array itself stays in the L2 cache while it fits.
-                reduce = 2 * array_bytes * others / link + _LATENCY
-                optimizer = _ADAM_PASSES * array_bytes / memory
+                # The array itself stays in the L2 cache while it fits; its ids, few beside the output, are left out.
+                array = array_step_time(
+                    input_bytes=0, output_bytes=output, array_bytes=array_bytes, world_size=_GPUS,
+                    memory_bandwidth=memory, link_bandwidth=link, latency=_LATENCY,
+                )  # fmt: skip
                 found.append(
                     {
                         "machine": machine, "array_bytes": array_bytes, "batch_size": batch_size, "full": full,
-                        "shared array": 2 * output / memory + reduce + optimizer,
+                        "shared array": array.total,
                     }
                 )  # fmt: skip
     return found

@@ -16,9 +16,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from benchmarks.quality.click_data import ClickLog, generated
 from benchmarks.quality.click_trial import ClickTrial, auroc, train
 from benchmarks.quality.rivals import tables_of
-from benchmarks.report import write_json
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, compress, migrate
 from torchrec_pss.convert import FitReport
+from torchrec_pss.json_file import write_json
 
 _COMPRESSIONS = (2, 4, 10, 30, 100)
 _MIGRATED = 10

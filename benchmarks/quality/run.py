@@ -28,6 +28,7 @@ from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.advise.prediction import CALIBRATION, Calibration
+from torchrec_pss.json_file import write_json
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
 
@@ -194,9 +195,7 @@ def main() -> None:
         (out / "main.md").write_text(text)
         tables.plot(out / "main.png", found)
         print(text)
-    aside = out / f"{args.study}.json.tmp"
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    aside.replace(out / f"{args.study}.json")
+    write_json(out / f"{args.study}.json", found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ those of full tables, time of a lookup measured here, and the layout. Ends with 
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
 from torchrec_pss.advise.unresolved import unresolved_share
+from torchrec_pss.json_file import write_json
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
@@ -138,10 +138,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
     if args.json:
-        aside = args.json.with_suffix(".tmp")
         found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
-        aside.write_text(json.dumps(found, indent=1) + "\n")
-        aside.replace(args.json)
+        write_json(args.json, found)
     if args.plot:
         _plot(args.plot, rows, args.target_drop)
 

@@ -103,9 +103,10 @@ class SharedArrayModule(nn.Module):
         arguments = self._arguments(positions, pooling)
         step = self._step_in_backward
         read = lookup if step is None else partial(fused_lookup, update=step)
-        feature_rows = arguments.pop("features")
         try:
-            return read(self.array, feature_rows, kjt.values(), kjt.offsets(), weights, **arguments)
+            return read(
+                self.array, indices=kjt.values(), offsets=kjt.offsets(), per_sample_weights=weights, **arguments
+            )
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, kjt, tables, self._layout.hash) from error
@@ -151,12 +152,9 @@ class SharedArrayModule(nn.Module):
             ValueError: no such table.
             IndexError: an id out of an exact table's range.
         """
-        layout, position = self._table(table)
-        feature_rows, hot_keys, unprojected = self._metadata_of([position])
-        projections = self._projections_of([layout], unprojected)
-        dim, sign = layout.embedding_dim, self._layout.sign
+        _, position = self._table(table)
         try:
-            return self._read_rows(self.array, feature_rows, ids, dim, hot_keys, projections, sign)
+            return self._read_rows(self.array, ids, self._arguments([position], PoolingMode.SUM))
         except IndexError as error:
             raise IndexError(str(error).replace("feature 0", f"table {table!r}")) from error
 
@@ -172,11 +170,11 @@ class SharedArrayModule(nn.Module):
             fp64 ``[N]``, the sums.
         """
         layout, position = self._table(table)
-        feature_rows, hot_keys, _ = self._metadata_of([position])
+        arguments = self._arguments([position], PoolingMode.SUM)
+        arguments |= {"projections": [], "total_width": layout.width, "sign": signed and self._layout.sign}
         with torch.enable_grad():
             array = torch.zeros(self._layout.numel, dtype=torch.float64, device=self.array.device, requires_grad=True)
-            read = self._read_rows(array, feature_rows, ids, layout.width, hot_keys, [], signed and self._layout.sign)
-            (sums,) = torch.autograd.grad(read, array, coordinates.double())
+            (sums,) = torch.autograd.grad(self._read_rows(array, ids, arguments), array, coordinates.double())
         return sums
 
     def _table(self, name: str) -> tuple[array_layout.TableLayout, int]:
@@ -186,20 +184,10 @@ class SharedArrayModule(nn.Module):
                 return layout, self._table_of_feature.index(number)
         raise ValueError(f"no table {name!r}; there are {[t.name for t in self._layout.tables]}")
 
-    def _read_rows(self, array, feature_rows, ids, width, hot_keys, projections, sign) -> torch.Tensor:
+    def _read_rows(self, array: torch.Tensor, ids: torch.Tensor, arguments: dict) -> torch.Tensor:
+        """One bag an id."""
         offsets = torch.arange(len(ids) + 1, device=ids.device)
-        return lookup(
-            array,
-            feature_rows,
-            ids,
-            offsets,
-            hot_keys=hot_keys,
-            projections=projections,
-            total_width=width,
-            pooling_mode=PoolingMode.SUM,
-            hash_kind=HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
-            sign=sign,
-        )
+        return lookup(array, indices=ids, offsets=offsets, **arguments)
 
     def step_in_backward(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Has backward take the optimizer's steps on the array, which then gets no gradient; None undoes it.

@@ -7,7 +7,6 @@ Prints where each table goes, the parts of a step that the cost model predicts, 
 """
 
 import argparse
-import json
 import logging
 import re
 from pathlib import Path
@@ -24,6 +23,7 @@ from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+from torchrec_pss.json_file import write_json
 
 _KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -124,10 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     for mode, report in sorted(found.items()):
         print(f"{mode:8}{_summary(report)}")
     if args.json:
-        report = {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()}
-        aside = args.json.with_name(f"{args.json.name}.tmp")
-        aside.write_text(json.dumps(report, indent=1) + "\n")
-        aside.replace(args.json)
+        write_json(args.json, {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()})
     return 0 if isinstance(found[args.pss], PlanReport) else 1
 
 

@@ -24,9 +24,12 @@ class Table:
         return self.config.name
 
     @property
+    def itemsize(self) -> int:
+        return data_type_to_dtype(self.config.data_type).itemsize
+
+    @property
     def full_bytes(self) -> int:
-        itemsize = data_type_to_dtype(self.config.data_type).itemsize
-        return self.config.num_embeddings * self.config.embedding_dim * itemsize
+        return self.config.num_embeddings * self.config.embedding_dim * self.itemsize
 
 
 def tables_of(module: nn.Module, constraints: Mapping[str, ParameterConstraints]) -> list[Table]:

@@ -234,14 +234,12 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 if not path:
                     root = mixed
                     break
-                parent, _, name = path.rpartition(".")
                 replaced[path] = ebc
-                setattr(module.get_submodule(parent), name, mixed)
+                module.set_submodule(path, mixed)
             yield root
         finally:
             for path, ebc in replaced.items():
-                parent, _, name = path.rpartition(".")
-                setattr(module.get_submodule(parent), name, ebc)
+                module.set_submodule(path, ebc)
 
     def _config_of(self, shared: list[Table], path: str) -> PSSConfig:
         inside = [t for t in shared if t.path == path]

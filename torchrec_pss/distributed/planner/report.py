@@ -10,7 +10,7 @@ from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED, SHARED_AR
 from torchrec_pss.distributed.planner.candidates import Table, tables_of
 from torchrec_pss.distributed.planner.planners import PSSShardingPlanner
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.array_layout import TableLayout
+from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES, TableLayout
 
 _PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms")
 
@@ -85,7 +85,7 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, module: nn.Module
         layouts = {}
         if isinstance(entry, PSSModuleShardingPlan):
             inside = [tables[path, name].config for name in entry.shared_tables]
-            layout = allocate(inside, entry.config, _itemsize(tables[path, entry.shared_tables[0]]))
+            layout = allocate(inside, entry.config, tables[path, entry.shared_tables[0]].itemsize)
             layouts = {t.name: t for t in layout.tables}
             array_bytes = (array_bytes or 0) + layout.embedding_bytes
         for name, sharding in entry.items():
@@ -106,7 +106,7 @@ def _planned(table: Table, sharding, layout: TableLayout | None) -> PlannedTable
     own = table.full_bytes
     if layout is not None:
         rows, columns = layout.projection_shape
-        own = layout.own_numel * _itemsize(table) + 4 * (rows * columns + layout.num_hot)
+        own = layout.own_numel * table.itemsize + PROJECTION_BYTES * rows * columns + HOT_KEY_BYTES * layout.num_hot
     return PlannedTable(
         table.path,
         table.name,
@@ -117,10 +117,6 @@ def _planned(table: Table, sharding, layout: TableLayout | None) -> PlannedTable
         table.full_bytes,
         own,
     )
-
-
-def _itemsize(table: Table) -> int:
-    return table.full_bytes // (table.config.num_embeddings * table.config.embedding_dim)
 
 
 def rank_times(options: list[ShardingOption], world_size: int) -> list[Perf]:
