@@ -1,86 +1,31 @@
 """The shared array under `DistributedModelParallel`, in two processes: equal to one process, replicas bit-identical."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
 import two_ranks
+from mixed_model import BATCH, CPU, DIM, STEPS, MixedModel, batch, planner
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.datasets.utils import Batch
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingEnv, ShardingType
 from torchrec.models.dlrm import DLRM, DLRMTrain
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import (
     PSSConfig,
     PSSEmbeddingBagCollection,
     PSSEmbeddingBagCollectionSharder,
-    PSSEmbeddingCollection,
     get_default_pss_sharders,
 )
 from torchrec_pss.distributed import ShardedPSSEmbeddingBagCollection, ShardedPSSEmbeddingCollection
-
-STEPS, BATCH, DIM = 6, 8, 8
-CPU = torch.device("cpu")
-
-
-class MixedModel(nn.Module):
-    """A shared array (with exact, shared and projected tables), a sequence array and a plain EBC side by side."""
-
-    def __init__(self, seed):
-        super().__init__()
-        torch.manual_seed(seed)
-        shared = [
-            EmbeddingBagConfig(name="small", num_embeddings=10, embedding_dim=DIM, feature_names=["s"]),
-            EmbeddingBagConfig(name="huge", num_embeddings=10**11, embedding_dim=DIM, feature_names=["h"]),
-            EmbeddingBagConfig(name="narrow", num_embeddings=10**6, embedding_dim=DIM, feature_names=["n"]),
-        ]
-        config = PSSConfig(array_bytes=4096, exact=["small"], width={"narrow": 4})
-        self.pss = PSSEmbeddingBagCollection(shared, config=config)
-        sequence = [EmbeddingConfig(name="seq", num_embeddings=10**6, embedding_dim=DIM, feature_names=["h"])]
-        self.sequence = PSSEmbeddingCollection(sequence, config=PSSConfig(array_bytes=1024))
-        # Sharding draws a plain table anew, so it starts from a constant.
-        start = partial(nn.init.constant_, val=0.1)
-        plain = [
-            EmbeddingBagConfig(name="plain", num_embeddings=100, embedding_dim=DIM, feature_names=["p"], init_fn=start)
-        ]
-        self.plain = EmbeddingBagCollection(tables=plain)
-        self.dense = nn.Linear(5 * DIM, 1)
-
-    def forward(self, kjt):
-        pooled = self.sequence(kjt)["h"].to_padded_dense(3).sum(1)
-        return self.dense(torch.cat([self.pss(kjt).values(), self.plain(kjt).values(), pooled], dim=1)).squeeze(1)
-
-
-def batch(step, rank):
-    """(features, labels) of one rank's step; bags of 0 to 3 ids."""
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    parts, lengths = [], torch.randint(0, 4, (4 * BATCH,), generator=generator)
-    for f, high in enumerate((10, 10**11, 10**6, 100)):
-        count = int(lengths[f * BATCH : (f + 1) * BATCH].sum())
-        parts.append(torch.randint(0, high, (count,), generator=generator))
-    kjt = KeyedJaggedTensor.from_lengths_sync(["s", "h", "n", "p"], torch.cat(parts), lengths)
-    return kjt, torch.rand(BATCH, generator=generator)
-
-
-def planner(world_size):
-    return EmbeddingShardingPlanner(
-        topology=Topology(world_size=world_size, compute_device="cpu"),
-        batch_size=BATCH,
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.1),
-    )
-
 
 OPTIMIZERS = {"sgd": (torch.optim.SGD, {"lr": 0.2}), "adam": (torch.optim.Adam, {"lr": 0.02})}
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import two_ranks
-from test_distributed import CPU, MixedModel, batch
+from mixed_model import CPU, MixedModel, batch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan

@@ -65,8 +65,14 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
                 first = dist.get_global_rank(self._process_group, 0)
                 dist.broadcast(parameter.data, first, group=self._process_group)
             self._adopt_in_backward_optimizers(name, old[name], parameter)
-        if self._reduction != ArrayReduction.DDP and not hasattr(self.array, "_in_backward_optimizers"):
-            self.array.register_post_accumulate_grad_hook(self._reduce_and_step)
+            if self._is_reduced_here(parameter) and not hasattr(parameter, "_in_backward_optimizers"):
+                parameter.register_post_accumulate_grad_hook(self._reduce_and_step)
+
+    def _is_reduced_here(self, parameter: nn.Parameter) -> bool:
+        """Whether it is this module that reduces the gradient of a parameter without an optimizer in backward."""
+        if parameter is self.array:
+            return self._reduction != ArrayReduction.DDP
+        return self._reduction == ArrayReduction.ALL_REDUCE
 
     def _adopt_in_backward_optimizers(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
         """Re-creates the optimizers that `apply_optimizer_in_backward` put on ``old`` so that they run on ``new``
@@ -120,11 +126,10 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         return CombinedOptimizer(self._in_backward_optims)
 
     def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
-        """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward, and the
-        array where it is not DDP that reduces it."""
+        """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward, and what this
+        module reduces itself."""
         for name, parameter in self.named_parameters(prefix):
-            apart = parameter is self.array and self._reduction != ArrayReduction.DDP
-            if apart or hasattr(parameter, "_in_backward_optimizers"):
+            if self._is_reduced_here(parameter) or hasattr(parameter, "_in_backward_optimizers"):
                 yield name
 
     def create_context(self) -> NullShardedModuleContext:

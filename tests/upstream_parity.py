@@ -1,0 +1,151 @@
+"""TorchRec's own tests with its classes, and with ours in their place: ``python tests/upstream_parity.py CHECKOUT``.
+
+CHECKOUT is a checkout of github.com/pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is installed
+(``pip install hypothesis parameterized expecttest`` first). Of every test file of the folders in `FOLDERS`, none left out, it
+counts what passes
+
+- with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
+- ``modules``, ``planner``: with ours in their place (upstream_in_place.py).
+
+Results go to ``--json``; ``--doc`` renews the table of that page, keeps what it says of each file, and fails where it says
+nothing of one whose outcome differs.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import torchrec
+from tqdm import tqdm
+
+FOLDERS = (
+    "modules/tests",
+    "models/tests",
+    "distributed/tests",
+    "distributed/composable/tests",
+    "distributed/model_tracker/tests",
+    "distributed/planner/tests",
+    "distributed/train_pipeline/tests",
+)
+SETTINGS = ("torchrec", "modules", "planner")
+_HERE = Path(__file__).resolve().parent
+_HOOK = "import os\nif os.environ.get('TORCHREC_PSS_IN_PLACE'):\n    import upstream_in_place\n"
+_ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*) \|$")
+
+
+def overlay(checkout: Path, into: Path) -> None:
+    """The installed TorchRec, by links, with the checkout's ``tests`` folders in it; and the hook of every process."""
+
+    def link(source: Path, target: Path) -> None:
+        target.mkdir()
+        for path in source.iterdir():
+            if path.is_dir() and path.name not in ("__pycache__", "tests"):
+                link(path, target / path.name)
+            elif path.is_file():
+                (target / path.name).symlink_to(path)
+
+    link(Path(torchrec.__file__).parent, into / "torchrec")
+    for tests in (checkout / "torchrec").glob("**/tests"):
+        place = into / tests.relative_to(checkout)
+        if place.parent.exists():
+            place.symlink_to(tests.resolve())
+    (into / "sitecustomize.py").write_text(_HOOK)
+
+
+def run(file: str, setting: str, root: Path, limit_s: float) -> dict[str, list[str]]:
+    """Names of the file's tests by outcome: passed, failed, skipped; ``error`` where the file itself did not run."""
+    report = root / "report.xml"
+    report.unlink(missing_ok=True)
+    path = os.pathsep.join([str(root), str(_HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    if setting != "torchrec":
+        environment["TORCHREC_PSS_IN_PLACE"] = setting
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        file,
+    ]
+    log = root / "logs" / f"{setting}+{file.replace('/', '+')}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+            return {"error": [f"not done in {limit_s:g} s"]}
+    if not report.exists():
+        return {"error": [f"pytest ended with {process.returncode}"]}
+    found: dict[str, list[str]] = {}
+    for case in ET.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        found.setdefault(outcome, []).append(f"{case.get('classname').rsplit('.', 1)[-1]}.{case.get('name')}")
+    return found
+
+
+def said(outcome: dict[str, list[str]]) -> str:
+    if "error" in outcome:
+        return outcome["error"][0]
+    parts = [f"{len(outcome[kind])} {kind}" for kind in ("passed", "failed", "skipped") if kind in outcome]
+    return ", ".join(parts) or "no tests"
+
+
+def table(results: dict[str, dict], reasons: dict[str, str]) -> list[str]:
+    lines = ["| file | TorchRec's classes | modules | planner | what ours does |", "|---|---|---|---|---|"]
+    for file, outcomes in results.items():
+        cells = [said(outcomes[setting]) for setting in SETTINGS]
+        same = len(set(cells)) == 1
+        reason = reasons.get(file) or ("as TorchRec's" if same else "?")
+        lines.append(f"| `{file}` | {' | '.join(cells)} | {reason} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--only", default="", help="files whose path has this in it")
+    parser.add_argument("--limit_s", type=float, default=300, help="of a file in one setting")
+    parser.add_argument("--json", type=Path, help="results; files that it already has are not run again")
+    parser.add_argument("--doc", type=Path, help="a page whose table is renewed")
+    parser.add_argument("--logs", type=Path, help="a folder for what pytest printed")
+    args = parser.parse_args()
+    files = sorted(
+        str(path.relative_to(args.checkout))
+        for folder in FOLDERS
+        for path in (args.checkout / "torchrec" / folder).glob("test_*.py")
+    )
+    if not files:
+        parser.error(f"{args.checkout} has no torchrec/{FOLDERS[0]}: not a checkout of TorchRec")
+    results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        overlay(args.checkout, root)
+        if args.logs:
+            args.logs.mkdir(parents=True, exist_ok=True)
+            (root / "logs").symlink_to(args.logs.resolve())
+        for file in tqdm([f for f in files if args.only in f and f not in results]):
+            results[file] = {setting: run(file, setting, root, args.limit_s) for setting in SETTINGS}
+            tqdm.write(f"{file}: " + "; ".join(f"{s}: {said(o)}" for s, o in results[file].items()))
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
