@@ -13,8 +13,14 @@ from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from torchrec_pss import PSSConfig, get_default_pss_sharders
-from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED, SHARED_ARRAY, MixedEmbeddingBagCollection
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollectionSharder, get_default_pss_sharders
+from torchrec_pss.distributed.mixed_embeddingbag import (
+    EXACT,
+    SHARED,
+    SHARED_ARRAY,
+    MixedEmbeddingBagCollection,
+    MixedEmbeddingBagCollectionSharder,
+)
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import report_of
 from torchrec_pss.plan.__main__ import main as dry_planner
@@ -58,6 +64,16 @@ def test_never_is_torchrecs_own_plan():
     ours = planner("never").plan(model(), get_default_pss_sharders())
     assert str(ours) == str(theirs)
     assert type(ours.plan["ebc"]) is type(theirs.plan["ebc"])
+
+
+def test_never_with_nothing_to_shard():
+    assert planner("never").plan(model(), []).plan == {}
+
+
+def test_sharders_take_torchrecs_arguments_by_position():
+    fused = {"learning_rate": 0.1}
+    assert MixedEmbeddingBagCollectionSharder(fused).fused_params == fused
+    assert PSSEmbeddingBagCollectionSharder({"forward": None}).qcomm_codecs_registry == {"forward": None}
 
 
 def test_always_shares_all_but_what_is_pinned():

@@ -27,8 +27,8 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
     Projections are left to the data-parallel wrapper, as any dense layer.
 
     Args:
-        reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
         qcomm_codecs_registry: as `ModuleSharder`'s; lookups exchange nothing, so it has no use here.
+        reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
 
     Raises:
         ValueError: ``reduction`` is not one of them.
@@ -40,8 +40,9 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
 
     def __init__(
         self,
-        reduction: ArrayReduction | str = ArrayReduction.DDP,
         qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
+        *,
+        reduction: ArrayReduction | str = ArrayReduction.DDP,
     ) -> None:
         super().__init__(qcomm_codecs_registry)
         self._reduction = ArrayReduction(reduction)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,13 +158,13 @@ class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
     """TorchRec's sharder of EBCs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
+        args: as `EmbeddingBagCollectionSharder`'s.
         reduction: of the array's gradient, see `ArrayReduction`.
-        kwargs: as `EmbeddingBagCollectionSharder`'s.
     """
 
-    def __init__(self, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self._array_sharder = PSSEmbeddingBagCollectionSharder(reduction)
+    def __init__(self, *args: Any, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._array_sharder = PSSEmbeddingBagCollectionSharder(reduction=reduction)
 
     def shard(
         self,

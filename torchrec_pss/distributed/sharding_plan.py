@@ -23,7 +23,7 @@ def get_default_pss_sharders(
     defaults = [s for s in get_default_sharders() if s.module_type is not EmbeddingBagCollection]
     return [
         *defaults,
-        MixedEmbeddingBagCollectionSharder(reduction),
-        PSSEmbeddingBagCollectionSharder(reduction),
-        PSSEmbeddingCollectionSharder(reduction),
+        MixedEmbeddingBagCollectionSharder(reduction=reduction),
+        PSSEmbeddingBagCollectionSharder(reduction=reduction),
+        PSSEmbeddingCollectionSharder(reduction=reduction),
     ]

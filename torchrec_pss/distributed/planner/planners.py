@@ -158,7 +158,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         """
         if self.pss == "never":
             plan = super().plan(module, sharders)
-            self.chosen = Candidate([], plan, self._perf_model.rate(self._best_plan), self._best_plan)
+            options = self._best_plan or []  # None where there is nothing to shard
+            self.chosen = Candidate([], plan, self._perf_model.rate(options), options)
             return plan
         if not any(isinstance(s, MixedEmbeddingBagCollectionSharder) for s in sharders):
             raise ValueError("these sharders cannot put tables into a shared array; give get_default_pss_sharders()")
