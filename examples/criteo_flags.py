@@ -18,6 +18,7 @@ _SENSELESS = {
         "layout",
         "array_reduction",
         "planner_pss",
+        "watch",
     ),
     "hash": ("block_size", "exact_fraction", "layout", "planner_pss"),
     "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss"),
@@ -169,6 +170,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compare all processes' replicas every N steps, and stop where they differ",
     )
+    run.add_argument(
+        "--watch",
+        type=int,
+        metavar="N",
+        help="every N steps, norms of array and gradient and the share of it that moved, into results.json and TensorBoard",
+    )
+    run.add_argument(
+        "--ablation",
+        action="store_true",
+        help="at the end, evaluate the test rows once more for each feature, with its ids handed to other rows",
+    )
     run.add_argument("--tensorboard", action="store_true", help="events in output_dir/tensorboard (extra: tensorboard)")
     run.add_argument("--log_freq", type=int, default=100, help="steps between log lines")
     return p
@@ -216,7 +228,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
                 "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory",
-                "check_replicas")  # fmt: skip
+                "check_replicas", "watch")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

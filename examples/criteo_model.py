@@ -26,6 +26,7 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_s
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_embeddingbag import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
@@ -88,17 +89,21 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
             table.num_embeddings = capped
         data.fold_ids(rows)
         return exact_tables(tables, array_bytes, width, args.init_range)
-    counts = data.counts and {t.name: c for t, c in zip(tables, data.counts, strict=True)}
     return PSSConfig(
         array_bytes=array_bytes,
         layout=args.layout,
-        counts=counts,
+        counts=counts_by_table(data),
         seed=args.seed,
         block_size=args.block_size,
         width=args.width,
         exact="auto" if data.contiguous else (),
         **{k: getattr(args, k) for k in ("exact_fraction", "init_range") if getattr(args, k) is not None},
     )
+
+
+def counts_by_table(data: ClickData) -> dict[str, IdCounts] | None:
+    """Of the training rows' ids, where they were counted."""
+    return data.counts and {f"t_{name}": c for name, c in zip(SPARSE_NAMES, data.counts, strict=True)}
 
 
 def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) -> int:

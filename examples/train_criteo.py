@@ -34,10 +34,11 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader
-from torchrec_pss.datasets.rows import rank_windows
+from torchrec_pss.datasets.rows import SPARSE_NAMES, rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError, check_replicas
 from torchrec_pss.optim import WeightAverage
+from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
 
 logger: logging.Logger = logging.getLogger("__main__")
 
@@ -47,7 +48,7 @@ _AVERAGE_EVERY = 4  # steps
 _FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
-               "check_replicas"}  # fmt: skip
+               "check_replicas", "watch", "ablation"}  # fmt: skip
 
 
 class DivergedError(RuntimeError):
@@ -70,6 +71,8 @@ class Trainer:
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
+        self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
+        self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
         # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
         self.average = None
         if args.average_power:
@@ -139,6 +142,8 @@ class Trainer:
             diverged_at += (diverged_at == 0) * ~torch.isfinite(loss) * self.step
             self.rows += len(labels)
             bar.update()
+            if self.watcher is not None and self.step % self.args.watch == 0:
+                self._record(**self.watcher.measure())
             if self.args.check_replicas and self.step % self.args.check_replicas == 0:
                 check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
@@ -177,16 +182,28 @@ class Trainer:
             group["lr"] = rate * factor
 
     @torch.no_grad()
-    def evaluate(self, rows: range, limit: int | None) -> dict[str, float]:
-        """AUROC and NE of the model (of the average of its weights) over ``rows``. Collective."""
+    def evaluate(self, rows: range, limit: int | None, permuted: str | None = None) -> dict[str, float]:
+        """AUROC and NE of the model (of the average of its weights) over ``rows``, with the bags of the feature ``permuted`` handed
+        to other rows of each batch. Collective."""
         self.model.eval()
         metrics = ClickMetrics()
-        iterator = self._placed(self.data.batches(rows, self.args.test_batch_size, limit=limit))
+        batches = self.data.batches(rows, self.args.test_batch_size, limit=limit)
+        if permuted is not None:
+            batches = _permuted(batches, permuted, torch.Generator().manual_seed(self.args.seed))
+        iterator = self._placed(batches)
         with self.average.applied() if self.average is not None else nullcontext():
             for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
                 _, logits, labels = self.pipeline.progress(iterator)
                 metrics.update(logits, labels)
         return metrics.compute()
+
+    def _ablation(self, auroc: float) -> dict[str, float] | None:
+        """By table, the test AUROC that is lost where its feature says nothing."""
+        if not self.args.ablation:
+            return None
+        features = tqdm(SPARSE_NAMES, desc="ablation", unit="feature", disable=self.rank > 0)
+        rows, limit = self.data.splits.test, self.args.limit_test_batches
+        return {f"t_{name}": auroc - self.evaluate(rows, limit, permuted=name)["auroc"] for name in features}
 
     def _bayes(self, rows: range, limit: int | None) -> dict[str, float | None]:
         """AUROC of the true probability over the same rows, and of its dense part; None for real data."""
@@ -216,12 +233,14 @@ class Trainer:
             "auroc_held_out": held_out["auroc"],
             "auroc_val_best": max((h["auroc_val"] for h in validated), default=None),
             **self._bayes(test_rows, limit),
+            "ablation": self._ablation(test["auroc"]),
             "steps": self.step,
             "target_reached": reached,
             "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
             "train_seconds": self.train_seconds,
             "embedding": self.args.embedding,
             "layout": self.layout,
+            "collision_load": self.load,
             "embedding_bytes": self.bytes,
             "full_embedding_bytes": self.full_bytes,
             "full_rows_counted": self.data.counted,
@@ -254,6 +273,12 @@ class Trainer:
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
         logger.info("resumed at step %d", self.step)
+
+
+def _permuted(batches: Iterator[Batch], feature: str, generator: torch.Generator) -> Iterator[Batch]:
+    for batch in batches:
+        features = with_permuted_bags(batch.sparse_features, feature, generator)
+        yield Batch(batch.dense_features, features, batch.labels)
 
 
 def _default_batch_size(num_rows: int, world_size: int) -> int:

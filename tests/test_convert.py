@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, compress, migrate
+from torchrec_pss.convert import from_robe
 from torchrec_pss.convert.compress import row_weights
 from torchrec_pss.convert.fit import TableRows, fit
 from torchrec_pss.modules.id_counts import IdCounts
@@ -223,3 +224,42 @@ def test_rows_must_fit_the_module():
         fit(module, {"z": TableRows(torch.arange(3), lambda ids: torch.zeros(len(ids), DIM))})
     with pytest.raises(ValueError, match="table 'a': rows of shape \\[3, 5\\], expected \\[3, 8\\]"):
         fit(module, {"a": TableRows(torch.arange(3), lambda ids: torch.zeros(len(ids), 5))})
+
+
+def robe_state(numel=1001, **more):
+    numbers = torch.tensor([2038074743, 634329019, 1825252241, 871205356, 5])
+    array = torch.arange(float(numel))
+    return {"hashed_weight": array, "emb_l.0.hashed_weight": array, "emb_l.0.random_numbers": numbers, **more}
+
+
+def robe_tables(pooling=PoolingType.SUM):
+    return [
+        EmbeddingBagConfig(name=n, num_embeddings=r, embedding_dim=8, feature_names=[n], pooling=pooling)
+        for n, r in (("a", 50), ("b", 70))
+    ]
+
+
+def test_an_array_of_the_authors_code():
+    module = from_robe(robe_state(), robe_tables(), block_size=4)
+    row = 50 + 3  # rows are numbered through all tables
+    places = [((871205356 * row + 1825252241 * (j // 4) + 634329019) % 2038074743) % 998 + j % 4 for j in range(8)]
+    assert module.materialize("b", torch.tensor([3])).tolist() == [[float(p) for p in places]]
+    fuller, report = migrate(module, PSSConfig(array_bytes=1 << 16))
+    assert report.tables["a"].explained > 0.999
+    ids = torch.arange(50)
+    torch.testing.assert_close(fuller.materialize("a", ids), module.materialize("a", ids))
+
+
+@pytest.mark.parametrize(
+    "state, error, message",
+    [
+        ({"weight": torch.zeros(3)}, KeyError, "no 'hashed_weight' in the state dict"),
+        (robe_state(**{"emb_l.1.hashed_weight": torch.zeros(7)}), ValueError, "not one array for all tables"),
+        (robe_state(**{"emb_l.1.random_numbers": torch.arange(5)}), ValueError, "another seed of their hash"),
+    ],
+)
+def test_what_is_not_their_array_is_refused(state, error, message):
+    with pytest.raises(error, match=message):
+        from_robe(state, robe_tables(), block_size=4)
+    with pytest.raises(ValueError, match="table 'a' is pooled by MEAN"):
+        from_robe(robe_state(), robe_tables(PoolingType.MEAN), block_size=4)

@@ -64,10 +64,32 @@ def test_torchx_literal_form(tmp_path, cwd):
 @pytest.mark.slow
 def test_torchx_explicit_form(tmp_path):
     head = ["torchx", "run", "-s", "local_cwd", "dist.ddp", "-j", "1x2", "--script", "examples/train_criteo.py", "--"]
-    done = call([*head, *SMALL, "--array_reduction", "sparse", "--check_replicas", "10", "--output_dir", tmp_path])
+    done = call(
+        [
+            *head,
+            *SMALL,
+            "--array_reduction",
+            "sparse",
+            "--check_replicas",
+            "10",
+            "--watch",
+            "30",
+            "--ablation",
+            "--limit_test_batches",
+            "4",
+            "--output_dir",
+            tmp_path,
+        ]
+    )
     assert torchx_succeeded(done), done.stdout[-2000:] + done.stderr[-2000:]
     found = results(tmp_path)
     assert found["world_size"] == 2 and found["config"]["array_reduction"] == "sparse" and found["auroc_test"] > 0.55
+    watched = [h["step"] for h in found["history"] if "array_gradient_norm" in h]
+    assert watched == [30, 60]
+    assert set(found["ablation"]) == set(found["collision_load"]) and len(found["ablation"]) == 26
+    assert max(found["ablation"].values()) > 0.002  # no feature but is of some use
+    done = call([sys.executable, "-m", "torchrec_pss.report", tmp_path, "--output", tmp_path / "report.html"])
+    assert "1 runs" in done.stdout and (tmp_path / "report.html").read_text().count("<img") == 3
 
 
 @pytest.mark.slow
@@ -177,6 +199,7 @@ def test_target_auroc_stops_early_and_one_process_needs_no_launcher(tmp_path):
 
 BAD_FLAGS = {
     "--compression makes no sense with --embedding full": ["--embedding", "full", "--compression", "10"],
+    "--watch makes no sense with --embedding full": ["--embedding", "full", "--watch", "10"],
     "--width makes no sense with --embedding narrow": ["--embedding", "narrow", "--width", "2"],
     "--layout makes no sense with --embedding hash": ["--embedding", "hash", "--layout", "plain"],
     "width 1 needs": ["--embedding", "narrow", "--compression", "100"],

@@ -13,10 +13,11 @@ from torchrec_pss.ops.hashing import hot_keys_of
 def unresolved_share(layout: ArrayLayout, counts: Mapping[str, IdCounts]) -> float:
     """Theorem 1's bound on the relative error of an array (docs/theory.md), mean over the tables: 0 where every row has
     elements of its own, near 1 where all reads meet strangers. A table without counts counts as evenly read."""
-    return float(np.mean([_of_table(layout, t, counts.get(t.name)) for t in layout.tables]))
+    return float(np.mean([unresolved_of_table(layout, t, counts.get(t.name)) for t in layout.tables]))
 
 
-def _of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts | None) -> float:
+def unresolved_of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts | None) -> float:
+    """The same of one table."""
     if table.is_exact:
         return 0.0
     reads, rows = _reads(table, known)

@@ -38,6 +38,10 @@ class TableLayout:
         return self.prefix == self.width
 
     @property
+    def kind(self) -> str:
+        return "exact" if self.is_exact else "prefix" if self.prefix else "hot" if self.num_hot else "shared"
+
+    @property
     def is_projected(self) -> bool:
         return self.width < self.embedding_dim
 
@@ -126,11 +130,10 @@ class ArrayLayout:
             f"{'first element':>14} {'own elements':>13}",
         ]
         for t in self.tables:
-            kind = "exact" if t.is_exact else "prefix" if t.prefix else "hot" if t.num_hot else "shared"
             first = f"{t.base:,}" if t.prefix else f"{t.first:,}"
             block = "-" if t.is_exact else t.block
             lines.append(
-                f"{t.name:<20} {kind:<8} {t.rows:>15,} {t.embedding_dim:>5} {t.width:>5} {t.prefix:>6} {block:>3} "
+                f"{t.name:<20} {t.kind:<8} {t.rows:>15,} {t.embedding_dim:>5} {t.width:>5} {t.prefix:>6} {block:>3} "
                 f"{t.num_hot:>10,} {first:>14} {t.own_numel:>13,}"
             )
         return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""Watching an array: figures against their definitions, permuted bags, and the report's page."""
+
+import json
+
+import pytest
+import torch
+from mixed_model import MixedModel, batch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.report.__main__ import main as report
+from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
+
+
+def test_measured_norms_and_shares():
+    module = MixedModel(0).pss
+    watcher, before = ArrayWatcher(module), module.array.detach().clone()
+    assert watcher.measure() == {
+        "array_norm": pytest.approx(float(before.norm())), "array_moved_norm": 0.0, "array_moved_share": 0.0,
+        "array_shared_moved_share": 0.0,
+    }  # fmt: skip
+    module(batch(0, 0)[0]).values().square().sum().backward()
+    torch.optim.SGD(module.parameters(), lr=0.1).step()
+    found, gradient = watcher.measure(), module.array.grad
+    touched, shared = gradient != 0, module.layout.shared_numel
+    assert 0 < touched[:shared].sum() < shared < module.layout.numel
+    assert found["array_gradient_norm"] == pytest.approx(float(gradient.norm()))
+    assert found["array_touched_share"] == pytest.approx(float(touched.float().mean()))
+    assert found["array_moved_share"] == pytest.approx(float(touched.float().mean()))
+    assert found["array_shared_moved_share"] == pytest.approx(float(touched[:shared].float().mean()))
+    assert found["array_moved_norm"] == pytest.approx(0.1 * float(gradient.norm()), rel=1e-4)
+    assert watcher.measure()["array_moved_norm"] == 0
+
+
+def test_collision_load():
+    layout = MixedModel(0).pss.layout
+    load = collision_load(layout)
+    json.dumps(load)
+    small, huge, narrow = load["small"], load["huge"], load["narrow"]
+    assert small["kind"] == "exact" and small["own_bytes"] == 10 * 8 * 4
+    assert small["region_bytes"] == small["rows_per_element"] == small["unresolved"] == 0
+    assert huge["kind"] == "shared" and huge["own_bytes"] == 0
+    assert huge["rows_per_element"] == pytest.approx(10**11 * 8 * 4 / huge["region_bytes"])
+    assert narrow["width"] == 4 and narrow["unresolved"] > 0.9
+    # A table of which three ids are ever read loses less.
+    few = IdCounts(torch.arange(3).numpy(), torch.full((3,), 5).numpy(), 15)
+    assert collision_load(layout, {"narrow": few})["narrow"]["unresolved"] < narrow["unresolved"] / 2
+
+
+def ragged():
+    lengths = torch.tensor([2, 0, 1, 3, 1, 1, 1, 1])
+    values = torch.arange(10) * 10
+    return KeyedJaggedTensor(["a", "b"], values, torch.arange(10.0), lengths=lengths)
+
+
+def test_permuted_bags():
+    features = ragged()
+    permuted = with_permuted_bags(features, "a", torch.Generator().manual_seed(3))
+    assert permuted.keys() == ["a", "b"] and permuted.stride() == 4
+    old, new = features["a"].to_dense(), permuted["a"].to_dense()
+    assert sorted(b.tolist() for b in new) == sorted(b.tolist() for b in old)
+    assert [b.tolist() for b in new] != [b.tolist() for b in old]
+    weights = dict(zip(features.values().tolist(), features.weights().tolist(), strict=True))
+    assert permuted.weights().tolist() == [weights[v] for v in permuted.values().tolist()]
+    assert torch.equal(permuted["b"].values(), features["b"].values())
+    assert torch.equal(permuted["b"].lengths(), features["b"].lengths())
+    assert torch.equal(features.values(), ragged().values())
+
+
+def test_bags_that_cannot_be_permuted():
+    with pytest.raises(KeyError, match="no feature 'c'"):
+        with_permuted_bags(ragged(), "c", torch.Generator())
+    varying = KeyedJaggedTensor(
+        ["a", "b"], torch.arange(3), lengths=torch.tensor([1, 1, 1]), stride_per_key_per_rank=[[2], [1]]
+    )
+    with pytest.raises(ValueError, match="batch size varies"):
+        with_permuted_bags(varying, "a", torch.Generator())
+
+
+def results(**more):
+    history = [{"step": 1, "loss": 0.7}, {"step": 1, "array_norm": 1.0, "array_moved_norm": 0.1, "array_moved_share": 0.5,
+               "array_shared_moved_share": 0.4}, {"step": 2, "auroc_val": 0.6}]  # fmt: skip
+    load = collision_load(MixedModel(0).pss.layout)
+    found = {"history": history, "auroc_test": 0.61, "auroc_bayes": 0.8, "embedding": "pss", "embedding_bytes": 4096,
+             "compression": 1000.0, "steps": 2, "collision_load": load, "ablation": {"small": 0.01, "huge": -0.0002}}  # fmt: skip
+    return found | more
+
+
+def test_the_report_is_one_page(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "results.json").write_text(json.dumps(results()))
+    (tmp_path / "full.json").write_text(json.dumps(results(embedding="full", collision_load=None, ablation=None)))
+    report([str(tmp_path / "a"), str(tmp_path / "full.json"), "--output", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 4  # curves; watched, tables; watched
+    for text in ("0.61000", "1,000.0x", "+0.01000", "-0.00020", ">huge<", "No shared array in this run"):
+        assert text in page
+    assert "src=\"http" not in page and "2 runs" in capsys.readouterr().out  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, message", [(None, "does not exist"), ("{", "cannot be read"), ("{}", "lacks"), ("3", "cannot be read")]
+)
+def test_the_report_refuses_what_is_no_run(tmp_path, capsys, content, message):
+    file = tmp_path / "results.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit):
+        report([str(tmp_path), "--output", str(tmp_path / "page.html")])
+    error = capsys.readouterr().err
+    assert message in error and str(file) in error and not (tmp_path / "page.html").exists()

@@ -1,0 +1,111 @@
+"""A page about one or more runs of train_criteo.py: ``python -m torchrec_pss.report RUN [RUN ...] --output report.html``.
+
+A RUN is a run's output folder, or its results.json. The page stands alone, plots inside: AUROC and loss, what the array did (runs with
+``--watch``), bytes and collisions of each table, and what each contributes (runs with ``--ablation``).
+"""
+
+import argparse
+import base64
+import html
+import json
+from pathlib import Path
+
+from torchrec_pss.report import plots
+
+_NEEDED = ("history", "auroc_test", "auroc_bayes", "embedding", "embedding_bytes", "compression", "steps")
+_STYLE = (
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+    "table{border-collapse:collapse;font-size:.85em}td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}"
+)
+
+
+def read_run(path: Path) -> dict:
+    """A run's results.
+
+    Raises:
+        ValueError: there are none, or the file is not one that train_criteo.py writes; names it.
+    """
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        run = json.loads(file.read_text())
+        missing = [key for key in _NEEDED if key not in run]
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} does not exist: the run has not ended, or has another folder") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read as a run's results: {error}") from error
+    if missing:
+        raise ValueError(f"{file} lacks {missing}: it is not a results.json of train_criteo.py")
+    return run
+
+
+def page(runs: dict[str, dict]) -> str:
+    """The HTML of runs by name."""
+    parts = [_summary(runs), _image(plots.curves(runs), "validation AUROC and training loss")]
+    for name, run in runs.items():
+        parts.append(f"<h2>{html.escape(name)}</h2>")
+        watched, tables = plots.watched(run), plots.tables(run)
+        if watched:
+            parts += ["<h3>The array in training</h3>", _image(watched, "norms and shares")]
+        if tables:
+            parts += ["<h3>Its tables</h3>", _image(tables, "bytes, collisions and contributions"), _tables(run)]
+        else:
+            parts.append("<p>No shared array in this run.</p>")
+    return f'<!doctype html><meta charset="utf-8"><title>Shared arrays</title><style>{_STYLE}</style>' + "\n".join(
+        parts
+    )
+
+
+def _summary(runs: dict[str, dict]) -> str:
+    rows = [
+        [name, run["embedding"], f"{run['embedding_bytes']:,}", f"{run['compression']:,.1f}x", f"{run['auroc_test']:.5f}",
+         "-" if run["auroc_bayes"] is None else f"{run['auroc_bayes']:.5f}", f"{run['steps']:,}"]
+        for name, run in runs.items()
+    ]  # fmt: skip
+    return "<h1>Runs</h1>" + _html_table(
+        ["run", "embedding", "bytes", "compression", "test AUROC", "Bayes", "steps"], rows
+    )
+
+
+def _tables(run: dict) -> str:
+    ablation = run.get("ablation") or {}
+    rows = [
+        [name, load["kind"], f"{load['rows']:,}", str(load["width"]), f"{load['own_bytes']:,}", f"{load['region_bytes']:,}",
+         f"{load['rows_per_element']:.3g}", f"{load['unresolved']:.3f}", f"{ablation[name]:+.5f}" if name in ablation else "-"]
+        for name, load in run["collision_load"].items()
+    ]  # fmt: skip
+    head = ["table", "kind", "rows", "width", "own bytes", "hashed region", "coordinates an element", "hashing loses",
+            "AUROC lost without it"]  # fmt: skip
+    return _html_table(head, rows)
+
+
+def _html_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _image(png: bytes, label: str) -> str:
+    return f'<p><img alt="{label}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m torchrec_pss.report", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
+    parser.add_argument("--output", type=Path, default=Path("report.html"))
+    args = parser.parse_args(argv)
+    try:
+        runs = {str(path): read_run(path) for path in args.runs}
+    except ValueError as error:
+        parser.error(str(error))
+    aside = args.output.with_name(f"{args.output.name}.tmp")
+    try:
+        aside.write_text(page(runs))
+        aside.replace(args.output)
+    except OSError as error:
+        parser.error(f"--output {args.output} cannot be written: {error}")
+    print(f"{len(runs)} runs in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
