@@ -1,27 +1,72 @@
 """Joining the other processes, also after torchrun has started them anew."""
 
+import json
 import os
+import time
+import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
 
 # Counting ids of a large file on rank 0 may take long.
 _TIMEOUT = timedelta(hours=12)
+_POLL_SECONDS = 0.05
 
 
-def restarts() -> int:
-    """How often torchrun has started the workers anew because one had died (--max-restarts, torchx --max_retries)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def join(backend: str) -> bool:
+    """`init_process_group` by the launcher's environment; alone without one. Whether torchrun has started these workers anew (because
+    one had died: --max-restarts, torchx --max_retries), the same answer on every rank.
 
-
-def join(backend: str) -> None:
-    """`init_process_group` by the launcher's environment; alone without one.
-
-    The workers' store may be the one of before a restart (`torchrun --standalone`, torch 2.13), with addresses of processes that are
-    dead: each start has names of its own there.
+    torchrun (torch 2.13) hands its workers one store for all their starts, with addresses of processes that are dead, and counts
+    restarts by host: a host whose workers are started anew because another's have died does not count it. So the workers agree on a
+    name for their start, and keep what they store apart under it.
     """
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
     store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    store = dist.PrefixStore(f"start{restarts()}", store)
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    start, number = agree_on_start(store, rank, world_size) if may_restart else ("", 1)
+    store = dist.PrefixStore(f"start-{start}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    if not may_restart:
+        return False
+    # The store may be newer than the first start, where the host that had it has died.
+    known: list = [None] * world_size
+    dist.all_gather_object(known, number > 1 or int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0)
+    return any(known)
+
+
+def agree_on_start(store: dist.Store, rank: int, world_size: int) -> tuple[str, int]:
+    """A name that the ranks which call this now have in common, and no earlier ones, whatever those have left in the store; and which
+    of the starts in this store it is, from 1.
+
+    Every rank writes a name of its own. Rank 0 proposes a start with the names that it finds, anew when one of them changes, for then it
+    was a dead rank's; the others answer the proposal that has their own name in it.
+    """
+    own = uuid.uuid4().hex
+    store.set(f"rank/{rank}", own)
+    if rank == 0:
+        return _propose(store, world_size)
+    while True:
+        proposal = json.loads(store.get("proposal"))
+        start = proposal["start"]
+        if proposal["ranks"][rank] == own:
+            store.set(f"{start}/{rank}", "")
+            if store.check([f"{start}/number"]):
+                return start, int(store.get(f"{start}/number"))
+        time.sleep(_POLL_SECONDS)
+
+
+def _propose(store: dist.Store, world_size: int) -> tuple[str, int]:
+    keys = [f"rank/{r}" for r in range(world_size)]
+    while True:
+        names = [store.get(key).decode() for key in keys]  # waits for those that have never been here
+        start = uuid.uuid4().hex
+        store.set("proposal", json.dumps({"start": start, "ranks": names}))
+        answers = [f"{start}/{r}" for r in range(1, world_size)]
+        while [store.get(key).decode() for key in keys] == names:
+            if not answers or store.check(answers):
+                number = store.add("starts", 1)
+                store.set(f"{start}/number", str(number))
+                return start, number
+            time.sleep(_POLL_SECONDS)

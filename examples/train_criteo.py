@@ -307,13 +307,15 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    process_group.join("nccl" if on_gpu else "gloo")
+    started_anew = process_group.join("nccl" if on_gpu else "gloo")
     rank = dist.get_rank()
     run_folder.set_up_logging(folder, rank)
     try:
         lock = run_folder.lock(folder) if rank == 0 else None
         trainer = Trainer(args, folder, device)
-        if args.resume or (process_group.restarts() and criteo_checkpoint.exists(folder / "checkpoint")):
+        goes_on = [args.resume or (started_anew and criteo_checkpoint.exists(folder / "checkpoint"))]
+        dist.broadcast_object_list(goes_on)  # rank 0's view of the file system
+        if goes_on[0]:
             trainer.resume()
     except (ValueError, FileNotFoundError, PlannerError, run_folder.FolderInUseError) as error:
         _give_up(error)

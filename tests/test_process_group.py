@@ -1,0 +1,54 @@
+"""Workers that torchrun starts anew find each other, whatever their predecessors left in the store."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from process_group import agree_on_start
+
+
+def start(store, world_size, delays):
+    """What each rank arrives at, when it comes after so many seconds."""
+    found = [None] * world_size
+
+    def worker(rank):
+        time.sleep(delays[rank])
+        found[rank] = agree_on_start(store, rank, world_size)
+
+    threads = [threading.Thread(target=worker, args=(rank,), daemon=True) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert None not in found, f"ranks {[r for r, f in enumerate(found) if f is None]} have not agreed"
+    return found
+
+
+@pytest.mark.parametrize(
+    "delays", [(0, 0, 0, 0), (0.3, 0, 0, 0), (0, 0.3, 0.2, 0.4)], ids=["together", "last", "first"]
+)
+def test_each_start_has_one_name_of_its_own(delays):
+    store, names = dist.HashStore(), []
+    for _ in range(3):
+        found = start(store, 4, delays)
+        assert len(set(found)) == 1
+        names.append(found[0])
+    assert len({name for name, _ in names}) == 3 and [number for _, number in names] == [1, 2, 3]
+
+
+def test_a_start_that_was_cut_short_disturbs_no_later_one():
+    store = dist.HashStore()
+    start(store, 3, (0, 0, 0))
+    for rank in (1, 2):  # killed before rank 0 came
+        store.set(f"rank/{rank}", f"dead {rank}")
+    found = start(store, 3, (0, 0.3, 0.3))
+    assert len(set(found)) == 1 and found[0][1] == 2
+
+
+def test_one_process_alone():
+    assert agree_on_start(dist.HashStore(), 0, 1)[1] == 1
