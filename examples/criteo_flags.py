@@ -163,6 +163,11 @@ def parser() -> argparse.ArgumentParser:
     run = p.add_argument_group("run")
     run.add_argument("--output_dir", default="runs/criteo", help="results.json, curves.png, log.txt, checkpoint/")
     run.add_argument("--resume", action="store_true", help="go on from output_dir/checkpoint")
+    run.add_argument(
+        "--auto_resume",
+        action="store_true",
+        help="the same if there is a checkpoint, else from the beginning: for schedulers that start a job anew",
+    )
     run.add_argument("--checkpoint_freq", type=int, help="steps between checkpoints (default: at every validation)")
     run.add_argument(
         "--check_replicas",

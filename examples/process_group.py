@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.05
 
 def join(backend: str) -> bool:
     """`init_process_group` by the launcher's environment; alone without one. Whether torchrun has started these workers anew (because
-    one had died: --max-restarts, torchx --max_retries), the same answer on every rank.
+    one had died: --max-restarts), the same answer on every rank.
 
     torchrun (torch 2.13) hands its workers one store for all their starts, with addresses of processes that are dead, and counts
     restarts by host: a host whose workers are started anew because another's have died does not count it. So the workers agree on a

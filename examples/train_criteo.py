@@ -45,7 +45,7 @@ logger: logging.Logger = logging.getLogger("__main__")
 _AVERAGE_EVERY = 4  # steps
 
 # Flags that may differ between a run and its resumption.
-_FREE_FLAGS = {"batch_size", "resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
+_FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
                "check_replicas", "watch", "ablation"}  # fmt: skip
@@ -313,7 +313,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         lock = run_folder.lock(folder) if rank == 0 else None
         trainer = Trainer(args, folder, device)
-        goes_on = [args.resume or (started_anew and criteo_checkpoint.exists(folder / "checkpoint"))]
+        may_go_on = args.auto_resume or started_anew
+        goes_on = [args.resume or (may_go_on and criteo_checkpoint.exists(folder / "checkpoint"))]
         dist.broadcast_object_list(goes_on)  # rank 0's view of the file system
         if goes_on[0]:
             trainer.resume()

@@ -119,7 +119,7 @@ def test_the_planner_decides_what_is_shared(tmp_path):
     found = results(tmp_path)
     assert "shared_in_array" in done.stdout and found["layout"] and found["auroc_test"] > 0.6
     assert found["embedding_bytes"] < found["full_embedding_bytes"] / 2
-    torchrun(*flags, "--planner_pss", "auto", "--epochs", "2", "--resume")
+    torchrun(*flags, "--planner_pss", "auto", "--epochs", "2", "--auto_resume")
     assert results(tmp_path)["steps"] == 2 * found["steps"]
     refused = torchrun(*flags, "--planner_pss", "never", check=False)
     assert refused.returncode != 0 and "insufficient storage" in refused.stdout
@@ -132,7 +132,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     flags = [*SMALL, "--shuffle_batches", "--validation_freq_within_epoch", "30", "--embedding_learning_rate", "0.002"]
     flags += ["--learning_rate", "0.0015"]
     torchrun(*flags, "--epochs", "2", "--output_dir", tmp_path / "whole")
-    torchrun(*flags, "--epochs", "1", "--output_dir", tmp_path / "parts")
+    torchrun(*flags, "--epochs", "1", "--auto_resume", "--output_dir", tmp_path / "parts")
     torchrun(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts")
     whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
     assert whole["steps"] == parts["steps"] == 158

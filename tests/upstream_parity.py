@@ -1,7 +1,7 @@
 """TorchRec's own tests with its classes, and with ours in their place: ``python tests/upstream_parity.py CHECKOUT``.
 
 CHECKOUT is a checkout of github.com/pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is installed
-(``pip install hypothesis parameterized expecttest`` first). Of every test file of the folders in `FOLDERS`, none left out, it
+(``pip install hypothesis parameterized expecttest click`` first). Of every test file of the folders in `FOLDERS`, none left out, it
 counts what passes
 
 - with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
@@ -34,27 +34,29 @@ FOLDERS = (
     "distributed/train_pipeline/tests",
 )
 SETTINGS = ("torchrec", "modules", "planner")
+_FROM_CHECKOUT = ("tests", "test_utils")
 _HERE = Path(__file__).resolve().parent
 _HOOK = "import os\nif os.environ.get('TORCHREC_PSS_IN_PLACE'):\n    import upstream_in_place\n"
 _ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*) \|$")
 
 
 def overlay(checkout: Path, into: Path) -> None:
-    """The installed TorchRec, by links, with the checkout's ``tests`` folders in it; and the hook of every process."""
+    """The installed TorchRec, by links, with the checkout's folders of tests and of their helpers; and the hook of every process."""
 
     def link(source: Path, target: Path) -> None:
         target.mkdir()
         for path in source.iterdir():
-            if path.is_dir() and path.name not in ("__pycache__", "tests"):
+            if path.is_dir() and path.name not in ("__pycache__", *_FROM_CHECKOUT):
                 link(path, target / path.name)
             elif path.is_file():
                 (target / path.name).symlink_to(path)
 
     link(Path(torchrec.__file__).parent, into / "torchrec")
-    for tests in (checkout / "torchrec").glob("**/tests"):
-        place = into / tests.relative_to(checkout)
-        if place.parent.exists():
-            place.symlink_to(tests.resolve())
+    for name in _FROM_CHECKOUT:
+        for folder in (checkout / "torchrec").glob(f"**/{name}"):
+            place = into / folder.relative_to(checkout)
+            if place.parent.exists():
+                place.symlink_to(folder.resolve())
     (into / "sitecustomize.py").write_text(_HOOK)
 
 

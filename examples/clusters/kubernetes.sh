@@ -11,4 +11,4 @@ PATH="$PWD/.venv/bin:$PATH"
 exec torchx run --workspace "" ${DRYRUN:+--dryrun} -s kubernetes -cfg "queue=$QUEUE,namespace=$NAMESPACE" \
 	dist.ddp -j "${NODES}x${GPUS}" --gpu "$GPUS" --cpu "$CPUS" --memMB "$MEMORY_MB" --max_retries "$RETRIES" \
 	--image "$IMAGE" --mounts "type=volume,src=$CLAIM,dst=/mnt" \
-	--script examples/train_criteo.py -- --output_dir /mnt/runs/criteo "$@"
+	--script examples/train_criteo.py -- --auto_resume --output_dir /mnt/runs/criteo "$@"

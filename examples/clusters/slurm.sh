@@ -8,4 +8,4 @@ set -e
 PATH="$PWD/.venv/bin:$PATH"
 exec torchx run ${DRYRUN:+--dryrun} -s slurm -cfg "partition=$PARTITION" \
 	dist.ddp -j "${NODES}x${GPUS}" --gpu "$GPUS" --cpu "$CPUS" --memMB "$MEMORY_MB" --max_retries "$RETRIES" \
-	--script examples/train_criteo.py -- "$@"
+	--script examples/train_criteo.py -- --auto_resume "$@"
