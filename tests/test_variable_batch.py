@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
@@ -76,7 +77,7 @@ def test_variable_batches_need_inverse_indices():
     bare = KeyedJaggedTensor(
         FEATURES, variable.values(), lengths=variable.lengths(), stride_per_key_per_rank=[[3], [1], [6]]
     )
-    with pytest.raises(ValueError, match="batch sizes \\[3, 1, 6\\].*needs a KJT with inverse_indices"):
+    with pytest.raises(ValueError, match="batch sizes \\[3, 1, 6\\].*need a KJT with inverse_indices"):
         module(bare)
     some = KeyedJaggedTensor(
         FEATURES,
@@ -87,6 +88,25 @@ def test_variable_batches_need_inverse_indices():
     )
     with pytest.raises(ValueError, match="there are none of the features \\['z'\\]"):
         module(some)
-    sequence = [EmbeddingConfig(name="s", num_embeddings=50, embedding_dim=4, feature_names=["x"])]
-    with pytest.raises(ValueError, match="sequence embeddings.*VBE"):
-        PSSEmbeddingCollection(sequence, config=PSSConfig(array_bytes=400))(variable)
+
+
+def test_sequences_of_variable_batches_equal_torchrecs():
+    variable, _ = batches(False)
+    configs = [
+        EmbeddingConfig(name=name, num_embeddings=50, embedding_dim=4, feature_names=features)
+        for name, features in (("s", ["z", "x"]), ("t", ["y", "x"]))
+    ]
+    bare = KeyedJaggedTensor(
+        FEATURES, variable.values() % 50, lengths=variable.lengths(), stride_per_key_per_rank=[[3], [1], [6]]
+    )
+    module = PSSEmbeddingCollection(configs, need_indices=True, config=PSSConfig(array_bytes=4000))
+    reference = EmbeddingCollection(configs, need_indices=True)
+    with torch.no_grad():
+        for table in ("s", "t"):
+            reference.embeddings[table].weight.copy_(module.materialize(table, torch.arange(50)))
+    found, expected = module(bare), reference(bare)
+    assert list(found) == list(expected) == ["z", "x@s", "y", "x@t"]
+    for name, jagged in expected.items():
+        assert torch.equal(found[name].values(), jagged.values()) and jagged.values().numel() > 0
+        assert torch.equal(found[name].lengths(), jagged.lengths())
+        assert torch.equal(found[name].weights(), jagged.weights())

@@ -7,8 +7,8 @@ counts what passes
 - with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
 - ``modules``, ``planner``: with ours in their place (upstream_in_place.py).
 
-Results go to ``--json``; ``--doc`` renews the table of that page, keeps what it says of each file, and fails where it says
-nothing of one whose outcome differs.
+Results go to ``--json``; ``--doc`` renews the table of that page (docs/parity.md), keeps what it says of each file, and fails where
+it says nothing of one whose outcome differs.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from pathlib import Path
 import torchrec
 from tqdm import tqdm
 
+from torchrec_pss.json_file import write_json
+
 FOLDERS = (
     "modules/tests",
     "models/tests",
@@ -37,6 +39,7 @@ SETTINGS = ("torchrec", "modules", "planner")
 _FROM_CHECKOUT = ("tests", "test_utils")
 _HERE = Path(__file__).resolve().parent
 _HOOK = "import os\nif os.environ.get('TORCHREC_PSS_IN_PLACE'):\n    import upstream_in_place\n"
+_HEAD = "| file | TorchRec's classes | `modules` | `planner` | what ours does |"
 _ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*) \|$")
 
 
@@ -110,13 +113,27 @@ def said(outcome: dict[str, list[str]]) -> str:
 
 
 def table(results: dict[str, dict], reasons: dict[str, str]) -> list[str]:
-    lines = ["| file | TorchRec's classes | modules | planner | what ours does |", "|---|---|---|---|---|"]
-    for file, outcomes in results.items():
+    """Rows of the page's table; "?" where an outcome with ours in place differs from TorchRec's own and the page says nothing."""
+    lines = []
+    for file, outcomes in sorted(results.items()):
         cells = [said(outcomes[setting]) for setting in SETTINGS]
-        same = len(set(cells)) == 1
-        reason = reasons.get(file) or ("as TorchRec's" if same else "?")
-        lines.append(f"| `{file}` | {' | '.join(cells)} | {reason} |")
+        passes = cells[0] == cells[1] == cells[2]
+        lines.append(f"| `{file}` | {' | '.join(cells)} | {reasons.get(file) or ('' if passes else '?')} |")
     return lines
+
+
+def renew(page: Path, results: dict[str, dict]) -> list[str]:
+    """Puts the results into the page's table; the files of which it says too little."""
+    lines = page.read_text().splitlines()
+    rows = [i for i, line in enumerate(lines) if _ROW.match(line)]
+    reasons = {m["file"]: m["reason"] for m in map(_ROW.match, lines) if m}
+    head = lines.index(_HEAD) + 2
+    new = table(results, reasons)
+    lines[head : head + len(rows)] = new
+    aside = page.with_name(f"{page.name}.tmp")
+    aside.write_text("\n".join(lines) + "\n")
+    aside.replace(page)
+    return [m["file"] for m in map(_ROW.match, new) if m and m["reason"] == "?"]
 
 
 def main() -> None:
@@ -146,7 +163,11 @@ def main() -> None:
             results[file] = {setting: run(file, setting, root, args.limit_s) for setting in SETTINGS}
             tqdm.write(f"{file}: " + "; ".join(f"{s}: {said(o)}" for s, o in results[file].items()))
             if args.json:
-                args.json.write_text(json.dumps(results, indent=1))
+                write_json(args.json, results)
+    if args.doc:
+        unsaid = renew(args.doc, {f: results[f] for f in files if f in results})
+        if unsaid:
+            raise SystemExit(f"{args.doc} does not say what ours does in {', '.join(unsaid)}")
 
 
 if __name__ == "__main__":

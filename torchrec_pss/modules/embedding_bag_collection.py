@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, permuted
-from torchrec_pss.modules.variable_batch import expanded, padded
+from torchrec_pss.modules.variable_batch import expanded, padded, require_inverse_indices
 from torchrec_pss.ops import PoolingMode
 
 _POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}
@@ -102,6 +102,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             return KeyedTensor(keys=self._embedding_names, values=values, length_per_key=self._lengths_per_embedding)
         self._require(features, self._is_weighted)
         if features.variable_stride_per_key():
+            require_inverse_indices(features)
             pooled = self._pooled(padded(features))
             values = expanded(pooled, features, self._feature_names, self._lengths_per_embedding)
         else:

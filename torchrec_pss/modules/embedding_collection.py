@@ -9,6 +9,7 @@ from torchrec_pss.modules.input_checks import permute_to
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, jagged
+from torchrec_pss.modules.variable_batch import padded
 from torchrec_pss.ops import PoolingMode
 
 
@@ -54,7 +55,8 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             features: KJT with at least the tables' features, ids int32 or int64.
 
         Returns:
-            For each embedding name a JaggedTensor with values fp32 ``[ids of the feature, embedding_dim]``.
+            For each embedding name a JaggedTensor with values fp32 ``[ids of the feature, embedding_dim]``, and as many lengths as the
+            feature has bags, also where the batch size varies by feature (VBE).
 
         Raises:
             KeyError, ValueError, IndexError: as `PSSEmbeddingBagCollection.forward`.
@@ -62,14 +64,18 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         if is_traced(features):
             return self._traced(features)
         self._require(features, weighted=False)
+        sizes = None
         if features.variable_stride_per_key():
-            raise ValueError("sequence embeddings of a batch size that varies by feature (VBE) are not supported")
+            sizes = dict(zip(features.keys(), features.stride_per_key(), strict=True))
+            features = padded(features)
         read = self._read(features, range(len(self._feature_names)), PoolingMode.NONE, weighted=False)
         names = [name for names in self._embedding_names_by_table for name in names]
         jagged = permute_to(features, self._feature_names)
         numbers = jagged.length_per_key()
         parts, ids = read.split(numbers), jagged.values().split(numbers)
-        lengths = jagged.lengths().view(len(names), -1)
+        lengths = list(jagged.lengths().view(len(names), -1))
+        if sizes is not None:
+            lengths = [own[: sizes[name]] for own, name in zip(lengths, self._feature_names, strict=True)]
         return {
             name: JaggedTensor(
                 values=parts[position],

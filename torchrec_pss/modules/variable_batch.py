@@ -7,20 +7,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 def padded(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    """The same bags under one batch size, the largest: the other features get empty bags at their end.
-
-    Raises:
-        ValueError: the KJT has no inverse indices, or not of all its features.
-    """
-    inverse = features.inverse_indices_or_none()
-    if inverse is None:
-        raise ValueError(
-            f"features {features.keys()} have batch sizes {features.stride_per_key()}: a batch size that varies by feature (VBE) needs "
-            "a KJT with inverse_indices"
-        )
-    missing = sorted(set(features.keys()) - set(inverse[0]))
-    if missing:
-        raise ValueError(f"the KJT's inverse_indices are of {inverse[0]}; there are none of the features {missing}")
+    """The same bags under one batch size, the largest: the other features get empty bags at their end."""
     sizes = torch.tensor(features.stride_per_key(), device=features.device())
     batch_size = max(features.stride_per_key(), default=0)
     filled = torch.arange(batch_size, device=features.device()) < sizes[:, None]
@@ -29,6 +16,22 @@ def padded(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(
         features.keys(), features.values(), features.weights_or_none(), lengths=lengths.flatten(), stride=batch_size
     )
+
+
+def require_inverse_indices(features: KeyedJaggedTensor) -> None:
+    """
+    Raises:
+        ValueError: the KJT has no inverse indices, or not of all its features.
+    """
+    inverse = features.inverse_indices_or_none()
+    if inverse is None:
+        raise ValueError(
+            f"features {features.keys()} have batch sizes {features.stride_per_key()}: pooled embeddings of a batch size that varies "
+            "by feature (VBE) need a KJT with inverse_indices"
+        )
+    missing = sorted(set(features.keys()) - set(inverse[0]))
+    if missing:
+        raise ValueError(f"the KJT's inverse_indices are of {inverse[0]}; there are none of the features {missing}")
 
 
 def expanded(

@@ -1,4 +1,4 @@
-"""Two hosts (network namespaces, where allowed), two processes each, and a killed worker. Not collected: run `pytest tests/two_hosts.py`; it hung once in four."""
+"""Two hosts (network namespaces, where allowed), two processes each, and a killed worker."""
 
 import json
 import os
