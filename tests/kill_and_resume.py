@@ -46,11 +46,15 @@ def kill_soon(process: subprocess.Popen, folder: Path, random_: random.Random) -
         time.sleep(0.005)
     if process.poll() is not None:
         return False
-    workers = _workers(process)  # they have sessions of their own, and would go on without torchrun
-    for pid in [process.pid, *workers]:
+    kill_all(process)
+    return True
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """The launcher and its workers, which have sessions of their own and would go on without it."""
+    for pid in [process.pid, *_workers(process)]:
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    return True
 
 
 def wait_for(text: bytes, process: subprocess.Popen, folder: Path) -> None:

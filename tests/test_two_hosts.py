@@ -37,7 +37,8 @@ def test_two_hosts_train_and_survive_a_killed_worker(tmp_path):
                 codes = [process.wait(timeout=300) for process in hosts]
             finally:
                 for process in hosts:
-                    process.kill()
+                    if process.poll() is None:
+                        kill_and_resume.kill_all(process)
     except RuntimeError as error:
         if "no network of limited bandwidth" not in str(error):
             raise

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import torchrec
@@ -64,7 +65,8 @@ def overlay(checkout: Path, into: Path) -> None:
 
 
 def run(file: str, setting: str, root: Path, limit_s: float) -> dict[str, list[str]]:
-    """Names of the file's tests by outcome: passed, failed, skipped; ``error`` where the file itself did not run."""
+    """Names of the file's tests by outcome: passed, failed, skipped; ``error`` where the file itself did not run; ``why``, the most
+    frequent reason of those that did not pass."""
     report = root / "report.xml"
     report.unlink(missing_ok=True)
     path = os.pathsep.join([str(root), str(_HERE), os.environ.get("PYTHONPATH", "")])
@@ -98,11 +100,20 @@ def run(file: str, setting: str, root: Path, limit_s: float) -> dict[str, list[s
     if not report.exists():
         return {"error": [f"pytest ended with {process.returncode}"]}
     found: dict[str, list[str]] = {}
+    reasons: Counter[str] = Counter()
     for case in ET.parse(report).iter("testcase"):
+        reasons.update(_first_line(child) for child in case if child.tag in ("failure", "error", "skipped"))
         kinds = {child.tag for child in case}
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
         found.setdefault(outcome, []).append(f"{case.get('classname').rsplit('.', 1)[-1]}.{case.get('name')}")
-    return found
+    return found | {"why": [reason for reason, _ in reasons.most_common(1)]}
+
+
+def _first_line(outcome: ET.Element) -> str:
+    """Of a test that did not pass: the exception's line of a traceback, or the message."""
+    lines = [line[1:].strip() for line in (outcome.text or "").splitlines() if line.startswith("E ")]
+    text = lines[0] if lines and outcome.tag != "skipped" else outcome.get("message") or ""
+    return " ".join(text.split()).replace("|", "/")[:100]
 
 
 def said(outcome: dict[str, list[str]]) -> str:
@@ -113,12 +124,18 @@ def said(outcome: dict[str, list[str]]) -> str:
 
 
 def table(results: dict[str, dict], reasons: dict[str, str]) -> list[str]:
-    """Rows of the page's table; "?" where an outcome with ours in place differs from TorchRec's own and the page says nothing."""
+    """Rows of the page's table; "?" where an outcome with ours in place differs from TorchRec's own and the page says nothing. Where
+    nothing passes with TorchRec's classes either, the reason that pytest gave."""
     lines = []
     for file, outcomes in sorted(results.items()):
         cells = [said(outcomes[setting]) for setting in SETTINGS]
-        passes = cells[0] == cells[1] == cells[2]
-        lines.append(f"| `{file}` | {' | '.join(cells)} | {reasons.get(file) or ('' if passes else '?')} |")
+        own = outcomes["torchrec"]
+        default = "" if own.get("passed") else f"pytest: {' '.join(own.get('why', []))}" if "why" in own else ""
+        same = cells[0] == cells[1] == cells[2]
+        reason = reasons.get(file, "")
+        if not reason or reason.startswith("pytest: "):
+            reason = default if same else "?"
+        lines.append(f"| `{file}` | {' | '.join(cells)} | {reason} |")
     return lines
 
 
