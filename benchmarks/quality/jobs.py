@@ -27,7 +27,8 @@ _RUN = {ClickTrial: click_trial.run, PairTrial: pair_trial.run, SequenceTrial: s
 
 @dataclass(frozen=True)
 class Job:
-    """A trial on a data set: "criteo" (or ``criteo:PATH``), "gowalla", or ``generated:ROWS:SCALE:SKEW``."""
+    """A trial on a data set: "criteo" (or ``criteo:PATH``), ``shuffled:SEED`` (the same, shuffled), "gowalla", or
+    ``generated:ROWS:SCALE:SKEW``."""
 
     data: str
     trial: Trial
@@ -44,6 +45,8 @@ def _data(name: str):
         return pair_trial.gowalla()
     if kind == "criteo":
         return click_data.criteo(*map(Path, rest))
+    if kind == "shuffled":
+        return click_data.criteo(shuffle=int(rest[0]))
     return click_data.generated(int(rest[0]), float(rest[1]), float(rest[2]))
 
 

@@ -4,11 +4,13 @@
     python -m benchmarks.quality.run steps [--quick]
     python -m benchmarks.quality.run calibrate [--install]
     python -m benchmarks.quality.run headline [--quick]
+    python -m benchmarks.quality.run splits [--quick]
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
 figure is the mean test AUROC, with a 95 % interval, of the trial whose mean validation AUROC is best.
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
 ``headline``: `train_criteo.py` at Kaggle's shape, 1000x and 10,000x, and at MLPerf's with an array of 10 MB.
+``splits``: the array against row hashing, narrow and full tables on random splits of Criteo's rows, split by split.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality import headline, pair_trial, rivals, sequence_trial, tables
+from benchmarks.quality import headline, pair_trial, rivals, sequence_trial, splits, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
@@ -159,7 +161,7 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "steps", "calibrate", "headline"])
+    parser.add_argument("study", choices=["main", "steps", "calibrate", "headline", "splits"])
     parser.add_argument("--data", default=",".join(MAIN), help=f"of main, comma-separated: {', '.join(MAIN)}")
     parser.add_argument(
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
@@ -180,6 +182,9 @@ def main() -> None:
         text = tables.headline(found)
         (out / "headline.md").write_text(text)
         print(text)
+    elif args.study == "splits":
+        found = splits.study(results, args.workers, args.quick)
+        print(splits.markdown(found))
     elif args.study == "calibrate":
         found = calibrate_study(results, args.workers, args.quick)
         print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of a 95 % interval of it (Student's t; 0 for one value)."""
-    t95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+    t95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 12: 2.201}
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, 0.0
