@@ -10,6 +10,7 @@ from run_folder import replace_folder, write_json
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
 from torchrec_pss.modules.array_layout import describe_difference
 from torchrec_pss.optim import WeightAverage
 
@@ -80,10 +81,14 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
 def load(
     folder: str, model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None
 ) -> None:
-    """Fills model, optimizer and average. Collective."""
+    """Fills model, optimizer and average. Collective.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or has what nobody here wrote.
+    """
     optimizer.init_state()
     state = _state(model, optimizer, average)
-    dcp.load(state, checkpoint_id=folder)
+    load_checkpoint(state, folder)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:

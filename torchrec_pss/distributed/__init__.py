@@ -4,6 +4,7 @@ from torchrec_pss.distributed.embeddingbag import (
     PSSEmbeddingBagCollectionSharder,
     ShardedPSSEmbeddingBagCollection,
 )
+from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "ShardedPSSEmbeddingBagCollection",
     "ShardedPSSEmbeddingCollection",
     "get_default_pss_sharders",
+    "load_checkpoint",
 ]
