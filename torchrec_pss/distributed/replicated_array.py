@@ -34,6 +34,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.distributed import array_reduction
 from torchrec_pss.distributed.array_reduction import ArrayReduction
+from torchrec_pss.distributed.rank_agreement import require_agreement
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -49,9 +50,15 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         self, module: SharedArrayModule, env: ShardingEnv, device: torch.device | None, reduction: ArrayReduction
     ) -> None:
         """Takes over the parameters of ``module``, on ``device``, equal on all ranks of ``env`` (broadcast from the
-        group's first rank)."""
+        group's first rank).
+
+        Raises:
+            ValueError: ranks disagree, see `require_agreement`.
+        """
         self._device = module.array.device if device is None else device
         self._process_group = env.process_group
+        if self._process_group is not None and self._process_group.size() > 1:
+            require_agreement(module.layout, module.array.dtype, self._process_group)
         self._reduction = reduction
         self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
         self.array = _moved(module.array, self._device)

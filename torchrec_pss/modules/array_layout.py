@@ -139,26 +139,29 @@ class ArrayLayout:
         return "\n".join(lines)
 
 
-def describe_difference(saved: Mapping, wanted: Mapping) -> str | None:
-    """Names the first difference between two fingerprints; None where they agree."""
+def describe_difference(
+    saved: Mapping, wanted: Mapping, where: tuple[str, str] = ("in the checkpoint", "here")
+) -> str | None:
+    """Names the first difference between two fingerprints, found ``where``; None where they agree."""
+    there, here = where
     saved = _upgraded(saved)
     for name in ("format_version", "hash", "seed", "sign"):
         if saved.get(name) != wanted[name]:
-            return f"{name} is {saved.get(name)!r} in the checkpoint and {wanted[name]!r} here"
+            return f"{name} is {saved.get(name)!r} {there} and {wanted[name]!r} {here}"
     old, new = saved["tables"], wanted["tables"]
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            return f"table {name!r} is in the checkpoint but not here"
+            return f"table {name!r} is {there} but not {here}"
         if name not in old:
-            return f"table {name!r} is here but not in the checkpoint"
+            return f"table {name!r} is {here} but not {there}"
     # Sizes before places: a changed array size moves slots and bases everywhere.
     for size in ("embedding_dim", "width", "prefix", "block", "bias", "key", "rows", "hot_rows", "hot_keys"):
         for name, entry in new.items():
             if old[name].get(size) != entry.get(size):
-                return f"table {name!r}: {size} is {old[name].get(size)} in the checkpoint and {entry.get(size)} here"
+                return f"table {name!r}: {size} is {old[name].get(size)} {there} and {entry.get(size)} {here}"
     for size in ("numel", "shared_numel"):
         if saved[size] != wanted[size]:
-            return f"the array's {size} is {saved[size]} in the checkpoint and {wanted[size]} here"
+            return f"the array's {size} is {saved[size]} {there} and {wanted[size]} {here}"
     return None if old == new else "the tables' places in the array differ"
 
 
