@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
+from process_group import patient_group
 from torchrec.datasets.utils import Batch
 from tqdm import tqdm
 
@@ -177,7 +178,7 @@ def _first_rank_first(work: Callable):
             result[0] = work()
         except Exception as error:
             result[1] = error
-    dist.broadcast_object_list(result, src=0)
+    dist.broadcast_object_list(result, src=0, group=patient_group())
     if result[1] is not None:
         raise result[1]
     return result[0]

@@ -176,6 +176,12 @@ def parser() -> argparse.ArgumentParser:
         help="compare all processes' replicas every N steps, and stop where they differ",
     )
     run.add_argument(
+        "--collective_timeout_s",
+        type=float,
+        default=1800,
+        help="fail where a process has not answered the others for so long",
+    )
+    run.add_argument(
         "--watch",
         type=int,
         metavar="N",
@@ -233,7 +239,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                 "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
                 "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
                 "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory",
-                "check_replicas", "watch")  # fmt: skip
+                "check_replicas", "watch", "collective_timeout_s")  # fmt: skip
     for flag in positive:
         value = getattr(args, flag)
         if value is not None and value <= 0:

@@ -5,16 +5,17 @@ import os
 import time
 import uuid
 from datetime import timedelta
+from functools import cache
 
 import torch.distributed as dist
 
-# Counting ids of a large file on rank 0 may take long.
-_TIMEOUT = timedelta(hours=12)
+_PATIENCE = timedelta(hours=12)
 _POLL_SECONDS = 0.05
 
 
-def join(backend: str) -> bool:
-    """`init_process_group` by the launcher's environment; alone without one. Whether torchrun has started these workers anew (because
+def join(backend: str, timeout: timedelta) -> bool:
+    """`init_process_group` by the launcher's environment; alone without one. A collective fails where a process has not answered for
+    ``timeout``. Whether torchrun has started these workers anew (because
     one had died: --max-restarts), the same answer on every rank.
 
     torchrun (torch 2.13) hands its workers one store for all their starts, with addresses of processes that are dead, and counts
@@ -23,17 +24,31 @@ def join(backend: str) -> bool:
     """
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    store, rank, world_size = next(dist.rendezvous("env://"))
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
     start, number = agree_on_start(store, rank, world_size) if may_restart else ("", 1)
     store = dist.PrefixStore(f"start-{start}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     if not may_restart:
         return False
     # The store may be newer than the first start, where the host that had it has died.
     known: list = [None] * world_size
     dist.all_gather_object(known, number > 1 or int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0)
     return any(known)
+
+
+@cache
+def patient_group() -> dist.ProcessGroup:
+    """All ranks, for waiting long for one of them: counting the ids of a large file may take hours. Collective at the first call."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def has_lost_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has died or does not answer."""
+    return any(
+        sign in str(error)
+        for sign in ("Timed out", "timed out", "Connection closed", "Connection reset", "Broken pipe")
+    )
 
 
 def agree_on_start(store: dist.Store, rank: int, world_size: int) -> tuple[str, int]:

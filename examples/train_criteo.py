@@ -48,7 +48,7 @@ _AVERAGE_EVERY = 4  # steps
 _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
-               "check_replicas", "watch", "ablation"}  # fmt: skip
+               "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
 
 
 class DivergedError(RuntimeError):
@@ -307,7 +307,7 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    started_anew = process_group.join("nccl" if on_gpu else "gloo")
+    started_anew = process_group.join("nccl" if on_gpu else "gloo", timedelta(seconds=args.collective_timeout_s))
     rank = dist.get_rank()
     run_folder.set_up_logging(folder, rank)
     try:
@@ -324,6 +324,13 @@ def main(argv: list[str] | None = None) -> None:
         results = trainer.run()
     except (BadRowsError, OneClassError, DivergedError, ReplicaMismatchError) as error:
         _give_up(error)
+    except RuntimeError as error:
+        if process_group.has_lost_a_peer(error):
+            logger.error(
+                "error: another process has died, or has not answered for %g s (--collective_timeout_s), at step %d",
+                args.collective_timeout_s, trainer.step,
+            )  # fmt: skip
+        raise
     if rank == 0:
         bayes = results["auroc_bayes"]
         run_folder.plot_curves(

@@ -1,10 +1,15 @@
 """Workers that torchrun starts anew find each other, whatever their predecessors left in the store."""
 
+import os
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import kill_and_resume
 import pytest
 import torch.distributed as dist
 
@@ -52,3 +57,34 @@ def test_a_start_that_was_cut_short_disturbs_no_later_one():
 
 def test_one_process_alone():
     assert agree_on_start(dist.HashStore(), 0, 1)[1] == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_the_others(tmp_path):
+    root = Path(__file__).parent.parent
+    environment = os.environ | {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        environment["MASTER_PORT"] = str(free.getsockname()[1])
+    command = [sys.executable, root / "examples/train_criteo.py", *kill_and_resume.FLAGS, "--collective_timeout_s", "4"]
+    ranks = [
+        subprocess.Popen(
+            [*command, "--output_dir", tmp_path], env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        kill_and_resume.wait_for(b" samples/s", ranks[0], tmp_path)
+        os.kill(ranks[1].pid, signal.SIGSTOP)
+        output, _ = ranks[0].communicate(timeout=60)
+    finally:
+        for process in ranks:
+            process.kill()
+    assert ranks[0].returncode not in (0, -signal.SIGKILL)
+    assert "another process has died, or has not answered for 4 s (--collective_timeout_s), at step" in output

@@ -37,7 +37,6 @@ FOLDERS = (
     "distributed/train_pipeline/tests",
 )
 SETTINGS = ("torchrec", "modules", "planner")
-_FROM_CHECKOUT = ("tests", "test_utils")
 _HERE = Path(__file__).resolve().parent
 _HOOK = "import os\nif os.environ.get('TORCHREC_PSS_IN_PLACE'):\n    import upstream_in_place\n"
 _HEAD = "| file | TorchRec's classes | `modules` | `planner` | what ours does |"
@@ -45,22 +44,28 @@ _ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*) \|$")
 
 
 def overlay(checkout: Path, into: Path) -> None:
-    """The installed TorchRec, by links, with the checkout's folders of tests and of their helpers; and the hook of every process."""
+    """The installed TorchRec, by links, with the checkout's folders of tests and of their helpers over it, and its packages that the
+    wheel leaves out; and the hook of every process."""
 
     def link(source: Path, target: Path) -> None:
-        target.mkdir()
+        target.mkdir(exist_ok=True)
         for path in source.iterdir():
-            if path.is_dir() and path.name not in ("__pycache__", *_FROM_CHECKOUT):
-                link(path, target / path.name)
+            place = target / path.name
+            if path.is_dir() and path.name not in ("__pycache__", "tests"):
+                link(path, place)
             elif path.is_file():
-                (target / path.name).symlink_to(path)
+                place.unlink(missing_ok=True)
+                place.symlink_to(path)
 
     link(Path(torchrec.__file__).parent, into / "torchrec")
-    for name in _FROM_CHECKOUT:
-        for folder in (checkout / "torchrec").glob(f"**/{name}"):
-            place = into / folder.relative_to(checkout)
+    for name in ("tests", "test_utils"):
+        for folder in (checkout.resolve() / "torchrec").glob(f"**/{name}"):
+            place = into / folder.relative_to(checkout.resolve())
             if place.parent.exists():
-                place.symlink_to(folder.resolve())
+                link(folder, place)
+    for package in (checkout.resolve() / "torchrec").iterdir():
+        if package.is_dir() and not (into / "torchrec" / package.name).exists():
+            link(package, into / "torchrec" / package.name)
     (into / "sitecustomize.py").write_text(_HOOK)
 
 
