@@ -86,6 +86,9 @@ class Trainer:
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
         self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
+        if self.writer is not None:
+            for name, load in (self.load or {}).items():
+                self.writer.add_scalar(f"unresolved/{name}", load["unresolved"], 0)
 
     def run(self) -> dict:
         args = self.args
@@ -203,7 +206,11 @@ class Trainer:
             return None
         features = tqdm(SPARSE_NAMES, desc="ablation", unit="feature", disable=self.rank > 0)
         rows, limit = self.data.splits.test, self.args.limit_test_batches
-        return {f"t_{name}": auroc - self.evaluate(rows, limit, permuted=name)["auroc"] for name in features}
+        lost = {f"t_{name}": auroc - self.evaluate(rows, limit, permuted=name)["auroc"] for name in features}
+        if self.writer is not None:
+            for name, value in lost.items():
+                self.writer.add_scalar(f"ablation/{name}", value, self.step)
+        return lost
 
     def _bayes(self, rows: range, limit: int | None) -> dict[str, float | None]:
         """AUROC of the true probability over the same rows, and of its dense part; None for real data."""
