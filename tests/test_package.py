@@ -79,3 +79,15 @@ def test_snippets_of_readme_and_docs_run(number):
 def test_there_are_snippets():
     names = [name for name, _ in SNIPPETS]
     assert names.count("README.md") == 2 and "planner.md" in names
+
+
+def test_the_parity_page_leaves_nothing_out():
+    text = (ROOT / "docs" / "parity.md").read_text()
+    rows = re.findall(r"^\| `(torchrec/[^`]+)` \|(.*)\|$", text, re.MULTILINE)
+    assert len(rows) == len({file for file, _ in rows}) >= 99
+    for file, cells in rows:
+        *outcomes, reason = [cell.strip() for cell in cells.split("|")]
+        passes = outcomes[0] == outcomes[1] == outcomes[2] and "passed" in outcomes[0]
+        assert len(outcomes) == 3 and (passes or reason.strip("?")), f"{file}: nothing said"
+    ours = set(re.findall(r"`(?:tests/)?(test_\w+\.py)`", text))
+    assert len(ours) > 8 and all((ROOT / "tests" / name).exists() for name in ours), ours

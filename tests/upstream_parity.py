@@ -40,7 +40,7 @@ SETTINGS = ("torchrec", "modules", "planner")
 _HERE = Path(__file__).resolve().parent
 _HOOK = "import os\nif os.environ.get('TORCHREC_PSS_IN_PLACE'):\n    import upstream_in_place\n"
 _HEAD = "| file | TorchRec's classes | `modules` | `planner` | what ours does |"
-_ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*) \|$")
+_ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*?) ?\|$")
 
 
 def overlay(checkout: Path, into: Path) -> None:
@@ -118,7 +118,7 @@ def _first_line(outcome: ET.Element) -> str:
     """Of a test that did not pass: the exception's line of a traceback, or the message."""
     lines = [line[1:].strip() for line in (outcome.text or "").splitlines() if line.startswith("E ")]
     text = lines[0] if lines and outcome.tag != "skipped" else outcome.get("message") or ""
-    return " ".join(text.split()).replace("|", "/")[:100]
+    return re.sub(r" \(/.*", "", " ".join(text.split()).replace("|", "/"))[:100]
 
 
 def said(outcome: dict[str, list[str]]) -> str:
@@ -140,7 +140,7 @@ def table(results: dict[str, dict], reasons: dict[str, str]) -> list[str]:
         reason = reasons.get(file, "")
         if not reason or reason.startswith("pytest: "):
             reason = default if same else "?"
-        lines.append(f"| `{file}` | {' | '.join(cells)} | {reason} |")
+        lines.append(f"| `{file}` | {' | '.join(cells)} | {reason}".rstrip() + " |")
     return lines
 
 
