@@ -78,18 +78,8 @@ def run(file: str, setting: str, root: Path, limit_s: float) -> dict[str, list[s
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     if setting != "torchrec":
         environment["TORCHREC_PSS_IN_PLACE"] = setting
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-        file,
-    ]
+    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command = [sys.executable, "-W", "ignore", "-m", "pytest", *options, file]
     log = root / "logs" / f"{setting}+{file.replace('/', '+')}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as out:
@@ -170,7 +160,8 @@ def main() -> None:
     files = sorted(
         str(path.relative_to(args.checkout))
         for folder in FOLDERS
-        for path in (args.checkout / "torchrec" / folder).glob("test_*.py")
+        for pattern in ("test_*.py", "*_test.py")
+        for path in (args.checkout / "torchrec" / folder).glob(pattern)
     )
     if not files:
         parser.error(f"{args.checkout} has no torchrec/{FOLDERS[0]}: not a checkout of TorchRec")
