@@ -85,14 +85,10 @@ def test_two_processes_train_processors_and_array_as_one(tmp_path):
     assert not torch.equal(start, model.fp._feature_processors["s"].position_weight)
 
 
-def refused(rank, world_size):
+def test_torchrecs_class_is_refused_by_name():
     model = Model(0, FeatureProcessedEmbeddingBagCollection)
     with pytest.raises(ValueError, match="make it a torchrec_pss.modules.PSSFeatureProcessedEmbeddingBagCollection"):
-        planner(world_size).plan(model, get_default_pss_sharders())
-
-
-def test_torchrecs_class_is_refused_by_name(tmp_path):
-    two_ranks.run(refused, tmp_path, world_size=1)
+        planner(2).plan(model, get_default_pss_sharders())
 
 
 def test_managed_collisions_remap_ids_before_an_array():

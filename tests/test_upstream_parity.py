@@ -1,4 +1,4 @@
-"""The run of TorchRec's own tests, on a checkout of two files made here."""
+"""The run of TorchRec's own tests, on a checkout of one file made here."""
 
 import json
 import subprocess
@@ -9,10 +9,11 @@ import pytest
 import upstream_parity
 
 HERE = Path(__file__).parent
-MODULES = """
+TESTS = """
 import unittest
-import torch
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.modules.embedding_modules import EmbeddingBagCollection as FromItsModule
 
 class BagsTest(unittest.TestCase):
@@ -26,20 +27,17 @@ class BagsTest(unittest.TestCase):
     def test_rows(self):
         assert self.ebc.embedding_bags["t"].weight.shape == (10, 4)
 
+    def test_sharders_take_the_same_arguments(self):
+        assert EmbeddingBagCollectionSharder({"a": 1}).fused_params == {"a": 1}
+
+    def test_whose_planner(self):
+        assert EmbeddingShardingPlanner.__module__.startswith("torchrec.")
+
     @unittest.skipIf(True, "Not enough GPUs")
     def test_on_a_gpu(self):
         pass
 """
-PLANNER = """
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-
-def test_whose_planner():
-    assert EmbeddingShardingPlanner.__module__.startswith("torchrec.")
-
-def test_sharders_take_the_same_arguments():
-    assert EmbeddingBagCollectionSharder({"a": 1}).fused_params == {"a": 1}
-"""
+FILE = "torchrec/distributed/planner/tests/bags_test.py"
 
 
 def run(*flags):
@@ -50,31 +48,26 @@ def run(*flags):
 
 @pytest.mark.slow
 def test_outcomes_and_the_page(tmp_path):
-    modules = tmp_path / "checkout" / "torchrec" / "modules" / "tests"
-    planner = tmp_path / "checkout" / "torchrec" / "distributed" / "planner" / "tests"
-    for folder, name, text in ((modules, "test_bags.py", MODULES), (planner, "plans_test.py", PLANNER)):
-        folder.mkdir(parents=True)
-        (folder / name).write_text(text)
+    file = tmp_path / "checkout" / FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(TESTS)
     page, found = tmp_path / "page.md", tmp_path / "found.json"
     page.write_text(f"before\n{upstream_parity._HEAD}\n|---|---|---|---|---|\nafter\n")
     flags = [tmp_path / "checkout", "--json", found, "--doc", page, "--logs", tmp_path / "logs"]
     done = run(*flags)
-    bags, plans = "torchrec/modules/tests/test_bags.py", "torchrec/distributed/planner/tests/plans_test.py"
-    assert done.returncode == 1 and f"does not say what ours does in {plans}, {bags}" in done.stderr
-    results = json.loads(found.read_text())
-    assert results[bags]["modules"]["failed"] == ["BagsTest.test_rows"]
-    assert results[bags]["torchrec"]["why"] == ["Not enough GPUs"]
-    assert results[plans]["planner"]["failed"] == ["plans_test.test_whose_planner"]
-    rows = [
-        f"| `{plans}` | 2 passed | 2 passed | 1 passed, 1 failed |",
-        f"| `{bags}` | 2 passed, 1 skipped | 1 passed, 1 failed, 1 skipped | 2 passed, 1 skipped |",
-    ]
-    assert page.read_text().splitlines()[3:] == [*(f"{row} ? |" for row in rows), "after"]
+    assert done.returncode == 1 and f"does not say what ours does in {FILE}" in done.stderr
+    outcomes = json.loads(found.read_text())[FILE]
+    assert outcomes["torchrec"]["why"] == ["Not enough GPUs"] and len(outcomes["torchrec"]["passed"]) == 4
+    assert outcomes["modules"]["failed"] == ["BagsTest.test_rows"]
+    assert outcomes["planner"]["failed"] == ["BagsTest.test_whose_planner"]
+    fewer = "3 passed, 1 failed, 1 skipped"
+    row = f"| `{FILE}` | 4 passed, 1 skipped | {fewer} | {fewer} |"
+    assert page.read_text().splitlines()[3:] == [f"{row} ? |", "after"]
     page.write_text(page.read_text().replace("? |", "a reason |"))
     done = run(*flags)  # nothing is run again
     assert done.returncode == 0, done.stderr
-    assert page.read_text().splitlines()[3:] == [*(f"{row} a reason |" for row in rows), "after"]
-    log = "planner+torchrec+distributed+planner+tests+plans_test.py.log"
+    assert page.read_text().splitlines()[3:] == [f"{row} a reason |", "after"]
+    log = "planner+torchrec+distributed+planner+tests+bags_test.py.log"
     assert (tmp_path / "logs" / log).exists()
 
 
