@@ -10,7 +10,10 @@ import html
 import json
 from pathlib import Path
 
-from torchrec_pss.report import plots
+try:
+    from torchrec_pss.report import plots
+except ImportError as error:
+    raise SystemExit("error: the report needs matplotlib: pip install 'torchrec_pss[examples]'") from error
 
 _NEEDED = ("history", "auroc_test", "auroc_bayes", "embedding", "embedding_bytes", "compression", "steps")
 _STYLE = (
