@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.bench_lookup import FullTables, shared_array
 from benchmarks.lookup_cases import MB, Case, draw_ids
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 _TABLES = 26
 BASE = Case("kaggle", "plain", 10 * MB, 16, 4096, 1, "uniform", 2)

@@ -33,10 +33,10 @@ from tqdm import tqdm
 from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection
-from torchrec_pss.json_file import write_json
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
+from torchrec_pss.whole_file import write_json
 
 LEARNING_RATE = 0.01
 _WARM_UP = 2  # rounds

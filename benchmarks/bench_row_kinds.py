@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.bench_lookup import keep_freed_memory, trained
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 _TABLES, _ROWS, _DIM, _WIDTH = 26, 3000, 16, 6
 _BATCHES, _REPEATS = 4, 21

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.limited_network import ADDRESSES, two_namespaces
 from benchmarks.step_model import errors, predictions
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 ROOT = Path(__file__).parents[1]
 SIDES = {

@@ -32,9 +32,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
 from benchmarks.shared_collection import batch_of, collection  # noqa: E402
 from torchrec_pss import PSSEmbeddingBagCollection  # noqa: E402
-from torchrec_pss.json_file import write_json  # noqa: E402
 from torchrec_pss.ops import PoolingMode, reference  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
+from torchrec_pss.whole_file import write_json  # noqa: E402
 
 NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
 _EXACT = 1 << 24  # integers up to it are exact in fp32

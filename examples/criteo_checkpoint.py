@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from run_folder import replace_folder, write_json
+from run_folder import replace_folder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
 from torchrec_pss.modules.array_layout import describe_difference
 from torchrec_pss.optim import WeightAverage
+from torchrec_pss.whole_file import write_json
 
 _PROGRESS = "progress.json"
 

@@ -1,7 +1,6 @@
 """A run's output folder: log, results, curves, checkpoint; what is written is written aside and renamed."""
 
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -9,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 from typing import IO
+
+from torchrec_pss.whole_file import write_bytes
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -69,12 +70,6 @@ def set_up_logging(path: Path, rank: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def write_json(path: Path, content: dict) -> None:
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
-
-
 def replace_folder(new: Path, final: Path) -> None:
     """Puts ``new`` in ``final``'s place; at every moment one of the two, or ``<final>.old``, is whole."""
     old = final.with_name(f"{final.name}.old")
@@ -87,23 +82,6 @@ def replace_folder(new: Path, final: Path) -> None:
 
 def plot_curves(path: Path, title: str, history: list[dict], bayes: float | None) -> None:
     """Validation AUROC and training loss over steps, as a PNG."""
-    import matplotlib
+    from torchrec_pss.report import plots
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    validated = [h for h in history if "auroc_val" in h]
-    left.plot([h["step"] for h in validated], [h["auroc_val"] for h in validated], "o-", label="validation")
-    if bayes is not None:
-        left.axhline(bayes, color="gray", linestyle="--", label="Bayes")
-    left.set(xlabel="step", ylabel="AUROC", title=title)
-    left.legend()
-    losses = [h for h in history if "loss" in h]
-    right.plot([h["step"] for h in losses], [h["loss"] for h in losses])
-    right.set(xlabel="step", ylabel="loss (mean since the last point)", title="training")
-    figure.tight_layout()
-    aside = path.with_suffix(".tmp.png")
-    figure.savefig(aside, dpi=110)
-    pyplot.close(figure)
-    aside.replace(path)
+    write_bytes(path, plots.curves({title: {"history": history, "auroc_bayes": bayes}}))

@@ -39,6 +39,7 @@ from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError, check_replicas
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
+from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("__main__")
 
@@ -343,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
         run_folder.plot_curves(
             folder / "curves.png", f"{args.embedding}, {results['compression']:,.0f}x", results["history"], bayes
         )
-        run_folder.write_json(folder / "results.json", results)
+        write_json(folder / "results.json", results)
         share = (
             f", {(results['auroc_test'] - 0.5) / (bayes - 0.5):.1%} of the way from 0.5 to Bayes {bayes:.5f} (dense values alone {results['auroc_dense_only']:.5f})"
             if bayes

@@ -27,6 +27,7 @@ from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 from torchrec_pss.optim import WeightAverage
+from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("__main__")
 
@@ -236,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
         "train_seconds": time.perf_counter() - started,
         "config": vars(args),
     }
-    run_folder.write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     logger.info("test AUROC %.5f; results in %s", aurocs[-1], folder / "results.json")
 
 

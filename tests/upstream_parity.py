@@ -25,7 +25,7 @@ from pathlib import Path
 import torchrec
 from tqdm import tqdm
 
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json, write_text
 
 FOLDERS = (
     "modules/tests",
@@ -142,9 +142,7 @@ def renew(page: Path, results: dict[str, dict]) -> list[str]:
     head = lines.index(_HEAD) + 2
     new = table(results, reasons)
     lines[head : head + len(rows)] = new
-    aside = page.with_name(f"{page.name}.tmp")
-    aside.write_text("\n".join(lines) + "\n")
-    aside.replace(page)
+    write_text(page, "\n".join(lines) + "\n")
     return [m["file"] for m in map(_ROW.match, new) if m and m["reason"] == "?"]
 
 

@@ -18,7 +18,7 @@ from benchmarks.quality.click_trial import ClickTrial, auroc, train
 from benchmarks.quality.rivals import tables_of
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, compress, migrate
 from torchrec_pss.convert import FitReport
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 _COMPRESSIONS = (2, 4, 10, 30, 100)
 _MIGRATED = 10

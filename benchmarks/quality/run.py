@@ -30,7 +30,7 @@ from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.advise.prediction import CALIBRATION, Calibration
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
 

@@ -16,11 +16,11 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
 from torchrec_pss.advise.unresolved import unresolved_share
-from torchrec_pss.json_file import write_json
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.whole_file import write_json
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4

@@ -23,7 +23,7 @@ from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
-from torchrec_pss.json_file import write_json
+from torchrec_pss.whole_file import write_json
 
 _KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

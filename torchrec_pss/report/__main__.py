@@ -10,6 +10,8 @@ import html
 import json
 from pathlib import Path
 
+from torchrec_pss.whole_file import write_text
+
 try:
     from torchrec_pss.report import plots
 except ImportError as error:
@@ -101,10 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         runs = {str(path): read_run(path) for path in args.runs}
     except ValueError as error:
         parser.error(str(error))
-    aside = args.output.with_name(f"{args.output.name}.tmp")
     try:
-        aside.write_text(page(runs))
-        aside.replace(args.output)
+        write_text(args.output, page(runs))
     except OSError as error:
         parser.error(f"--output {args.output} cannot be written: {error}")
     print(f"{len(runs)} runs in {args.output}")

@@ -25,7 +25,8 @@ def curves(runs: dict[str, dict]) -> bytes:
     for name, run in runs.items():
         for axis, key in ((left, "auroc_val"), (right, "loss")):
             points = [(h["step"], h[key]) for h in run["history"] if key in h]
-            axis.plot(*zip(*points, strict=True), ".-", label=name) if points else None
+            if points:
+                axis.plot(*zip(*points, strict=True), ".-", label=name)
     bayes = {run["auroc_bayes"] for run in runs.values()} - {None}
     if len(bayes) == 1:
         left.axhline(bayes.pop(), color="gray", linestyle="--", label="Bayes")
