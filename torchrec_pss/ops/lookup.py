@@ -167,7 +167,9 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
-    read_width = reference.read_width(projections, pooling_mode)
+    # The CPU kernel's backward reads rows again.
+    read_again = HAS_CPU_KERNEL and array.device.type == "cpu"
+    read_width = 0 if read_again else reference.read_width(projections, pooling_mode)
     return array.new_empty(rows, total_width, dtype=dtype), array.new_empty(rows, read_width, dtype=dtype)
 
 

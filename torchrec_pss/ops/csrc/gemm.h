@@ -1,80 +1,66 @@
-// Products of a few rows with a small matrix, for projections. Included once for each instruction set: no include guard,
-// PSS_ISA names the namespace.
+// Products of a few rows with a small matrix, for projections. Included once for each instruction set, see lanes.h.
 namespace torchrec_pss {
 namespace PSS_ISA {
 
-// Sixteen numbers; the compiler makes one or more registers of them.
-template <typename Acc>
-struct Lanes {
-  typedef Acc Type __attribute__((vector_size(16 * sizeof(Acc))));
-};
-
-template <typename Acc>
-using Vector = typename Lanes<Acc>::Type;
-
-template <typename Acc>
-PSS_INLINE Vector<Acc> load(const Acc* from) {
-  Vector<Acc> v;
-  __builtin_memcpy(&v, from, sizeof(v));
-  return v;
-}
-
-template <typename Acc>
-PSS_INLINE void store(Acc* to, const Vector<Acc>& v) {
-  __builtin_memcpy(to, &v, sizeof(v));
-}
-
-// Past the caches, where `kStream`: what is written is too much for them, and `to` is aligned to 64 bytes.
-template <bool kStream, typename Acc>
-PSS_INLINE void store_out(Acc* to, const Vector<Acc>& v) {
-#ifdef PSS_STREAM
-  if constexpr (kStream && sizeof(Acc) == 4) {
-    PSS_STREAM(to, v);
-    return;
+// c[r, 0 .. n) = sum over k of a[r, k] * b[k, 0 .. n), for r of `R` rows.
+template <int R, int n, bool kStream, typename Acc>
+PSS_INLINE void multiply_block(
+    const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride, int64_t inner) {
+  Lanes<Acc, n> sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    sum[r] = Lanes<Acc, n>{};
   }
-#endif
-  store(to, v);
+  for (int64_t k = 0; k < inner; ++k) {
+    const auto bk = load<n, Acc>(b + k * b_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      sum[r].add_product(a[r * a_stride + k], bk);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    store_out<kStream>(c + r * c_stride, sum[r]);
+  }
 }
 
-// c[r, :] = sum over k of a[r, k] * b[k, :], for r of `R` rows and columns of b up to a multiple of sixteen.
 template <int R, bool kStream, typename Acc>
 PSS_INLINE void multiply_rows(
     const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride, int64_t inner,
     int64_t columns) {
-  int64_t n = 0;
-  for (; n + 16 <= columns; n += 16) {
-    Vector<Acc> sum[R];
-    for (int r = 0; r < R; ++r) {
-      sum[r] = Vector<Acc>{};
-    }
-    for (int64_t k = 0; k < inner; ++k) {
-      const Vector<Acc> bk = load(b + k * b_stride + n);
-      for (int r = 0; r < R; ++r) {
-        sum[r] += a[r * a_stride + k] * bk;
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      store_out<kStream>(c + r * c_stride + n, sum[r]);
-    }
+  int64_t j = 0;
+  for (; j + 16 <= columns; j += 16) {
+    multiply_block<R, 16, kStream>(a, a_stride, b + j, b_stride, c + j, c_stride, inner);
   }
-  for (; n < columns; ++n) {
+  for (; j + 8 <= columns; j += 8) {
+    multiply_block<R, 8, false>(a, a_stride, b + j, b_stride, c + j, c_stride, inner);
+  }
+  for (; j < columns; ++j) {
     for (int r = 0; r < R; ++r) {
       Acc sum = 0;
       for (int64_t k = 0; k < inner; ++k) {
-        sum += a[r * a_stride + k] * b[k * b_stride + n];
+        sum += a[r * a_stride + k] * b[k * b_stride + j];
       }
-      c[r * c_stride + n] = sum;
+      c[r * c_stride + j] = sum;
     }
   }
 }
 
+constexpr int within(int number, int least, int most) { return number < least ? least : number > most ? most : number; }
+
+// Rows at once: chains enough to hide an addition's latency, their sums in half of the registers.
+template <typename Acc>
+constexpr int kRowsAtOnce = within(PSS_REGISTERS / 2 / Lanes<Acc, 16>::kParts, 1, 8);
+
+// c = a * b, for a of `rows` rows and `inner` columns.
 template <bool kStream, typename Acc>
 void multiply(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
+  constexpr int R = kRowsAtOnce<Acc>;
   int64_t r = 0;
-  for (; r + 8 <= rows; r += 8) { // chains enough to hide an addition's latency
-    multiply_rows<8, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
+  for (; r + R <= rows; r += R) {
+    multiply_rows<R, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
   }
   for (; r < rows; ++r) {
     multiply_rows<1, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
@@ -88,16 +74,19 @@ PSS_INLINE void add_outer_rows(
     int64_t columns) {
   int64_t n = 0;
   for (; n + 16 <= columns; n += 16) {
-    Vector<Acc> sum[J];
+    Lanes<Acc, 16> sum[J];
+#pragma GCC unroll 9
     for (int j = 0; j < J; ++j) {
-      sum[j] = load(c + j * c_stride + n);
+      sum[j] = load<16, Acc>(c + j * c_stride + n);
     }
     for (int64_t r = 0; r < rows; ++r) {
-      const Vector<Acc> br = load(b + r * b_stride + n);
+      const auto br = load<16, Acc>(b + r * b_stride + n);
+#pragma GCC unroll 9
       for (int j = 0; j < J; ++j) {
-        sum[j] += a[r * a_stride + j] * br;
+        sum[j].add_product(a[r * a_stride + j], br);
       }
     }
+#pragma GCC unroll 9
     for (int j = 0; j < J; ++j) {
       store(c + j * c_stride + n, sum[j]);
     }
@@ -113,23 +102,34 @@ PSS_INLINE void add_outer_rows(
   }
 }
 
+// Rows of c at once: nine, 8 and a bias, or as many as the registers hold sums of.
+template <typename Acc>
+constexpr int kOuterAtOnce = within((PSS_REGISTERS - 1) / Lanes<Acc, 16>::kParts - 1, 1, 9);
+
+template <int J, typename Acc>
+PSS_INLINE void add_outer_of(
+    int64_t count, int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c,
+    int64_t c_stride, int64_t columns) {
+  if constexpr (J > 1) {
+    if (count < J) {
+      return add_outer_of<J - 1>(count, rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    }
+  }
+  add_outer_rows<J>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+}
+
+// c[j, :] += sum over r of a[r, j] * b[r, :], for j below `inner`.
 template <typename Acc>
 void add_outer(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
-  for (; inner > 9; inner -= 8, a += 8, c += 8 * c_stride) {
-    add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-  }
-  switch (inner) { // the rest in one pass over the rows; 9 are 8 and a bias, for which a pass of its own would take as long
-    case 9: return add_outer_rows<9>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 8: return add_outer_rows<8>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 7: return add_outer_rows<7>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 6: return add_outer_rows<6>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 5: return add_outer_rows<5>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 4: return add_outer_rows<4>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 3: return add_outer_rows<3>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    case 2: return add_outer_rows<2>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
-    default: return add_outer_rows<1>(rows, a, a_stride, b, b_stride, c, c_stride, columns);
+  constexpr int most = kOuterAtOnce<Acc>;
+  while (inner > 0) { // in passes over the rows of much the same work
+    const int64_t passes = (inner + most - 1) / most, count = (inner + passes - 1) / passes;
+    add_outer_of<most>(count, rows, a, a_stride, b, b_stride, c, c_stride, columns);
+    inner -= count;
+    a += count;
+    c += count * c_stride;
   }
 }
 

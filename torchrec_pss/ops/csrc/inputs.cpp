@@ -94,7 +94,7 @@ void Inputs::check_features() const {
 
 void Inputs::lay_out(int64_t total_width) {
   const bool pooled = problem.pooling_mode != kNone;
-  int64_t out = 0, read = 0;
+  int64_t out = 0;
   for (int64_t i = 0; i < num_features(); ++i) {
     FeatureWork& f = features[i];
     f.out_width = f.width;
@@ -103,21 +103,17 @@ void Inputs::lay_out(int64_t total_width) {
       f.projected = true;
       f.bias = projection.size(0) > f.width;
       f.out_width = projection.size(1);
-      f.read_width = (projection.size(0) + 7) / 8 * 8;
     }
-    f.room = f.projected ? f.read_width : f.out_width;
+    f.room = f.projected ? (projections[i].size(0) + 7) / 8 * 8 : f.out_width;
     TORCH_CHECK_VALUE(
         pooled || f.out_width == total_width, "unpooled features must all have width ", total_width, ", feature ", i,
         " has ", f.out_width);
     f.out_column = pooled ? out : 0;
-    f.read_column = pooled ? read : 0;
     out += f.out_width;
-    read = pooled ? read + f.read_width : std::max(read, f.read_width);
   }
   TORCH_CHECK_VALUE(
       !pooled || out == total_width, "the features' widths add up to ", out, ", not ", total_width);
   problem.out_stride = total_width;
-  problem.read_stride = read;
 }
 
 } // namespace torchrec_pss

@@ -7,18 +7,14 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi,bmi2,f16c")
 #define PSS_ISA avx2
+#define PSS_REGISTERS 16
+#define PSS_REGISTER_BYTES 32
 #define PSS_FIND_KEY(keys, key)                                                       \
   __builtin_ctz(                                                                      \
       _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(                      \
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys)), _mm256_set1_epi32(key)))) | \
       256)
-#define PSS_STREAM(to, v)                                                    \
-  do {                                                                       \
-    __m256 halves[2];                                                        \
-    __builtin_memcpy(halves, &(v), sizeof(halves));                          \
-    _mm256_stream_ps(to, halves[0]);                                         \
-    _mm256_stream_ps((to) + 8, halves[1]);                                   \
-  } while (0)
+#define PSS_STREAM(to, v) _mm256_stream_ps(to, (__m256)(v))
 #include "kernels.h"
 #pragma GCC pop_options
 

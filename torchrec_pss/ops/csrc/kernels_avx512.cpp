@@ -7,6 +7,8 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512cd,avx2,fma,bmi,bmi2,f16c,prefer-vector-width=512")
 #define PSS_ISA avx512
+#define PSS_REGISTERS 32
+#define PSS_REGISTER_BYTES 64
 #define PSS_FIND_KEY(keys, key)                                                       \
   __builtin_ctz(                                                                      \
       _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(                      \

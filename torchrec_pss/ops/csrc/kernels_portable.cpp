@@ -2,6 +2,8 @@
 #include "problem.h"
 
 #define PSS_ISA portable
+#define PSS_REGISTERS 16
+#define PSS_REGISTER_BYTES 16
 #include "kernels.h"
 
 namespace torchrec_pss {

@@ -4,6 +4,7 @@
 // results to reproduce, in torchrec_pss/ops/reference.py. No index tensor is written: addresses are computed, tile by tile,
 // where they are used.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -51,8 +52,34 @@ const Kernels& best_kernels() {
   return *chosen;
 }
 
-// Rows of a feature that one task takes; a multiple of kTileRows.
-constexpr int64_t kTaskRows = 8 * kTileRows;
+// Indices of a chunk: the more, the more of them repeat; their hash table stays in the second cache.
+constexpr int64_t kLeastChunk = 2048, kMostChunk = 16384;
+
+struct Rows {
+  int64_t feature, first, last;
+};
+
+int64_t indices_of(const Problem& p, const Rows& rows) {
+  const int64_t* const offsets = p.offsets + rows.feature * p.batch_size;
+  return p.pooling_mode == kNone ? rows.last - rows.first : offsets[rows.last] - offsets[rows.first];
+}
+
+// The rows of all features, in runs of whole tiles that take `indices` or a tile more.
+std::vector<Rows> chunks_of(const Inputs& inputs, int64_t indices) {
+  const Problem& p = inputs.problem;
+  std::vector<Rows> chunks;
+  for (int64_t f = 0; f < inputs.num_features(); ++f) {
+    const int64_t last = p.end_row(f);
+    const auto index_of = [&](int64_t row) { return p.pooling_mode == kNone ? row : p.offsets[f * p.batch_size + row]; };
+    for (int64_t row = p.first_row(f), first = row; row < last; first = row) {
+      do {
+        row = std::min(row + kTileRows, last);
+      } while (row < last && index_of(row) - index_of(first) < indices);
+      chunks.push_back({f, first, row});
+    }
+  }
+  return chunks;
+}
 
 // Calls run(task) for tasks 0 .. count - 1, each as soon as a thread is free. The first id out of range is raised.
 template <typename Run>
@@ -127,28 +154,23 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   problem.stream = inputs.rows() * total_width > kStreamed;
   const auto options = array.options().dtype(inputs.accumulator());
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
-  // Unpooled, features of a smaller width leave columns unwritten.
-  const at::Tensor read = pooling_mode == kNone ? at::zeros({inputs.rows(), problem.read_stride}, options)
-                                                : at::empty({inputs.rows(), problem.read_stride}, options);
-  struct Task {
-    int64_t feature, first, last;
-  };
-  std::vector<Task> tasks;
-  for (int64_t f = 0; f < inputs.num_features(); ++f) {
-    const int64_t last = problem.end_row(f);
-    for (int64_t row = problem.first_row(f); row < last; row += kTaskRows) {
-      tasks.push_back({f, row, std::min(row + kTaskRows, last)});
-    }
-  }
+  // Several for each thread: a chunk's place in the output does not depend on the others.
+  const int64_t share = inputs.num_indices / (4 * at::get_num_threads());
+  const std::vector<Rows> tasks = chunks_of(inputs, std::clamp(share, kLeastChunk, kMostChunk));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     tensors.out = out.template mutable_data_ptr<Acc>();
-    tensors.read = read.template mutable_data_ptr<Acc>();
     run_tasks(static_cast<int64_t>(tasks.size()), inputs.num_indices > kParallelIndices, [&](int64_t task) {
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
-  return {out, read};
+  return {out, at::empty({inputs.rows(), 0}, options)}; // backward reads rows again
+}
+
+// Numbers that the gradients of a chunk's rows take, or of its distinct ids, of which there may be more.
+int64_t room_of(const Inputs& inputs, const Rows& rows) {
+  const int64_t most = std::max(rows.last - rows.first, indices_of(inputs.problem, rows));
+  return most * inputs.features[rows.feature].room;
 }
 
 // What a fused optimizer changes: the array, by the gradients that `sink` holds for the time being.
@@ -166,18 +188,25 @@ struct Gradients {
 
 // Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and `sink` is zero as before.
 Gradients backward(
-    const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& read_, const at::Tensor& sink,
-    const FusedUpdate& fused) {
-  const at::Tensor grad = grad_.contiguous(), read = read_.contiguous();
+    const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& sink, const FusedUpdate& fused) {
+  const at::Tensor grad = grad_.contiguous();
+  const Problem& problem = inputs.problem;
   TORCH_CHECK_VALUE(
-      grad.size(0) == inputs.rows() && read.size(0) == inputs.rows() && read.size(1) == inputs.problem.read_stride,
-      "gradient ", grad.sizes(), " and read ", read.sizes(), " do not belong to ", inputs.rows(), " rows");
+      grad.size(0) == inputs.rows(), "gradient ", grad.sizes(), " does not belong to ", inputs.rows(), " rows");
   Gradients gradients;
   for (const at::Tensor& projection : inputs.projections) {
     gradients.projections.push_back(at::zeros_like(projection));
   }
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
   const bool parallel = inputs.num_indices > kParallelIndices;
+  const std::vector<Rows> rows = chunks_of(inputs, kMostChunk);
+  // The chunks' working memory, of which those write little whose ids repeat.
+  const at::Tensor ids = at::empty({inputs.num_indices}, at::kLong);
+  int64_t row_grads = 0;
+  for (const Rows& r : rows) {
+    row_grads += room_of(inputs, r);
+  }
+  const at::Tensor row_gradients = at::empty({row_grads}, grad.options());
   const std::vector<FeatureGroup> groups = groups_of(inputs, parallel ? at::get_num_threads() : 1);
   struct Task {
     const FeatureGroup* group;
@@ -192,45 +221,29 @@ Gradients backward(
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     using T = std::remove_pointer_t<decltype(tensors.updated)>;
+    std::vector<std::vector<Chunk<Acc>>> chunks(inputs.num_features()); // of each feature
+    int64_t* next_id = ids.mutable_data_ptr<int64_t>();
+    Acc* next_row = row_gradients.template mutable_data_ptr<Acc>();
+    for (const Rows& r : rows) {
+      chunks[r.feature].push_back({r.feature, r.first, r.last, next_id, next_row});
+      next_id += indices_of(problem, r);
+      next_row += room_of(inputs, r);
+    }
     tensors.grad = grad.template const_data_ptr<Acc>();
-    tensors.read = const_cast<Acc*>(read.template const_data_ptr<Acc>());
     std::vector<Acc*> projections;
     for (const at::Tensor& projection : gradients.projections) {
       projections.push_back(projection.template mutable_data_ptr<Acc>());
     }
     tensors.grad_projections = projections.data();
-    const auto pass = [&](const auto& of, bool apply) {
-      run_tasks(static_cast<int64_t>(tasks.size()), parallel, [&](int64_t task) {
-        const auto& [group, part] = tasks[task];
-        const Share share{part, group->parts};
-        for (const int64_t feature : group->features) {
-          const BadId bad = kernels.backward(inputs.problem, of, feature, share);
-          if (bad.feature >= 0) {
-            return bad;
-          }
-        }
-        for (const int64_t feature : group->features) {
-          if (apply) {
-            kernels.apply(inputs.problem, of, feature, share);
-          }
-        }
-        return BadId{};
-      });
-    };
-    Acc* const grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
-    if constexpr (std::is_same_v<T, Acc>) {
-      if (fused.update.kind == kSgd) { // straight into the array; not before the weights' gradient has read it
-        if (grad_weights) {
-          tensors.grad_weights = grad_weights;
-          pass(tensors, false);
-          tensors.grad_weights = nullptr;
-        }
-        tensors.sink = fused.array.template mutable_data_ptr<T>();
-        tensors.sink_scale = static_cast<Acc>(-fused.update.rate);
-        return pass(tensors, false);
+    tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
+    run_tasks(inputs.num_features(), parallel, [&](int64_t feature) {
+      BadId bad;
+      for (Chunk<Acc>& chunk : chunks[feature]) {
+        bad = bad.feature < 0 ? kernels.prepare(problem, tensors, chunk) : bad;
       }
-    }
-    tensors.grad_weights = grad_weights;
+      return bad;
+    });
+    bool apply = fused.update.kind != kNoUpdate && !fused.moves_all();
     tensors.sink = sink.template mutable_data_ptr<Acc>();
     if (fused.update.kind != kNoUpdate) {
       tensors.update = fused.update;
@@ -238,9 +251,35 @@ Gradients backward(
       tensors.state = fused.state.defined() ? fused.state.template mutable_data_ptr<Acc>() : nullptr;
       tensors.second = fused.second.defined() ? fused.second.template mutable_data_ptr<Acc>() : nullptr;
     }
-    pass(tensors, fused.update.kind != kNoUpdate && !fused.moves_all());
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (fused.update.kind == kSgd) { // straight into the array
+        tensors.sink = tensors.updated;
+        tensors.sink_scale = static_cast<Acc>(-fused.update.rate);
+        apply = false;
+      }
+    }
+    run_tasks(static_cast<int64_t>(tasks.size()), parallel, [&](int64_t task) {
+      const auto& [group, part] = tasks[task];
+      const Share share{part, group->parts};
+      for (const int64_t feature : group->features) {
+        for (const Chunk<Acc>& chunk : chunks[feature]) {
+          const BadId bad = kernels.add(problem, tensors, chunk, share);
+          if (bad.feature >= 0) {
+            return bad;
+          }
+        }
+      }
+      for (const int64_t feature : group->features) {
+        for (const Chunk<Acc>& chunk : chunks[feature]) {
+          if (apply) {
+            kernels.apply(problem, tensors, chunk, share);
+          }
+        }
+      }
+      return BadId{};
+    });
     if (fused.moves_all()) {
-      at::parallel_for(0, inputs.problem.numel, kUpdateGrain, [&](int64_t first, int64_t last) {
+      at::parallel_for(0, problem.numel, kUpdateGrain, [&](int64_t first, int64_t last) {
         kernels.apply_to_all(tensors, first, last);
       });
     }
@@ -256,7 +295,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> lookup_backward_cpu(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   const at::Tensor sink = at::zeros_like(array, array.options().dtype(inputs.accumulator()));
-  Gradients gradients = backward(inputs, grad, read, sink, {});
+  Gradients gradients = backward(inputs, grad, sink, {});
   return {sink.to(array.scalar_type()), std::move(gradients.projections), gradients.weights};
 }
 
@@ -283,7 +322,7 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
   const Update chosen{
       static_cast<int>(update), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
   const FusedUpdate fused{chosen, array, state ? *state : at::Tensor(), second ? *second : at::Tensor()};
-  const Gradients gradients = backward(inputs, grad, read, sink, fused);
+  const Gradients gradients = backward(inputs, grad, sink, fused);
   std::vector<at::Tensor> flat{at::empty({0}, grad.options())};
   for (const at::Tensor& projection : gradients.projections) {
     flat.push_back(projection.flatten());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -19,9 +20,7 @@ struct FeatureWork : Feature {
 
   int64_t out_width = 0; // columns of the output: of the projection, or the read width
   int64_t out_column = 0;
-  int64_t read_width = 0; // columns of `read`: of a projected feature width and bias, rounded up to whole registers, else 0
-  int64_t read_column = 0;
-  int64_t room = 0; // columns of the row that is read to
+  int64_t room = 0; // columns of the row that is read to: of a projected feature width and bias, rounded up to eight
   bool projected = false;
   bool bias = false;
 };
@@ -36,7 +35,6 @@ struct Problem {
   int64_t numel = 0; // of the array
   int64_t batch_size = 0;
   int64_t out_stride = 0;
-  int64_t read_stride = 0;
   int pooling_mode = kSum;
   int hash = kMix64;
   bool sign = false;
@@ -73,10 +71,9 @@ struct Tensors {
   const Acc* weights = nullptr; // of the indices, or null
   const Acc* const* projections = nullptr; // of the features, as their gradients
   Acc* out = nullptr;
-  Acc* read = nullptr;
   // Backward only.
   const Acc* grad = nullptr;
-  Acc* sink = nullptr; // takes `sink_scale` times the array's gradient; or null
+  Acc* sink = nullptr; // takes `sink_scale` times the array's gradient
   Acc sink_scale = 1;
   Acc* const* grad_projections = nullptr;
   Acc* grad_weights = nullptr; // or null
@@ -96,15 +93,28 @@ struct Share {
   bool owns(int64_t address) const { return (address >> kPageBits) % parts == part; }
 };
 
-// The rows [first, last) of a feature, forward; and a whole feature, backward. Rows come in tiles that do not depend on
-// the number of threads, and in ascending order within a tile: so do the sums.
+// Rows [first, last) of a feature, whose gradients are prepared before they are added to the array's. Chunks do not depend on the
+// number of threads, and what is summed within one is summed in the order of its rows.
+template <typename Acc>
+struct Chunk {
+  int64_t feature, first, last;
+  int64_t* ids = nullptr; // room for the distinct ids among the chunk's indices
+  Acc* row_grads = nullptr; // room for a row of `FeatureWork::room` numbers each
+  int64_t num_ids = -1; // in `ids`, each with a row of `row_grads`; -1: each of the chunk's rows has one, or that of the output
+};
+
+// Forward, of any rows of a feature.
 template <typename T, typename Acc>
 using Forward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, int64_t first, int64_t last);
+// Backward in two passes: what needs the array (gradients of projections and weights, and of the rows as they were read), by
+// chunk, a feature's in order; then what changes it, or its gradient, by group of features (sharing.h).
 template <typename T, typename Acc>
-using Backward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, Share share);
-// After all of a group's gradients: updates the elements that the feature read, and sets their gradients to zero.
+using Prepare = BadId (*)(const Problem&, const Tensors<T, Acc>&, Chunk<Acc>&);
 template <typename T, typename Acc>
-using Apply = void (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, Share share);
+using Add = BadId (*)(const Problem&, const Tensors<T, Acc>&, const Chunk<Acc>&, Share share);
+// After all of a group's gradients: updates the elements that the chunk read, and sets their gradients to zero.
+template <typename T, typename Acc>
+using Apply = void (*)(const Problem&, const Tensors<T, Acc>&, const Chunk<Acc>&, Share share);
 // The same for kinds that move every element, of the elements [first, last).
 template <typename T, typename Acc>
 using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last);
@@ -115,7 +125,8 @@ constexpr int64_t kTileRows = 64;
 template <typename T, typename Acc>
 struct KernelsOf {
   Forward<T, Acc> forward;
-  Backward<T, Acc> backward;
+  Prepare<T, Acc> prepare;
+  Add<T, Acc> add;
   Apply<T, Acc> apply;
   ApplyToAll<T, Acc> apply_to_all;
 };

@@ -1,0 +1,215 @@
+// Backward over the rows of one feature. Included once for each instruction set, see lanes.h.
+namespace torchrec_pss {
+namespace PSS_ISA {
+
+// Adds a tile's gradient to what `share` owns.
+template <bool kShared, typename Acc>
+void add_gradient(
+    const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sink, Acc sink_scale, const Share& share) {
+  const FeatureWork& f = tile.f;
+  const auto add = [&](int64_t address, const Acc* from, int64_t length, Acc factor) {
+    if (!kShared || share.owns(address)) {
+      add_run<false>(sink + address, from, length, factor);
+    }
+  };
+  if (f.prefix > 0) {
+    for (int64_t k = 0; k < tile.size; ++k) {
+      add(f.base + tile.id[k] * f.prefix, grad + tile.row[k] * stride, f.prefix, sink_scale * tile.factor[k]);
+    }
+  }
+  for (int64_t h = 0; h < tile.num_hot; ++h) {
+    const int64_t k = tile.hot[h];
+    add(tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix, sink_scale * tile.factor[k]);
+  }
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    const Acc* const row = grad + tile.row[k] * stride;
+    const Acc factor = sink_scale * tile.factor[k];
+    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+      add(address, row + j, length, sign * factor);
+    });
+  }
+}
+
+template <typename T, typename Acc>
+PSS_INLINE Acc dot(const T* values, const Acc* grad, int64_t length) {
+  Acc sum = 0;
+  for (int64_t j = 0; j < length; ++j) {
+    sum += static_cast<Acc>(values[j]) * grad[j];
+  }
+  return sum;
+}
+
+template <typename T, typename Acc>
+void weight_gradient(const Tile<Acc>& tile, const T* array, const Acc* grad, int64_t stride, Acc* to) {
+  const FeatureWork& f = tile.f;
+  Acc sums[kTileIds];
+  for (int64_t k = 0; k < tile.size; ++k) {
+    const Acc* const row = grad + tile.row[k] * stride;
+    sums[k] = f.prefix > 0 ? dot(array + f.base + tile.id[k] * f.prefix, row, f.prefix) : Acc(0);
+    sums[k] += f.bias ? row[f.width] : Acc(0);
+  }
+  for (int64_t h = 0; h < tile.num_hot; ++h) {
+    const int64_t k = tile.hot[h];
+    sums[k] += dot(array + tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix);
+  }
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    const Acc* const row = grad + tile.row[k] * stride;
+    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+      sums[k] += sign * dot(array + address, row + j, length);
+    });
+  }
+  for (int64_t k = 0; k < tile.size; ++k) {
+    to[tile.first + k] = tile.scale[k] * sums[k];
+  }
+}
+
+// The projection of a feature, transposed: [out_width, room].
+template <typename T, typename Acc>
+void transpose(const Tensors<T, Acc>& t, int64_t feature, const FeatureWork& f, Acc* to) {
+  const int64_t dim = f.out_width;
+  __builtin_memset(to, 0, dim * f.room * sizeof(Acc));
+  for (int64_t j = 0; j < f.width + f.bias; ++j) {
+    for (int64_t d = 0; d < dim; ++d) {
+      to[d * f.room + j] = t.projections[feature][j * dim + d];
+    }
+  }
+}
+
+// Strides that no hardware foresees.
+template <typename Acc>
+PSS_INLINE void prefetch_row(const Acc* row, int64_t width) {
+  for (int64_t n = 0; n < width; n += 64 / sizeof(Acc)) {
+    __builtin_prefetch(row + n);
+  }
+}
+
+constexpr int64_t kRowsAhead = 16;
+
+// Rows of one index each, of which many repeat: the output's gradients are summed for each distinct id, then taken through the
+// projection.
+template <typename T, typename Acc>
+BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
+  const FeatureWork& f = p.features[chunk.feature];
+  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  Buffer<Acc> projected(f.projected ? distinct.count * dim : 0), transposed(f.projected ? dim * f.room : 0);
+  Buffer<Acc> read(f.projected ? kTileRows * f.room : 0);
+  Acc* const sums = f.projected ? projected.data : chunk.row_grads;
+  __builtin_memset(sums, 0, distinct.count * dim * sizeof(Acc));
+  const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
+  for (int64_t i = 0; i < rows.rows(); ++i, grad += p.out_stride) {
+    if (i + kRowsAhead < rows.rows()) {
+      prefetch_row(grad + kRowsAhead * p.out_stride, dim);
+    }
+    add_run<false>(sums + distinct.number.data[i] * dim, grad, dim, Acc(1));
+  }
+  if (!f.projected) {
+    return {};
+  }
+  transpose(t, chunk.feature, f, transposed.data);
+  return each_id_tile<Acc>(p, f, distinct.ids, distinct.count, [&](const Tile<Acc>& tile, int64_t first) {
+    if (p.prefetch) {
+      tile.prefetch(t.array);
+    }
+    assign_tile(tile, t.array, read.data, f.room);
+    const Acc* const of_tile = sums + first * dim;
+    add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections[chunk.feature], dim, inner, dim);
+    multiply<false>(
+        tile.size, of_tile, dim, transposed.data, f.room, chunk.row_grads + first * f.room, f.room, dim, f.room);
+  });
+}
+
+template <typename T, typename Acc>
+BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
+  const FeatureWork& f = p.features[chunk.feature];
+  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  if (!f.projected && !t.grad_weights && !distinct.found()) {
+    return {}; // the output's gradients are those of the rows
+  }
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct);
+  BadId bad = reads.bad;
+  Buffer<Acc> transposed(f.projected ? dim * f.room : 0), read(f.projected ? kTileRows * f.room : 0);
+  Buffer<Acc> of_tile(f.projected && distinct.found() ? kTileRows * f.room : 0);
+  if (f.projected) {
+    transpose(t, chunk.feature, f, transposed.data);
+  }
+  if (distinct.found()) {
+    __builtin_memset(chunk.row_grads, 0, distinct.count * f.room * sizeof(Acc));
+  }
+  for (int64_t row = chunk.first; bad.feature < 0 && row < chunk.last; row += kTileRows) {
+    const RowTile<Acc> tile(p, chunk.feature, row, row + kTileRows < chunk.last ? row + kTileRows : chunk.last);
+    const Acc* grad = t.grad + f.out_column + row * p.out_stride;
+    int64_t stride = p.out_stride;
+    for (int64_t r = kTileRows; r < 2 * kTileRows && row + r < chunk.last; ++r) {
+      prefetch_row(grad + r * stride, dim);
+    }
+    if (f.projected) {
+      bad = reads.pool(tile, read.data - row * f.room, f.room);
+      add_outer(tile.rows(), read.data, f.room, grad, stride, t.grad_projections[chunk.feature], dim, inner, dim);
+      Acc* const to = distinct.found() ? of_tile.data : chunk.row_grads + (row - chunk.first) * f.room;
+      multiply<false>(tile.rows(), grad, stride, transposed.data, f.room, to, f.room, dim, f.room);
+      grad = to;
+      stride = f.room;
+    }
+    if (distinct.found()) {
+      for (int64_t r = 0; r < tile.rows(); ++r) {
+        const int64_t bag = tile.first_bag + row + r;
+        const Acc factor = reads.scale(bag);
+        for (int64_t i = p.offsets[bag]; i < p.offsets[bag + 1]; ++i) {
+          Acc* const sum = chunk.row_grads + distinct.number.data[i - rows.begin] * f.room;
+          add_run<false>(sum, grad + r * stride, f.width, factor);
+        }
+      }
+    } else if (t.grad_weights) {
+      bad = each_tile(tile, reads.tile, t.weights, [&] {
+        weight_gradient(reads.tile, t.array, grad - row * stride, stride, t.grad_weights);
+      });
+    }
+  }
+  return bad;
+}
+
+template <typename T, typename Acc>
+BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
+  const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
+  const Distinct distinct(p, rows.begin, rows.end, may_repeat(p, t, rows), chunk.ids);
+  chunk.num_ids = distinct.count;
+  return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
+                                       : prepare_rows(p, t, distinct, rows, chunk);
+}
+
+// Calls visit(tile, grad, stride) for tiles of a chunk's distinct ids or indices; tile.row's gradient is at grad + row * stride.
+template <typename T, typename Acc, typename Visit>
+PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Visit&& visit) {
+  const FeatureWork& f = p.features[chunk.feature];
+  if (chunk.num_ids >= 0) {
+    return each_id_tile<Acc>(p, f, chunk.ids, chunk.num_ids, [&](const Tile<Acc>& tile, int64_t first) {
+      visit(tile, chunk.row_grads + first * f.room, f.room);
+    });
+  }
+  const Acc* const grad = f.projected ? chunk.row_grads - chunk.first * f.room : t.grad + f.out_column;
+  const int64_t stride = f.projected ? f.room : p.out_stride;
+  Tile<Acc> tile(p, f);
+  return each_tile(RowTile<Acc>(p, chunk.feature, chunk.first, chunk.last), tile, t.weights, [&] {
+    const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
+    for (int64_t r = end; !f.projected && r < end + rows && r < chunk.last; ++r) {
+      prefetch_row(grad + r * stride, f.width);
+    }
+    visit(tile, grad, stride);
+  });
+}
+
+template <typename T, typename Acc>
+BadId add(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Share share) {
+  return each_gradient(p, t, chunk, [&](const Tile<Acc>& tile, const Acc* grad, int64_t stride) {
+    if (p.prefetch) {
+      tile.prefetch(t.sink);
+    }
+    share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, t.sink_scale, share)
+                    : add_gradient<false>(tile, grad, stride, t.sink, t.sink_scale, share);
+  });
+}
+
+} // namespace PSS_ISA
+} // namespace torchrec_pss

@@ -1,0 +1,85 @@
+// Forward over some rows of one feature. Included once for each instruction set, see lanes.h.
+namespace torchrec_pss {
+namespace PSS_ISA {
+
+// Whether a feature's columns are whole lines of the cache, so that they may be written past it.
+template <typename T, typename Acc>
+bool can_stream(const Problem& p, const Tensors<T, Acc>& t, const FeatureWork& f) {
+  return p.stream && f.out_width % 16 == 0 && f.out_column % 16 == 0 && p.out_stride % 16 == 0 &&
+      reinterpret_cast<uintptr_t>(t.out) % 64 == 0;
+}
+
+// Whether rows that repeat are worth reading once.
+template <typename T, typename Acc>
+bool may_repeat(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows) {
+  const FeatureWork& f = p.features[rows.feature];
+  return !t.weights && (f.num_blocks() > 0 || (f.projected && rows.unit));
+}
+
+// Rows of one index each, of which many repeat: the distinct ones are made, then copied.
+template <bool kStream, typename T, typename Acc>
+BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
+  const FeatureWork& f = p.features[rows.feature];
+  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  Buffer<Acc> made(distinct.count * dim), read(f.projected ? kTileRows * f.room : 0);
+  const BadId bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, [&](const Tile<Acc>& tile, int64_t first) {
+    if (p.prefetch) {
+      tile.prefetch(t.array);
+    }
+    Acc* const to = made.data + first * dim;
+    if (f.projected) {
+      assign_tile(tile, t.array, read.data, f.room);
+      multiply<false>(tile.size, read.data, f.room, t.projections[rows.feature], dim, to, dim, inner, dim);
+    } else {
+      assign_tile(tile, t.array, to, dim);
+    }
+  });
+  Acc* out = t.out + f.out_column + rows.first_row * p.out_stride;
+  for (int64_t i = 0; bad.feature < 0 && i < rows.rows(); ++i, out += p.out_stride) {
+    copy_run<kStream>(out, made.data + distinct.number.data[i] * dim, dim);
+  }
+  return bad;
+}
+
+template <bool kStream, typename T, typename Acc>
+BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
+  const FeatureWork& f = p.features[rows.feature];
+  const int64_t dim = f.out_width;
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct);
+  BadId bad = reads.bad;
+  // Pooled rows go to the output, or to a tile of their own if they are projected, or written past the cache.
+  const bool apart = f.projected || kStream;
+  Buffer<Acc> pooled(apart ? kTileRows * f.room : 0);
+  for (int64_t row = rows.first_row; bad.feature < 0 && row < rows.end_row; row += kTileRows) {
+    const RowTile<Acc> tile(p, rows.feature, row, row + kTileRows < rows.end_row ? row + kTileRows : rows.end_row);
+    Acc* const out = t.out + f.out_column + row * p.out_stride;
+    Acc* const to = apart ? pooled.data : out;
+    const int64_t stride = apart ? f.room : p.out_stride;
+    bad = reads.pool(tile, to - row * stride, stride);
+    if (f.projected) {
+      multiply<kStream>(
+          tile.rows(), to, stride, t.projections[rows.feature], dim, out, p.out_stride, f.width + f.bias, dim);
+    } else if (kStream) {
+      for (int64_t r = 0; r < tile.rows(); ++r) {
+        copy_run<true>(out + r * p.out_stride, to + r * stride, dim);
+      }
+    }
+  }
+  return bad;
+}
+
+template <typename T, typename Acc>
+BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64_t first, int64_t last) {
+  const RowTile<Acc> rows(p, feature, first, last);
+  const bool sought = may_repeat(p, t, rows);
+  Buffer<int64_t> ids(sought ? rows.end - rows.begin : 0);
+  const Distinct distinct(p, rows.begin, rows.end, sought, ids.data);
+  const auto run = [&](auto by_rows, auto by_repeated) {
+    return distinct.found() && rows.unit ? by_repeated(p, t, rows, distinct) : by_rows(p, t, rows, distinct);
+  };
+  return can_stream(p, t, p.features[feature]) ? run(forward_rows<true, T, Acc>, forward_repeated<true, T, Acc>)
+                                               : run(forward_rows<false, T, Acc>, forward_repeated<false, T, Acc>);
+}
+
+} // namespace PSS_ISA
+} // namespace torchrec_pss
