@@ -15,7 +15,7 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
     dtype = dtype or draw.choice([torch.float32] * 3 + [torch.float64, torch.bfloat16, torch.float16])
     hash_kind = draw.choice([HASH_MIX64] * 4 + [HASH_ROBE])
     pooling = draw.choice(list(PoolingMode))
-    num_features, batch_size = draw.choice([1, 1, 2, 5]), draw.choice([0, 1, 1, 2, 7, 33, 150])
+    num_features, batch_size = draw.choice([1, 1, 2, 5]), draw.choice([0, 1, 1, 2, 7, 33, 150, 150])
     numel = draw.choice([16, 64, 1000, 4096])
     block = draw.choice([1, 2, 3, 4, 5, 8, 16])
     common_width = block * draw.randint(1, 4)
@@ -58,7 +58,7 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
     if batch_size and draw.random() < 0.05:
         lengths[draw.randrange(len(lengths))] = 700  # one huge bag
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    index_dtype = draw.choice([torch.int32, torch.int64])
+    index_dtype, repeated = draw.choice([torch.int32, torch.int64]), draw.random() < 0.4
     indices = []
     for f, feature in enumerate(features):
         count = int(lengths[f * batch_size : (f + 1) * batch_size].sum())
@@ -72,6 +72,8 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         if feature[FeatureColumn.HOT_END] > feature[FeatureColumn.HOT_BEGIN]:
             meets = torch.rand(count, generator=generator) < 0.5
             ids = torch.where(meets, torch.randint(0, min(high, 9), (count,), generator=generator), ids)
+        if repeated:
+            ids = ids[torch.randint(0, max(count // 3, 1), (count,), generator=generator)]
         indices.append(ids)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     weighted = draw.random() < 0.5

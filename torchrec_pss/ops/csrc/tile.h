@@ -81,6 +81,9 @@ struct Tile {
     for (int64_t k = 0; k < size; ++k) {
       row[k] = first_row + k;
     }
+    for (int64_t k = 0; problem.pooling_mode == kMean && k < size; ++k) { // bags of an earlier tile may have been longer
+      scale[k] = factor[k] = Acc(1);
+    }
     weigh(weights);
   }
 
