@@ -77,16 +77,6 @@ void transpose(const Tensors<T, Acc>& t, int64_t feature, const FeatureWork& f, 
   }
 }
 
-// Strides that no hardware foresees.
-template <typename Acc>
-PSS_INLINE void prefetch_row(const Acc* row, int64_t width) {
-  for (int64_t n = 0; n < width; n += 64 / sizeof(Acc)) {
-    __builtin_prefetch(row + n);
-  }
-}
-
-constexpr int64_t kRowsAhead = 16;
-
 // Rows of one index each, of which many repeat: the output's gradients are summed for each distinct id, then taken through the
 // projection.
 template <typename T, typename Acc>
@@ -100,7 +90,7 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
   const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
   for (int64_t i = 0; i < rows.rows(); ++i, grad += p.out_stride) {
     if (i + kRowsAhead < rows.rows()) {
-      prefetch_row(grad + kRowsAhead * p.out_stride, dim);
+      prefetch_row<0>(grad + kRowsAhead * p.out_stride, dim);
     }
     add_run<false>(sums + distinct.number.data[i] * dim, grad, dim, Acc(1));
   }
@@ -108,10 +98,7 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
     return {};
   }
   transpose(t, chunk.feature, f, transposed.data);
-  return each_id_tile<Acc>(p, f, distinct.ids, distinct.count, [&](const Tile<Acc>& tile, int64_t first) {
-    if (p.prefetch) {
-      tile.prefetch(t.array);
-    }
+  return each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     assign_tile(tile, t.array, read.data, f.room);
     const Acc* const of_tile = sums + first * dim;
     add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections[chunk.feature], dim, inner, dim);
@@ -142,7 +129,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
     const Acc* grad = t.grad + f.out_column + row * p.out_stride;
     int64_t stride = p.out_stride;
     for (int64_t r = kTileRows; r < 2 * kTileRows && row + r < chunk.last; ++r) {
-      prefetch_row(grad + r * stride, dim);
+      prefetch_row<0>(grad + r * stride, dim);
     }
     if (f.projected) {
       bad = reads.pool(tile, read.data - row * f.room, f.room);
@@ -173,7 +160,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
 template <typename T, typename Acc>
 BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
-  const Distinct distinct(p, rows.begin, rows.end, may_repeat(p, t, rows), chunk.ids);
+  const Distinct distinct(p, p.features[chunk.feature], rows.begin, rows.end, may_repeat(p, t, rows), chunk.ids);
   chunk.num_ids = distinct.count;
   return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
                                        : prepare_rows(p, t, distinct, rows, chunk);
@@ -184,7 +171,7 @@ template <typename T, typename Acc, typename Visit>
 PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Visit&& visit) {
   const FeatureWork& f = p.features[chunk.feature];
   if (chunk.num_ids >= 0) {
-    return each_id_tile<Acc>(p, f, chunk.ids, chunk.num_ids, [&](const Tile<Acc>& tile, int64_t first) {
+    return each_id_tile<Acc>(p, f, chunk.ids, chunk.num_ids, t.sink, [&](const Tile<Acc>& tile, int64_t first) {
       visit(tile, chunk.row_grads + first * f.room, f.room);
     });
   }
@@ -194,7 +181,10 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
   return each_tile(RowTile<Acc>(p, chunk.feature, chunk.first, chunk.last), tile, t.weights, [&] {
     const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
     for (int64_t r = end; !f.projected && r < end + rows && r < chunk.last; ++r) {
-      prefetch_row(grad + r * stride, f.width);
+      prefetch_row<0>(grad + r * stride, f.width);
+    }
+    if (p.prefetch) {
+      tile.prefetch(t.sink);
     }
     visit(tile, grad, stride);
   });
@@ -203,9 +193,6 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
 template <typename T, typename Acc>
 BadId add(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Share share) {
   return each_gradient(p, t, chunk, [&](const Tile<Acc>& tile, const Acc* grad, int64_t stride) {
-    if (p.prefetch) {
-      tile.prefetch(t.sink);
-    }
     share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, t.sink_scale, share)
                     : add_gradient<false>(tile, grad, stride, t.sink, t.sink_scale, share);
   });

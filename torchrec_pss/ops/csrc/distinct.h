@@ -4,7 +4,7 @@ namespace torchrec_pss {
 namespace PSS_ISA {
 
 // Indices that are worth it: enough of them, and, of the first of them as of all, not too many that are distinct.
-constexpr int64_t kLeastIndices = 64, kTrial = 1024;
+constexpr int64_t kLeastIndices = 64, kTrial = 1024, kMostIndices = int64_t(1) << 29;
 PSS_INLINE bool is_worth(int64_t distinct, int64_t indices) { return distinct * 8 <= indices * 5; }
 
 struct Distinct {
@@ -13,48 +13,65 @@ struct Distinct {
   int64_t* const ids; // in the order in which they come
   int64_t count = kNotSought; // ids; kNotSought where few repeat
 
-  // Of the indices [begin, end); `ids` has room for as many.
-  Distinct(const Problem& p, int64_t begin, int64_t end, bool sought, int64_t* ids_)
+  // Of the indices [begin, end) of a feature; `ids` has room for as many.
+  Distinct(const Problem& p, const FeatureWork& f, int64_t begin, int64_t end, bool sought, int64_t* ids_)
       : number(sought ? end - begin : 0), ids(ids_) {
-    if (!sought || end - begin < kLeastIndices) {
+    if (!sought || end - begin < kLeastIndices || end - begin > kMostIndices) {
       return;
     }
     const int64_t n = end - begin;
-    count = p.narrow_indices ? find(static_cast<const int32_t*>(p.indices) + begin, n)
-                             : find(static_cast<const int64_t*>(p.indices) + begin, n);
+    count = p.narrow_indices ? find(f, static_cast<const int32_t*>(p.indices) + begin, n)
+                             : find(f, static_cast<const int64_t*>(p.indices) + begin, n);
   }
 
   bool found() const { return count >= 0; }
 
  private:
-  // An open hash table of places in `ids`, counted from one.
+  // A table of places in `ids`, counted from one: by the id where it has room for all rows of an exact table, else by a hash.
   template <typename Id>
-  int64_t find(const Id* from, int64_t n) {
+  int64_t find(const FeatureWork& f, const Id* from, int64_t n) {
     int bits = 7;
     while ((int64_t(1) << bits) < 2 * n) {
       ++bits;
     }
+    Buffer<int32_t> table(int64_t(1) << bits);
+    __builtin_memset(table.data, 0, sizeof(int32_t) << bits);
+    const bool direct = f.prefix > 0 && f.rows <= (int64_t(1) << bits);
+    return direct ? number_all<true>(from, n, table.data, bits, f.rows) : number_all<false>(from, n, table.data, bits, 0);
+  }
+
+  // A branch on whether an id is new is often mispredicted, and still faster than to store what is known: the stores of frequent
+  // ids would hold up the loads of the next.
+  template <bool kDirect, typename Id>
+  int64_t number_all(const Id* from, int64_t n, int32_t* table, int bits, int64_t rows) {
     const int64_t mask = (int64_t(1) << bits) - 1;
-    Buffer<int32_t> table(mask + 1);
-    __builtin_memset(table.data, 0, (mask + 1) * sizeof(int32_t));
-    int64_t distinct = 0, steps = 0;
-    const int64_t most_steps = 4 * n; // ids chosen to collide are not looked up for long
+    int32_t distinct = 0;
+    int64_t steps = 4 * n; // ids chosen to collide are not looked up for long
     for (int64_t i = 0; i < n; ++i) {
       const int64_t id = from[i];
-      int64_t at = static_cast<int64_t>((static_cast<uint64_t>(id) * kGolden) >> (64 - bits));
-      for (int32_t place; (place = table.data[at]) != 0; at = (at + 1) & mask) {
-        if (ids[place - 1] == id) {
-          number.data[i] = place - 1;
-          goto next;
+      int64_t at = id;
+      if constexpr (kDirect) {
+        if (static_cast<uint64_t>(id) >= static_cast<uint64_t>(rows)) {
+          return kNotSought; // who reads it says so
         }
-        if (++steps > most_steps) {
-          return kNotSought;
+      } else {
+        at = static_cast<int64_t>((static_cast<uint64_t>(id) * kGolden) >> (64 - bits));
+      }
+      int32_t place = table[at];
+      if constexpr (!kDirect) {
+        while (place != 0 && ids[place - 1] != id) {
+          at = (at + 1) & mask;
+          place = table[at];
+          if (--steps < 0) {
+            return kNotSought;
+          }
         }
       }
-      number.data[i] = static_cast<int32_t>(distinct);
-      ids[distinct++] = id;
-      table.data[at] = static_cast<int32_t>(distinct);
-    next:
+      if (place == 0) {
+        ids[distinct] = id;
+        table[at] = place = ++distinct;
+      }
+      number.data[i] = place - 1;
       if (i + 1 == kTrial && !is_worth(distinct, kTrial)) {
         return kNotSought;
       }

@@ -9,6 +9,16 @@ bool can_stream(const Problem& p, const Tensors<T, Acc>& t, const FeatureWork& f
       reinterpret_cast<uintptr_t>(t.out) % 64 == 0;
 }
 
+// Strides that no hardware foresees; `kWrite` for what will be written.
+template <int kWrite, typename Acc>
+PSS_INLINE void prefetch_row(const Acc* row, int64_t width) {
+  for (int64_t n = 0; n < width; n += 64 / sizeof(Acc)) {
+    __builtin_prefetch(row + n, kWrite);
+  }
+}
+
+constexpr int64_t kRowsAhead = 16;
+
 // Whether rows that repeat are worth reading once.
 template <typename T, typename Acc>
 bool may_repeat(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows) {
@@ -22,10 +32,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
   Buffer<Acc> made(distinct.count * dim), read(f.projected ? kTileRows * f.room : 0);
-  const BadId bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, [&](const Tile<Acc>& tile, int64_t first) {
-    if (p.prefetch) {
-      tile.prefetch(t.array);
-    }
+  const BadId bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
     if (f.projected) {
       assign_tile(tile, t.array, read.data, f.room);
@@ -36,6 +43,9 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   });
   Acc* out = t.out + f.out_column + rows.first_row * p.out_stride;
   for (int64_t i = 0; bad.feature < 0 && i < rows.rows(); ++i, out += p.out_stride) {
+    if (!kStream) {
+      prefetch_row<1>(out + kRowsAhead * p.out_stride, i + kRowsAhead < rows.rows() ? dim : 0);
+    }
     copy_run<kStream>(out, made.data + distinct.number.data[i] * dim, dim);
   }
   return bad;
@@ -73,7 +83,7 @@ BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64
   const RowTile<Acc> rows(p, feature, first, last);
   const bool sought = may_repeat(p, t, rows);
   Buffer<int64_t> ids(sought ? rows.end - rows.begin : 0);
-  const Distinct distinct(p, rows.begin, rows.end, sought, ids.data);
+  const Distinct distinct(p, p.features[feature], rows.begin, rows.end, sought, ids.data);
   const auto run = [&](auto by_rows, auto by_repeated) {
     return distinct.found() && rows.unit ? by_repeated(p, t, rows, distinct) : by_rows(p, t, rows, distinct);
   };

@@ -203,20 +203,35 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   });
 }
 
-// Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`.
-template <typename Acc, typename Visit>
-PSS_INLINE BadId each_id_tile(const Problem& p, const FeatureWork& f, const int64_t* ids, int64_t count, Visit&& visit) {
+// Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`. The next tile is located, and what it
+// has in `fetched` (or null) fetched, before a tile is visited.
+template <typename Acc, typename T, typename Visit>
+PSS_INLINE BadId each_id_tile(
+    const Problem& p, const FeatureWork& f, const int64_t* ids, int64_t count, const T* fetched, Visit&& visit) {
   Problem of_ids = p;
   of_ids.indices = ids;
   of_ids.narrow_indices = false;
-  Tile<Acc> tile(of_ids, f);
+  Tile<Acc> tiles[2]{{of_ids, f}, {of_ids, f}};
+  const int64_t capacity = tiles[0].capacity;
   BadId bad;
-  for (int64_t i = 0; i < count; i += tile.capacity) {
-    if (!tile.take(i, i + tile.capacity < count ? i + tile.capacity : count, &bad)) {
+  const auto take = [&](Tile<Acc>& tile, int64_t first) {
+    const bool good = tile.take(first, first + capacity < count ? first + capacity : count, &bad);
+    if (good) {
+      tile.place_units(0, nullptr);
+      if (p.prefetch && fetched) {
+        tile.prefetch(fetched);
+      }
+    }
+    return good;
+  };
+  if (count > 0 && !take(tiles[0], 0)) {
+    return bad;
+  }
+  for (int64_t i = 0, now = 0; i < count; i += capacity, now ^= 1) {
+    if (i + capacity < count && !take(tiles[now ^ 1], i + capacity)) {
       return bad;
     }
-    tile.place_units(0, nullptr);
-    visit(tile, i);
+    visit(tiles[now], i);
   }
   return bad;
 }
@@ -237,10 +252,7 @@ struct PooledReads {
       : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_), rows(distinct.found() ? distinct.count * f.room : 0),
         tile(p, f) {
     if (distinct.found()) {
-      bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, [&](const Tile<Acc>& of_ids, int64_t first) {
-        if (p.prefetch) {
-          of_ids.prefetch(t.array);
-        }
+      bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
         assign_tile(of_ids, t.array, rows.data + first * f.room, f.room);
       });
     }

@@ -194,6 +194,14 @@ struct Tile {
       return;
     }
     const int64_t own_width = f.width - f.prefix;
+    if (has_directory()) {
+      for (int64_t k = 0; k < size; ++k) {
+        __builtin_prefetch(directory_entry(hot_key(state[k])));
+      }
+      for (int64_t k = 0; k < size; ++k) {
+        __builtin_prefetch(problem.hot_keys + f.hot_begin + clamp(*directory_entry(hot_key(state[k])), f.num_hot() - kBucket));
+      }
+    }
     for (int64_t k = 0; k < size; ++k) {
       const int64_t at = hot_position(hot_key(state[k]));
       own[num_hot] = f.hot_base + at * own_width;
@@ -204,13 +212,16 @@ struct Tile {
     }
   }
 
+  bool has_directory() const { return f.hot_shift > 0 && f.num_hot() >= kBucket; }
+  const int32_t* directory_entry(uint32_t key) const { return problem.hot_keys + f.hot_directory + (key >> f.hot_shift); }
+
   int64_t hot_position(uint32_t key) const {
     const int32_t* const keys = problem.hot_keys + f.hot_begin;
     const int32_t signed_key = static_cast<int32_t>(key ^ 0x80000000U);
     const int64_t n = f.num_hot();
-    if (f.hot_shift > 0 && n >= kBucket) {
+    if (has_directory()) {
       // The caller's numbers are not trusted to lie within the keys.
-      const int32_t* const begin = problem.hot_keys + f.hot_directory + (key >> f.hot_shift);
+      const int32_t* const begin = directory_entry(key);
       int64_t low = clamp(begin[0], n - kBucket);
       const int64_t end = clamp(begin[1], n);
       const int64_t lane = find_key(keys + low, signed_key); // without a branch, whatever the bucket's length
