@@ -34,19 +34,19 @@ class _FusedLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, array, arguments, update, weights, *projections):
         features, hot_keys, indices, offsets, total_width, flags = arguments
-        out, read = torch.ops.torchrec_pss.lookup(
+        out, saved = torch.ops.torchrec_pss.lookup(
             array, features, hot_keys, list(projections), indices, offsets, weights, total_width, *flags
         )
-        ctx.save_for_backward(read, features, hot_keys, indices, offsets, weights, *projections)
+        ctx.save_for_backward(saved, features, hot_keys, indices, offsets, weights, *projections)
         ctx.array, ctx.update, ctx.flags = array, update, flags
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        read, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+        saved, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
         update = ctx.update()
         grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
-            grad, read, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
+            grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
             offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
         parts = grad_projections.split([p.numel() for p in projections])

@@ -14,7 +14,8 @@ import torch
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 
-# hash, sign: see docs/hashing.md; features: see ops/features.py
+# hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
+# implementation leaves for itself: pooled reads on a GPU and in the reference, numbers of repeated ids on the CPU (csrc/distinct.h).
 _ARGUMENTS = (
     "Tensor array, Tensor features, Tensor hot_keys, Tensor[] projections, Tensor indices, Tensor offsets, "
     "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
@@ -27,13 +28,13 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"lookup_backward(Tensor grad, Tensor read, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor[], Tensor)",
+    f"lookup_backward(Tensor grad, Tensor saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor[], Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 # Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero again afterwards. The
 # gradients of the projections come flat, one after another: an op that changes arguments cannot return a list.
 _library.define(
-    f"lookup_backward_update_(Tensor grad, Tensor read, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
+    f"lookup_backward_update_(Tensor grad, Tensor saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
     f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
     "-> (Tensor, Tensor)",
 )
@@ -167,15 +168,16 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
-    # The CPU kernel's backward reads rows again.
-    read_again = HAS_CPU_KERNEL and array.device.type == "cpu"
-    read_width = 0 if read_again else reference.read_width(projections, pooling_mode)
-    return array.new_empty(rows, total_width, dtype=dtype), array.new_empty(rows, read_width, dtype=dtype)
+    if HAS_CPU_KERNEL and array.device.type == "cpu":
+        saved = indices.new_empty(indices.shape[0], dtype=torch.int32)
+    else:
+        saved = array.new_empty(rows, reference.read_width(projections, pooling_mode), dtype=dtype)
+    return array.new_empty(rows, total_width, dtype=dtype), saved
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
 def _(
-    grad, read, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+    grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     num_weights = 0 if weights is None else indices.shape[0]
     return torch.empty_like(array), [torch.empty_like(p) for p in projections], grad.new_empty(num_weights)
@@ -183,7 +185,7 @@ def _(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
 def _(
-    grad, read, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
+    grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_weights = 0 if weights is None else indices.shape[0]
     return grad.new_empty(sum(p.numel() for p in projections)), grad.new_empty(num_weights)
@@ -198,11 +200,11 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, _):
-    read, array, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+    saved, array, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
     if grad is None:
         return None, None, None, [None] * len(projections), *[None] * 7
     grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(
-        grad, read, array, features, hot_keys, projections, indices, offsets, weights, *ctx.flags
+        grad, saved, array, features, hot_keys, projections, indices, offsets, weights, *ctx.flags
     )
     wants_weights = weights is not None and ctx.needs_input_grad[6]
     grad_weights = grad_weights if wants_weights else None

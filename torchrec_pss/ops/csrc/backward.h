@@ -92,7 +92,7 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
     if (i + kRowsAhead < rows.rows()) {
       prefetch_row<0>(grad + kRowsAhead * p.out_stride, dim);
     }
-    add_run<false>(sums + distinct.number.data[i] * dim, grad, dim, Acc(1));
+    add_run<false>(sums + distinct.number[i] * dim, grad, dim, Acc(1));
   }
   if (!f.projected) {
     return {};
@@ -144,7 +144,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
         const int64_t bag = tile.first_bag + row + r;
         const Acc factor = reads.scale(bag);
         for (int64_t i = p.offsets[bag]; i < p.offsets[bag + 1]; ++i) {
-          Acc* const sum = chunk.row_grads + distinct.number.data[i - rows.begin] * f.room;
+          Acc* const sum = chunk.row_grads + distinct.number[i - rows.begin] * f.room;
           add_run<false>(sum, grad + r * stride, f.width, factor);
         }
       }
@@ -160,8 +160,11 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
 template <typename T, typename Acc>
 BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
-  const Distinct distinct(p, p.features[chunk.feature], rows.begin, rows.end, may_repeat(p, t, rows), chunk.ids);
-  chunk.num_ids = distinct.count;
+  int32_t* const number = t.numbers + rows.begin;
+  const FeatureWork& f = p.features[chunk.feature];
+  const Distinct distinct = t.numbered ? Distinct(p, rows.begin, rows.end, number, chunk.ids)
+                                       : Distinct(p, f, rows.begin, rows.end, may_repeat(p, t, rows), number, chunk.ids);
+  chunk.num_ids = distinct.found() ? distinct.count : -1;
   return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
                                        : prepare_rows(p, t, distinct, rows, chunk);
 }

@@ -46,7 +46,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
     if (!kStream) {
       prefetch_row<1>(out + kRowsAhead * p.out_stride, i + kRowsAhead < rows.rows() ? dim : 0);
     }
-    copy_run<kStream>(out, made.data + distinct.number.data[i] * dim, dim);
+    copy_run<kStream>(out, made.data + distinct.number[i] * dim, dim);
   }
   return bad;
 }
@@ -81,9 +81,9 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
 template <typename T, typename Acc>
 BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64_t first, int64_t last) {
   const RowTile<Acc> rows(p, feature, first, last);
-  const bool sought = may_repeat(p, t, rows);
-  Buffer<int64_t> ids(sought ? rows.end - rows.begin : 0);
-  const Distinct distinct(p, p.features[feature], rows.begin, rows.end, sought, ids.data);
+  Buffer<int64_t> ids(rows.end - rows.begin);
+  const Distinct distinct(
+      p, p.features[feature], rows.begin, rows.end, may_repeat(p, t, rows), t.numbers + rows.begin, ids.data);
   const auto run = [&](auto by_rows, auto by_repeated) {
     return distinct.found() && rows.unit ? by_repeated(p, t, rows, distinct) : by_rows(p, t, rows, distinct);
   };

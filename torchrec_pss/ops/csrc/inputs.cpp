@@ -1,7 +1,9 @@
 #include "inputs.h"
 
 #include <algorithm>
+#include <atomic>
 
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 namespace torchrec_pss {
@@ -51,10 +53,17 @@ void Inputs::check_offsets() const {
   const int64_t* const begin = problem.offsets;
   const int64_t num_bags = offsets.numel() - 1;
   TORCH_CHECK_INDEX(begin[0] == 0, "offsets must start at 0, got ", begin[0]);
-  bool ascending = true;
-  for (int64_t bag = 0; bag < num_bags; ++bag) {
-    ascending &= begin[bag] <= begin[bag + 1];
-  }
+  std::atomic<bool> all_ascend{true};
+  at::parallel_for(0, num_bags, 1 << 15, [&](int64_t first, int64_t last) {
+    bool ascend = true;
+    for (int64_t bag = first; bag < last; ++bag) {
+      ascend &= begin[bag] <= begin[bag + 1];
+    }
+    if (!ascend) {
+      all_ascend = false;
+    }
+  });
+  const bool ascending = all_ascend;
   for (int64_t bag = 0; !ascending && bag < num_bags; ++bag) {
     TORCH_CHECK_INDEX(
         begin[bag] <= begin[bag + 1], "offsets must not decrease: offsets[", bag, "] = ", begin[bag], ", offsets[",

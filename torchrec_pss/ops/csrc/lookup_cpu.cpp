@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -79,6 +80,13 @@ std::vector<Rows> chunks_of(const Inputs& inputs, int64_t indices) {
     }
   }
   return chunks;
+}
+
+// Features that hash first: their tasks are the longest, and the last task is waited for.
+template <typename Items, typename FeatureOf>
+void longest_first(const Inputs& inputs, Items& items, FeatureOf&& feature_of) {
+  std::stable_partition(
+      items.begin(), items.end(), [&](const auto& item) { return inputs.features[feature_of(item)].num_blocks() > 0; });
 }
 
 // Calls run(task) for tasks 0 .. count - 1, each as soon as a thread is free. The first id out of range is raised.
@@ -154,17 +162,23 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   problem.stream = inputs.rows() * total_width > kStreamed;
   const auto options = array.options().dtype(inputs.accumulator());
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
-  // Several for each thread: a chunk's place in the output does not depend on the others.
+  // Several chunks for each thread: forward's results do not depend on them.
   const int64_t share = inputs.num_indices / (4 * at::get_num_threads());
-  const std::vector<Rows> tasks = chunks_of(inputs, std::clamp(share, kLeastChunk, kMostChunk));
+  std::vector<Rows> tasks = chunks_of(inputs, std::clamp(share, kLeastChunk, kMostChunk));
+  longest_first(inputs, tasks, [](const Rows& rows) { return rows.feature; });
+  const at::Tensor numbers = at::empty({inputs.num_indices}, indices.options().dtype(at::kInt));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     tensors.out = out.template mutable_data_ptr<Acc>();
+    tensors.numbers = numbers.mutable_data_ptr<int32_t>();
     run_tasks(static_cast<int64_t>(tasks.size()), inputs.num_indices > kParallelIndices, [&](int64_t task) {
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
-  return {out, at::empty({inputs.rows(), 0}, options)}; // backward reads rows again
+  if (tasks.size() != chunks_of(inputs, kMostChunk).size()) {
+    numbers.fill_(kUnknownNumber); // backward's chunks are others
+  }
+  return {out, numbers};
 }
 
 // Numbers that the gradients of a chunk's rows take, or of its distinct ids, of which there may be more.
@@ -188,11 +202,18 @@ struct Gradients {
 
 // Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and `sink` is zero as before.
 Gradients backward(
-    const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& sink, const FusedUpdate& fused) {
+    const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& saved, const at::Tensor& sink,
+    const FusedUpdate& fused) {
   const at::Tensor grad = grad_.contiguous();
   const Problem& problem = inputs.problem;
   TORCH_CHECK_VALUE(
       grad.size(0) == inputs.rows(), "gradient ", grad.sizes(), " does not belong to ", inputs.rows(), " rows");
+  TORCH_CHECK_VALUE(
+      saved.scalar_type() == at::kInt && saved.sizes() == inputs.indices.sizes(), "what forward left is int32, a number for each of ",
+      inputs.num_indices, " indices, not ", saved.scalar_type(), " ", saved.sizes());
+  const at::Tensor left = saved.contiguous();
+  const bool numbered = inputs.num_indices == 0 || *left.const_data_ptr<int32_t>() != kUnknownNumber;
+  const at::Tensor numbers = numbered ? left : left.clone();
   Gradients gradients;
   for (const at::Tensor& projection : inputs.projections) {
     gradients.projections.push_back(at::zeros_like(projection));
@@ -218,6 +239,10 @@ Gradients backward(
       tasks.push_back({&group, part});
     }
   }
+  std::vector<int64_t> order(inputs.num_features()); // of the first pass, by feature
+  std::iota(order.begin(), order.end(), 0);
+  longest_first(inputs, order, [](int64_t feature) { return feature; });
+  longest_first(inputs, tasks, [](const Task& task) { return task.group->features.front(); });
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     using T = std::remove_pointer_t<decltype(tensors.updated)>;
@@ -230,15 +255,17 @@ Gradients backward(
       next_row += room_of(inputs, r);
     }
     tensors.grad = grad.template const_data_ptr<Acc>();
+    tensors.numbers = numbers.mutable_data_ptr<int32_t>();
+    tensors.numbered = numbered;
     std::vector<Acc*> projections;
     for (const at::Tensor& projection : gradients.projections) {
       projections.push_back(projection.template mutable_data_ptr<Acc>());
     }
     tensors.grad_projections = projections.data();
     tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
-    run_tasks(inputs.num_features(), parallel, [&](int64_t feature) {
+    run_tasks(inputs.num_features(), parallel, [&](int64_t task) {
       BadId bad;
-      for (Chunk<Acc>& chunk : chunks[feature]) {
+      for (Chunk<Acc>& chunk : chunks[order[task]]) {
         bad = bad.feature < 0 ? kernels.prepare(problem, tensors, chunk) : bad;
       }
       return bad;
@@ -288,19 +315,19 @@ Gradients backward(
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> lookup_backward_cpu(
-    const at::Tensor& grad, const at::Tensor& read, const at::Tensor& array, const at::Tensor& features,
+    const at::Tensor& grad, const at::Tensor& saved, const at::Tensor& array, const at::Tensor& features,
     const at::Tensor& hot_keys, at::TensorList projections, const at::Tensor& indices, const at::Tensor& offsets,
     const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign) {
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   const at::Tensor sink = at::zeros_like(array, array.options().dtype(inputs.accumulator()));
-  Gradients gradients = backward(inputs, grad, sink, {});
+  Gradients gradients = backward(inputs, grad, saved, sink, {});
   return {sink.to(array.scalar_type()), std::move(gradients.projections), gradients.weights};
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
-    const at::Tensor& grad, const at::Tensor& read, at::Tensor array, at::Tensor sink,
+    const at::Tensor& grad, const at::Tensor& saved, at::Tensor array, at::Tensor sink,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
     const at::Tensor& hot_keys,
     at::TensorList projections, const at::Tensor& indices, const at::Tensor& offsets,
@@ -322,7 +349,7 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
   const Update chosen{
       static_cast<int>(update), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
   const FusedUpdate fused{chosen, array, state ? *state : at::Tensor(), second ? *second : at::Tensor()};
-  const Gradients gradients = backward(inputs, grad, sink, fused);
+  const Gradients gradients = backward(inputs, grad, saved, sink, fused);
   std::vector<at::Tensor> flat{at::empty({0}, grad.options())};
   for (const at::Tensor& projection : gradients.projections) {
     flat.push_back(projection.flatten());

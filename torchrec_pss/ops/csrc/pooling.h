@@ -281,7 +281,7 @@ struct PooledReads {
       const Acc factor_of_bag = scale(bag);
       add_sum(to + r * stride, rows.data, f.room, p.offsets[bag], p.offsets[bag + 1], [&](int64_t i, Acc* factor) {
         *factor = factor_of_bag;
-        return distinct.number.data[i - begin] * f.room;
+        return distinct.number[i - begin] * f.room;
       });
     }
     return {};

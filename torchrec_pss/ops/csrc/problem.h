@@ -71,6 +71,8 @@ struct Tensors {
   const Acc* weights = nullptr; // of the indices, or null
   const Acc* const* projections = nullptr; // of the features, as their gradients
   Acc* out = nullptr;
+  int32_t* numbers = nullptr; // of the indices among the distinct ids of their chunk, see distinct.h
+  bool numbered = false; // backward: by forward, for the same chunks
   // Backward only.
   const Acc* grad = nullptr;
   Acc* sink = nullptr; // takes `sink_scale` times the array's gradient
@@ -120,6 +122,9 @@ template <typename T, typename Acc>
 using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last);
 
 constexpr int64_t kTileRows = 64;
+
+// In the place of an index's number among the distinct ids of its chunk, where there is none: they were not looked for; few repeat.
+constexpr int32_t kUnknownNumber = -1, kFewRepeat = -2;
 
 // The kernels for every element type.
 template <typename T, typename Acc>
