@@ -2,6 +2,44 @@
 namespace torchrec_pss {
 namespace PSS_ISA {
 
+// Those of hashed blocks, block by block; of several shares the owned ones are listed first: no processor foresees which they are.
+template <bool kShared, typename Acc>
+void add_blocks(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sink, Acc sink_scale, const Share& share) {
+  const FeatureWork& f = tile.f;
+  const int64_t n = tile.num_cold, blocks = f.num_blocks();
+  const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t* const addresses = tile.addresses.data + b * n;
+      const auto add = [&](int64_t c) __attribute__((always_inline)) {
+        const int64_t k = tile.cold[c], a = addresses[c];
+        const Acc factor = sink_scale * tile.factor[k];
+        const Acc* const from = grad + tile.row[k] * stride + f.prefix + b * length;
+        add_run<false>(sink + (a ^ (a >> 63)), from, length, a < 0 ? -factor : factor);
+      };
+      if constexpr (kShared) {
+        int32_t owned[kTileIds];
+        int64_t count = 0;
+        for (int64_t c = 0; c < n; ++c) {
+          owned[count] = static_cast<int32_t>(c);
+          count += share.owns(addresses[c] ^ (addresses[c] >> 63));
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          add(owned[i]);
+        }
+      } else {
+        for (int64_t c = 0; c < n; ++c) {
+          add(c);
+        }
+      }
+    }
+  };
+  switch (f.block) { // the usual lengths as constants
+    case 1: return of_length(1);
+    case 4: return of_length(4);
+    default: return of_length(f.block);
+  }
+}
+
 // Adds a tile's gradient to what `share` owns.
 template <bool kShared, typename Acc>
 void add_gradient(
@@ -21,14 +59,7 @@ void add_gradient(
     const int64_t k = tile.hot[h];
     add(tile.own[h], grad + tile.row[k] * stride + f.prefix, f.width - f.prefix, sink_scale * tile.factor[k]);
   }
-  for (int64_t c = 0; c < tile.num_cold; ++c) {
-    const int64_t k = tile.cold[c];
-    const Acc* const row = grad + tile.row[k] * stride;
-    const Acc factor = sink_scale * tile.factor[k];
-    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
-      add(address, row + j, length, sign * factor);
-    });
-  }
+  add_blocks<kShared>(tile, grad, stride, sink, sink_scale, share);
 }
 
 template <typename T, typename Acc>
@@ -98,7 +129,7 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
     return {};
   }
   transpose(t, chunk.feature, f, transposed.data);
-  return each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
+  return each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     assign_tile(tile, t.array, read.data, f.room);
     const Acc* const of_tile = sums + first * dim;
     add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections[chunk.feature], dim, inner, dim);
@@ -114,7 +145,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
   if (!f.projected && !t.grad_weights && !distinct.found()) {
     return {}; // the output's gradients are those of the rows
   }
-  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct);
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, f.projected);
   BadId bad = reads.bad;
   Buffer<Acc> transposed(f.projected ? dim * f.room : 0), read(f.projected ? kTileRows * f.room : 0);
   Buffer<Acc> of_tile(f.projected && distinct.found() ? kTileRows * f.room : 0);
@@ -174,7 +205,7 @@ template <typename T, typename Acc, typename Visit>
 PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Visit&& visit) {
   const FeatureWork& f = p.features[chunk.feature];
   if (chunk.num_ids >= 0) {
-    return each_id_tile<Acc>(p, f, chunk.ids, chunk.num_ids, t.sink, [&](const Tile<Acc>& tile, int64_t first) {
+    return each_id_tile<1, Acc>(p, f, chunk.ids, chunk.num_ids, t.sink, [&](const Tile<Acc>& tile, int64_t first) {
       visit(tile, chunk.row_grads + first * f.room, f.room);
     });
   }
@@ -187,7 +218,7 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
       prefetch_row<0>(grad + r * stride, f.width);
     }
     if (p.prefetch) {
-      tile.prefetch(t.sink);
+      tile.template prefetch<1>(t.sink);
     }
     visit(tile, grad, stride);
   });

@@ -37,10 +37,10 @@ struct Distinct {
  private:
   template <typename Id>
   int64_t recall(const Id* from, int64_t n) {
-    int32_t most = kFewRepeat;
+    int32_t most = -1;
     for (int64_t i = 0; i < n; ++i) {
-      if (number[i] < 0 || number[i] >= n) {
-        return kFewRepeat;
+      if (number[i] < 0 || number[i] > most + 1) {
+        return kFewRepeat; // or no numbers of forward's
       }
       ids[number[i]] = from[i];
       most = number[i] > most ? number[i] : most;

@@ -32,7 +32,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
   Buffer<Acc> made(distinct.count * dim), read(f.projected ? kTileRows * f.room : 0);
-  const BadId bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
+  const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
     if (f.projected) {
       assign_tile(tile, t.array, read.data, f.room);
@@ -55,7 +55,7 @@ template <bool kStream, typename T, typename Acc>
 BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width;
-  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct);
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, true);
   BadId bad = reads.bad;
   // Pooled rows go to the output, or to a tile of their own if they are projected, or written past the cache.
   const bool apart = f.projected || kStream;

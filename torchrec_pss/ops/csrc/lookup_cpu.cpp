@@ -58,6 +58,10 @@ constexpr int64_t kLeastChunk = 2048, kMostChunk = 16384;
 
 struct Rows {
   int64_t feature, first, last;
+
+  bool operator==(const Rows& other) const {
+    return feature == other.feature && first == other.first && last == other.last;
+  }
 };
 
 int64_t indices_of(const Problem& p, const Rows& rows) {
@@ -165,6 +169,7 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   // Several chunks for each thread: forward's results do not depend on them.
   const int64_t share = inputs.num_indices / (4 * at::get_num_threads());
   std::vector<Rows> tasks = chunks_of(inputs, std::clamp(share, kLeastChunk, kMostChunk));
+  const bool as_backward = tasks == chunks_of(inputs, kMostChunk);
   longest_first(inputs, tasks, [](const Rows& rows) { return rows.feature; });
   const at::Tensor numbers = at::empty({inputs.num_indices}, indices.options().dtype(at::kInt));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
@@ -175,8 +180,8 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
-  if (tasks.size() != chunks_of(inputs, kMostChunk).size()) {
-    numbers.fill_(kUnknownNumber); // backward's chunks are others
+  if (!as_backward) {
+    numbers.fill_(kUnknownNumber);
   }
   return {out, numbers};
 }

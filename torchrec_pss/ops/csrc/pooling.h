@@ -205,7 +205,7 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
 
 // Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`. The next tile is located, and what it
 // has in `fetched` (or null) fetched, before a tile is visited.
-template <typename Acc, typename T, typename Visit>
+template <int kWrite, typename Acc, typename T, typename Visit>
 PSS_INLINE BadId each_id_tile(
     const Problem& p, const FeatureWork& f, const int64_t* ids, int64_t count, const T* fetched, Visit&& visit) {
   Problem of_ids = p;
@@ -219,7 +219,7 @@ PSS_INLINE BadId each_id_tile(
     if (good) {
       tile.place_units(0, nullptr);
       if (p.prefetch && fetched) {
-        tile.prefetch(fetched);
+        tile.template prefetch<kWrite>(fetched);
       }
     }
     return good;
@@ -248,11 +248,12 @@ struct PooledReads {
   BadId bad;
   Tile<Acc> tile;
 
-  PooledReads(const Problem& p_, const Tensors<T, Acc>& t_, const FeatureWork& f_, int64_t begin_, const Distinct& distinct_)
-      : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_), rows(distinct.found() ? distinct.count * f.room : 0),
-        tile(p, f) {
-    if (distinct.found()) {
-      bad = each_id_tile<Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
+  PooledReads(
+      const Problem& p_, const Tensors<T, Acc>& t_, const FeatureWork& f_, int64_t begin_, const Distinct& distinct_, bool needed)
+      : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_),
+        rows(needed && distinct.found() ? distinct.count * f.room : 0), tile(p, f) {
+    if (needed && distinct.found()) {
+      bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
         assign_tile(of_ids, t.array, rows.data + first * f.room, f.room);
       });
     }
@@ -271,7 +272,7 @@ struct PooledReads {
     if (!distinct.found()) {
       return each_tile(of, tile, t.weights, [&] {
         if (p.prefetch) {
-          tile.prefetch(t.array);
+          tile.template prefetch<0>(t.array);
         }
         of.unit ? assign_tile(tile, t.array, to, stride) : add_tile(tile, t.array, to, stride);
       });

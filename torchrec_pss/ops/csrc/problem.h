@@ -92,7 +92,9 @@ struct Share {
   int64_t parts = 1;
   static constexpr int kPageBits = 12;
 
-  bool owns(int64_t address) const { return (address >> kPageBits) % parts == part; }
+  bool owns(int64_t address) const {
+    return static_cast<uint32_t>(address >> kPageBits) % static_cast<uint32_t>(parts) == static_cast<uint32_t>(part);
+  }
 };
 
 // Rows [first, last) of a feature, whose gradients are prepared before they are added to the array's. Chunks do not depend on the

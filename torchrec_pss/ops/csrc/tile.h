@@ -100,13 +100,13 @@ struct Tile {
     weigh(weights);
   }
 
-  // Fetches what the tile reads of an array that no near cache holds, so that misses overlap.
-  template <typename T>
+  // Fetches what the tile reads of an array that no near cache holds, so that misses overlap; `kWrite` takes it from other cores.
+  template <int kWrite, typename T>
   void prefetch(const T* array) const {
     constexpr int64_t line = 64 / sizeof(T);
     const auto fetch = [&](int64_t address, int64_t length) {
       for (int64_t j = 0; j < length; j += line) {
-        __builtin_prefetch(array + address + j, 1);
+        __builtin_prefetch(array + address + j, kWrite);
       }
     };
     for (int64_t k = 0; f.prefix > 0 && k < size; ++k) {
