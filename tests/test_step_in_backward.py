@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import random_case
+from lookup_cases import positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -149,12 +149,12 @@ def test_update_equals_the_formula_on_random_configurations(kind):
 @pytest.mark.parametrize("seed", range(3))
 def test_opcheck(seed, kind):
     case = random_case(seed, torch.float32)
-    out, read = reference.lookup(**case)
+    out, saved = torch.ops.torchrec_pss.lookup(*positional(case))
     sink, state, second = (torch.full_like(case["array"], value) for value in (0.0, 1.0, 1.0))
     arguments = [v for k, v in case.items() if k not in ("array", "total_width")]
     torch.library.opcheck(
         torch.ops.torchrec_pss.lookup_backward_update_.default,
-        (torch.ones_like(out), read, case["array"], sink, state, second, *arguments, int(kind), list(NUMBERS)),
+        (torch.ones_like(out), saved, case["array"], sink, state, second, *arguments, int(kind), list(NUMBERS)),
     )
 
 

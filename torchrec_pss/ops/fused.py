@@ -49,8 +49,7 @@ class _FusedLookup(torch.autograd.Function):
             grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
             offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
-        parts = grad_projections.split([p.numel() for p in projections])
-        parts = [part.view_as(p) for part, p in zip(parts, projections, strict=True)] if projections else []
+        parts = torch._utils._unflatten_dense_tensors(grad_projections, projections) if projections else ()
         return None, None, None, grad_weights if ctx.needs_input_grad[3] else None, *parts
 
 
