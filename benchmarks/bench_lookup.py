@@ -5,10 +5,11 @@
 For each case, how many times as fast the shared array is as each rival: all sides run in turn in one process, and the figure is the
 ratio of the medians. Full tables are Kaggle's or MLPerf's 26, fp32, with as many of their rows as --table_gib holds.
 
-Three limits, each a part of what the lookup must do, as a share of its time: ``copy`` is a plain copy of the output's bytes (a step
-must at least read its gradient and write it); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache
+Limits, each a part of what a lookup does, as a share of our time: ``copy`` is a plain copy of the output's bytes (a step
+must at least read its gradient and write it); ``floor``, where a bag has one id, is what each id costs however little its row does: to
+find repeated ids, to copy a row and to add a gradient (lookup_floor.cpp); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache
 lines of an array of that size as the forward reads; ``products`` are those with the projections (one forward, two more backward) by
-PyTorch's own BLAS. What is left is hashing, hot rows, scattered sums and the optimizer.
+PyTorch's own BLAS, of all ids: the lookup makes them of distinct ones only, where ids repeat.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
 from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
+from benchmarks.lookup_floor import floor
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection
 from torchrec_pss.modules.array_layout import ArrayLayout
@@ -43,7 +45,7 @@ _WARM_UP = 2  # rounds
 _BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
 _LINE = 16  # fp32 elements of a cache line
 _LINES_A_BAG = 64
-_LIMITS = ("copy", "lines", "products")
+_LIMITS = ("copy", "floor", "lines", "products")
 _LIMIT_COLUMNS = tuple(f"ratio_vs_{limit}" for limit in _LIMITS)
 
 # Forward; forward, backward and optimizer: each of the batch with that number.
@@ -199,9 +201,11 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
         "copy": (lambda _: copied.copy_(grad), lambda _: copied.copy_(grad)),
         "lines": cache_lines(layout, batches),
     }
-    limit = products(case, layout)
-    if limit:
-        contestants["products"] = limit
+    limits = {
+        "products": products(case, layout),
+        "floor": floor(batches, case.embedding_dim, case.threads, grad) if case.ids_per_bag == 1 else None,
+    }
+    contestants.update({name: limit for name, limit in limits.items() if limit})
     times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
     for repeat in range(repeats + _WARM_UP):
         for name, (forward, step) in contestants.items():

@@ -208,7 +208,8 @@ class SharedArrayModule(nn.Module):
     ) -> list[torch.Tensor]:
         if not self.projections:
             return []
-        return [self.projections[t.name] if t.is_projected else unprojected for t in tables]
+        parameters = self.projections._parameters  # its own look-up, one by one, would take as long as a small batch
+        return [parameters[t.name] if t.is_projected else unprojected for t in tables]
 
     def _metadata_of(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The op's features and hot_keys, and what stands for no projection, on the array's device."""

@@ -34,9 +34,10 @@ class _FusedLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, array, arguments, update, weights, *projections):
         features, hot_keys, indices, offsets, total_width, flags = arguments
-        out, saved = torch.ops.torchrec_pss.lookup(
-            array, features, hot_keys, list(projections), indices, offsets, weights, total_width, *flags
-        )
+        with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
+            out, saved = torch.ops.torchrec_pss.lookup(
+                array, features, hot_keys, list(projections), indices, offsets, weights, total_width, *flags
+            )
         ctx.save_for_backward(saved, features, hot_keys, indices, offsets, weights, *projections)
         ctx.array, ctx.update, ctx.flags = array, update, flags
         return out

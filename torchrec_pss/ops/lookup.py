@@ -141,11 +141,14 @@ def check_arguments(
     wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
     if projections and len(projections) != features.shape[0]:
         raise ValueError(f"there are {len(projections)} projections for {features.shape[0]} features")
+    device = array.device
     for feature, projection in enumerate(projections):
         if projection.dim() != 2 or projection.dtype != wanted:
             raise ValueError(
                 f"projections must be {wanted} matrices, that of feature {feature} is {projection.dtype} {tuple(projection.shape)}"
             )
+        if projection.device != device:
+            raise ValueError(f"the projection of feature {feature} is on {projection.device}, but the array is on {device}")
     if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
         raise ValueError(
             f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
@@ -156,10 +159,9 @@ def check_arguments(
         ("indices", indices),
         ("offsets", offsets),
         ("per_sample_weights", weights),
-        *((f"the projection of feature {f}", p) for f, p in enumerate(projections)),
     ):
-        if tensor is not None and tensor.device != array.device:
-            raise ValueError(f"{name} is on {tensor.device}, but the array is on {array.device}")
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but the array is on {device}")
 
 
 @torch.library.register_fake("torchrec_pss::lookup")

@@ -201,7 +201,7 @@ struct FusedUpdate {
 };
 
 struct Gradients {
-  std::vector<at::Tensor> projections;
+  at::Tensor projections; // one after another
   at::Tensor weights;
 };
 
@@ -220,9 +220,11 @@ Gradients backward(
   const bool numbered = inputs.num_indices == 0 || *left.const_data_ptr<int32_t>() != kUnknownNumber;
   const at::Tensor numbers = numbered ? left : left.clone();
   Gradients gradients;
+  int64_t projected = 0;
   for (const at::Tensor& projection : inputs.projections) {
-    gradients.projections.push_back(at::zeros_like(projection));
+    projected += projection.numel();
   }
+  gradients.projections = at::zeros({projected}, grad.options());
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
   const bool parallel = inputs.num_indices > kParallelIndices;
   const std::vector<Rows> rows = chunks_of(inputs, kMostChunk);
@@ -263,8 +265,10 @@ Gradients backward(
     tensors.numbers = numbers.mutable_data_ptr<int32_t>();
     tensors.numbered = numbered;
     std::vector<Acc*> projections;
-    for (const at::Tensor& projection : gradients.projections) {
-      projections.push_back(projection.template mutable_data_ptr<Acc>());
+    Acc* next_projection = gradients.projections.template mutable_data_ptr<Acc>();
+    for (const at::Tensor& projection : inputs.projections) {
+      projections.push_back(next_projection);
+      next_projection += projection.numel();
     }
     tensors.grad_projections = projections.data();
     tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
@@ -327,8 +331,14 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> lookup_backward_cpu(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   const at::Tensor sink = at::zeros_like(array, array.options().dtype(inputs.accumulator()));
-  Gradients gradients = backward(inputs, grad, saved, sink, {});
-  return {sink.to(array.scalar_type()), std::move(gradients.projections), gradients.weights};
+  const Gradients gradients = backward(inputs, grad, saved, sink, {});
+  std::vector<at::Tensor> of_projections; // results of an op must not share memory
+  int64_t first = 0;
+  for (const at::Tensor& projection : inputs.projections) {
+    of_projections.push_back(gradients.projections.narrow(0, first, projection.numel()).clone().view(projection.sizes()));
+    first += projection.numel();
+  }
+  return {sink.to(array.scalar_type()), std::move(of_projections), gradients.weights};
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
@@ -355,11 +365,7 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
       static_cast<int>(update), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
   const FusedUpdate fused{chosen, array, state ? *state : at::Tensor(), second ? *second : at::Tensor()};
   const Gradients gradients = backward(inputs, grad, saved, sink, fused);
-  std::vector<at::Tensor> flat{at::empty({0}, grad.options())};
-  for (const at::Tensor& projection : gradients.projections) {
-    flat.push_back(projection.flatten());
-  }
-  return {at::cat(flat), gradients.weights};
+  return {gradients.projections, gradients.weights};
 }
 
 } // namespace
