@@ -168,6 +168,33 @@ def test_the_same_bits_on_any_number_of_threads(choices, bags):
             assert torch.equal(first, second)
 
 
+def test_a_bag_of_one_id_after_longer_ones_is_its_mean():
+    """Tiles of 64 bags are read differently where all hold one id; a tile must not inherit the lengths of the one before."""
+    lengths = torch.tensor([1] * 63 + [500] + [1] * 64)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    indices = torch.arange(int(lengths.sum()))
+    case = simple_case(indices, offsets) | {"pooling_mode": PoolingMode.MEAN, "per_sample_weights": torch.rand(627)}
+    torch.testing.assert_close(lookup(**case), reference_lookup(**case), **TOLERANCE)
+
+
+@pytest.mark.skipif(not HAS_CPU_KERNEL, reason="numbers are the C++ kernel's")
+def test_numbers_that_are_not_forwards_are_not_followed():
+    """`lookup_backward` can be called with anything: what forward cannot have left counts as nothing left."""
+    indices = torch.arange(500) % 20
+    case = simple_case(indices, torch.arange(501))
+    arguments = list(case.values())
+    op = torch.ops.torchrec_pss
+    out, numbers = op.lookup(*arguments)
+    assert numbers.tolist() == indices.tolist()
+    backward = [*arguments[:7], *arguments[8:]]
+    expected = op.lookup_backward(torch.ones_like(out), numbers, *backward)[0]
+    for wrong in (torch.full_like(numbers, 7), numbers + 1, numbers.flip(0), torch.full_like(numbers, 1 << 30)):
+        gradient = op.lookup_backward(torch.ones_like(out), wrong, *backward)[0]
+        torch.testing.assert_close(gradient, expected)
+    with pytest.raises(ValueError, match="a number for each of 500 indices"):
+        op.lookup_backward(torch.ones_like(out), numbers[:3], *backward)
+
+
 def simple_case(indices, offsets, prefix=0, rows=10):
     feature = dict(zip(FeatureColumn, (123, rows, 8, prefix, 0, 4, 250), strict=False))
     return {

@@ -2,6 +2,9 @@
 
 No gradient as long as the array is made, filled with zeros and read again: SGD and Adagrad touch only elements that the batch
 read, Adam and AdamW pass over the array once.
+
+On the CPU backward reads rows again for the gradients of projections and weights (as TBE does for those of weights): of two lookups
+whose backward is one call, the second's are of the array that the first has updated.
 """
 
 from collections.abc import Sequence

@@ -148,7 +148,9 @@ def check_arguments(
                 f"projections must be {wanted} matrices, that of feature {feature} is {projection.dtype} {tuple(projection.shape)}"
             )
         if projection.device != device:
-            raise ValueError(f"the projection of feature {feature} is on {projection.device}, but the array is on {device}")
+            raise ValueError(
+                f"the projection of feature {feature} is on {projection.device}, but the array is on {device}"
+            )
     if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
         raise ValueError(
             f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "

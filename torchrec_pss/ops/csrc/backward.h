@@ -191,10 +191,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
 template <typename T, typename Acc>
 BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
-  int32_t* const number = t.numbers + rows.begin;
-  const FeatureWork& f = p.features[chunk.feature];
-  const Distinct distinct = t.numbered ? Distinct(p, rows.begin, rows.end, number, chunk.ids)
-                                       : Distinct(p, f, rows.begin, rows.end, may_repeat(p, t, rows), number, chunk.ids);
+  const Distinct distinct(p, rows.begin, rows.end, t.numbers + rows.begin, chunk.ids);
   chunk.num_ids = distinct.found() ? distinct.count : -1;
   return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
                                        : prepare_rows(p, t, distinct, rows, chunk);

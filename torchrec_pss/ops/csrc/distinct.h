@@ -12,8 +12,7 @@ struct Distinct {
   int64_t* ids; // in the order in which they come
   int64_t count = kFewRepeat; // of `ids`
 
-  // Of the indices [begin, end) of a feature, of which there is one at least: numbers them, or says in each number why not. `ids`
-  // has room for as many.
+  // Of the indices [begin, end) of a feature: numbers them where they are `sought` and many repeat. `ids` has room for as many.
   Distinct(const Problem& p, const FeatureWork& f, int64_t begin, int64_t end, bool sought, int32_t* number_, int64_t* ids_)
       : number(number_), ids(ids_) {
     const int64_t n = end - begin;
@@ -40,7 +39,7 @@ struct Distinct {
     int32_t most = -1;
     for (int64_t i = 0; i < n; ++i) {
       if (number[i] < 0 || number[i] > most + 1) {
-        return kFewRepeat; // or no numbers of forward's
+        return kFewRepeat; // or these are no numbers of forward's
       }
       ids[number[i]] = from[i];
       most = number[i] > most ? number[i] : most;

@@ -43,8 +43,8 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   });
   Acc* out = t.out + f.out_column + rows.first_row * p.out_stride;
   for (int64_t i = 0; bad.feature < 0 && i < rows.rows(); ++i, out += p.out_stride) {
-    if (!kStream) {
-      prefetch_row<1>(out + kRowsAhead * p.out_stride, i + kRowsAhead < rows.rows() ? dim : 0);
+    if (!kStream && i + kRowsAhead < rows.rows()) {
+      prefetch_row<1>(out + kRowsAhead * p.out_stride, dim);
     }
     copy_run<kStream>(out, made.data + distinct.number[i] * dim, dim);
   }

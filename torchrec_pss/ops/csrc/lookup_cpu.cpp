@@ -53,15 +53,12 @@ const Kernels& best_kernels() {
   return *chosen;
 }
 
-// Indices of a chunk: the more, the more of them repeat; their hash table stays in the second cache.
-constexpr int64_t kLeastChunk = 2048, kMostChunk = 16384;
+// Indices of a chunk: the more, the more of them repeat, but their hash table stays in the second cache, and there are chunks for
+// many threads. What results may depend on chunks, so that they must not on the number of threads.
+constexpr int64_t kLeastChunk = 2048, kMostChunk = 16384, kChunks = 16;
 
 struct Rows {
   int64_t feature, first, last;
-
-  bool operator==(const Rows& other) const {
-    return feature == other.feature && first == other.first && last == other.last;
-  }
 };
 
 int64_t indices_of(const Problem& p, const Rows& rows) {
@@ -69,9 +66,10 @@ int64_t indices_of(const Problem& p, const Rows& rows) {
   return p.pooling_mode == kNone ? rows.last - rows.first : offsets[rows.last] - offsets[rows.first];
 }
 
-// The rows of all features, in runs of whole tiles that take `indices` or a tile more.
-std::vector<Rows> chunks_of(const Inputs& inputs, int64_t indices) {
+// The rows of all features, in runs of whole tiles.
+std::vector<Rows> chunks_of(const Inputs& inputs) {
   const Problem& p = inputs.problem;
+  const int64_t indices = std::clamp(inputs.num_indices / kChunks, kLeastChunk, kMostChunk);
   std::vector<Rows> chunks;
   for (int64_t f = 0; f < inputs.num_features(); ++f) {
     const int64_t last = p.end_row(f);
@@ -166,10 +164,7 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   problem.stream = inputs.rows() * total_width > kStreamed;
   const auto options = array.options().dtype(inputs.accumulator());
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
-  // Several chunks for each thread: forward's results do not depend on them.
-  const int64_t share = inputs.num_indices / (4 * at::get_num_threads());
-  std::vector<Rows> tasks = chunks_of(inputs, std::clamp(share, kLeastChunk, kMostChunk));
-  const bool as_backward = tasks == chunks_of(inputs, kMostChunk);
+  std::vector<Rows> tasks = chunks_of(inputs);
   longest_first(inputs, tasks, [](const Rows& rows) { return rows.feature; });
   const at::Tensor numbers = at::empty({inputs.num_indices}, indices.options().dtype(at::kInt));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
@@ -180,9 +175,6 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
-  if (!as_backward) {
-    numbers.fill_(kUnknownNumber);
-  }
   return {out, numbers};
 }
 
@@ -216,9 +208,7 @@ Gradients backward(
   TORCH_CHECK_VALUE(
       saved.scalar_type() == at::kInt && saved.sizes() == inputs.indices.sizes(), "what forward left is int32, a number for each of ",
       inputs.num_indices, " indices, not ", saved.scalar_type(), " ", saved.sizes());
-  const at::Tensor left = saved.contiguous();
-  const bool numbered = inputs.num_indices == 0 || *left.const_data_ptr<int32_t>() != kUnknownNumber;
-  const at::Tensor numbers = numbered ? left : left.clone();
+  const at::Tensor numbers = saved.contiguous();
   Gradients gradients;
   int64_t projected = 0;
   for (const at::Tensor& projection : inputs.projections) {
@@ -227,7 +217,7 @@ Gradients backward(
   gradients.projections = at::zeros({projected}, grad.options());
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
   const bool parallel = inputs.num_indices > kParallelIndices;
-  const std::vector<Rows> rows = chunks_of(inputs, kMostChunk);
+  const std::vector<Rows> rows = chunks_of(inputs);
   // The chunks' working memory, of which those write little whose ids repeat.
   const at::Tensor ids = at::empty({inputs.num_indices}, at::kLong);
   int64_t row_grads = 0;
@@ -262,8 +252,7 @@ Gradients backward(
       next_row += room_of(inputs, r);
     }
     tensors.grad = grad.template const_data_ptr<Acc>();
-    tensors.numbers = numbers.mutable_data_ptr<int32_t>();
-    tensors.numbered = numbered;
+    tensors.numbers = const_cast<int32_t*>(numbers.const_data_ptr<int32_t>());
     std::vector<Acc*> projections;
     Acc* next_projection = gradients.projections.template mutable_data_ptr<Acc>();
     for (const at::Tensor& projection : inputs.projections) {

@@ -71,8 +71,7 @@ struct Tensors {
   const Acc* weights = nullptr; // of the indices, or null
   const Acc* const* projections = nullptr; // of the features, as their gradients
   Acc* out = nullptr;
-  int32_t* numbers = nullptr; // of the indices among the distinct ids of their chunk, see distinct.h
-  bool numbered = false; // backward: by forward, for the same chunks
+  int32_t* numbers = nullptr; // of the indices among the distinct ids of their chunk (distinct.h): forward leaves them to backward
   // Backward only.
   const Acc* grad = nullptr;
   Acc* sink = nullptr; // takes `sink_scale` times the array's gradient
@@ -97,8 +96,7 @@ struct Share {
   }
 };
 
-// Rows [first, last) of a feature, whose gradients are prepared before they are added to the array's. Chunks do not depend on the
-// number of threads, and what is summed within one is summed in the order of its rows.
+// Backward's view of the rows [first, last) of a feature, whose gradients are prepared before they are added to the array's.
 template <typename Acc>
 struct Chunk {
   int64_t feature, first, last;
@@ -107,7 +105,7 @@ struct Chunk {
   int64_t num_ids = -1; // in `ids`, each with a row of `row_grads`; -1: each of the chunk's rows has one, or that of the output
 };
 
-// Forward, of any rows of a feature.
+// Forward, of a chunk of a feature's rows.
 template <typename T, typename Acc>
 using Forward = BadId (*)(const Problem&, const Tensors<T, Acc>&, int64_t feature, int64_t first, int64_t last);
 // Backward in two passes: what needs the array (gradients of projections and weights, and of the rows as they were read), by
@@ -125,8 +123,8 @@ using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last)
 
 constexpr int64_t kTileRows = 64;
 
-// In the place of an index's number among the distinct ids of its chunk, where there is none: they were not looked for; few repeat.
-constexpr int32_t kUnknownNumber = -1, kFewRepeat = -2;
+// In the place of an index's number among the distinct ids of its chunk, where those are not told apart.
+constexpr int32_t kFewRepeat = -1;
 
 // The kernels for every element type.
 template <typename T, typename Acc>

@@ -1,5 +1,5 @@
 // Some indices of one feature: their ids, the rows they go to, and where they live in the array. Included once for each
-// instruction set, see gemm.h.
+// instruction set, see lanes.h.
 namespace torchrec_pss {
 namespace PSS_ISA {
 
