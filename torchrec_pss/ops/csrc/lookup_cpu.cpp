@@ -178,10 +178,17 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   return {out, numbers};
 }
 
-// Numbers that the gradients of a chunk's rows take, or of its distinct ids, of which there may be more.
-int64_t room_of(const Inputs& inputs, const Rows& rows) {
-  const int64_t most = std::max(rows.last - rows.first, indices_of(inputs.problem, rows));
-  return most * inputs.features[rows.feature].room;
+// Elements that the gradients of a chunk's rows take: one for each distinct id, or, if those are not told apart, for each row that is
+// projected.
+int64_t room_of(const Inputs& inputs, const Rows& rows, const int32_t* numbers) {
+  const int64_t n = indices_of(inputs.problem, rows);
+  int32_t most = -1;
+  for (int64_t i = 0; i < n; ++i) {
+    most = std::max(most, numbers[i]);
+  }
+  const FeatureWork& f = inputs.features[rows.feature];
+  const int64_t distinct = std::min(int64_t(most) + 1, n), projected = f.projected ? rows.last - rows.first : 0;
+  return std::max(distinct, projected) * f.room;
 }
 
 // What a fused optimizer changes: the array, by the gradients that `sink` holds for the time being.
@@ -218,13 +225,15 @@ Gradients backward(
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
   const bool parallel = inputs.num_indices > kParallelIndices;
   const std::vector<Rows> rows = chunks_of(inputs);
-  // The chunks' working memory, of which those write little whose ids repeat.
+  // The chunks' working memory.
   const at::Tensor ids = at::empty({inputs.num_indices}, at::kLong);
-  int64_t row_grads = 0;
+  std::vector<int64_t> rooms; // of row_gradients
+  const int32_t* next_number = numbers.const_data_ptr<int32_t>();
   for (const Rows& r : rows) {
-    row_grads += room_of(inputs, r);
+    rooms.push_back(room_of(inputs, r, next_number));
+    next_number += indices_of(problem, r);
   }
-  const at::Tensor row_gradients = at::empty({row_grads}, grad.options());
+  const at::Tensor row_gradients = at::empty({std::accumulate(rooms.begin(), rooms.end(), int64_t(0))}, grad.options());
   const std::vector<FeatureGroup> groups = groups_of(inputs, parallel ? at::get_num_threads() : 1);
   struct Task {
     const FeatureGroup* group;
@@ -246,10 +255,11 @@ Gradients backward(
     std::vector<std::vector<Chunk<Acc>>> chunks(inputs.num_features()); // of each feature
     int64_t* next_id = ids.mutable_data_ptr<int64_t>();
     Acc* next_row = row_gradients.template mutable_data_ptr<Acc>();
-    for (const Rows& r : rows) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Rows& r = rows[i];
       chunks[r.feature].push_back({r.feature, r.first, r.last, next_id, next_row});
       next_id += indices_of(problem, r);
-      next_row += room_of(inputs, r);
+      next_row += rooms[i];
     }
     tensors.grad = grad.template const_data_ptr<Acc>();
     tensors.numbers = const_cast<int32_t*>(numbers.const_data_ptr<int32_t>());

@@ -101,7 +101,7 @@ template <typename Acc>
 struct Chunk {
   int64_t feature, first, last;
   int64_t* ids = nullptr; // room for the distinct ids among the chunk's indices
-  Acc* row_grads = nullptr; // room for a row of `FeatureWork::room` numbers each
+  Acc* row_grads = nullptr; // room for their gradients, or its rows', of `FeatureWork::room` numbers each
   int64_t num_ids = -1; // in `ids`, each with a row of `row_grads`; -1: each of the chunk's rows has one, or that of the output
 };
 
