@@ -44,7 +44,7 @@ struct Distinct {
       ids[number[i]] = from[i];
       most = number[i] > most ? number[i] : most;
     }
-    return int64_t(most) + 1;
+    return most < 0 ? kFewRepeat : int64_t(most) + 1; // no index at all
   }
 
   // A table of places in `ids`, counted from one: by the id where it has room for all rows of an exact table, else by a hash.
