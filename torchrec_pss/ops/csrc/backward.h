@@ -33,11 +33,7 @@ void add_blocks(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sin
       }
     }
   };
-  switch (f.block) { // the usual lengths as constants
-    case 1: return of_length(1);
-    case 4: return of_length(4);
-    default: return of_length(f.block);
-  }
+  with_length(f.block, of_length);
 }
 
 // Adds a tile's gradient to what `share` owns.
@@ -192,7 +188,7 @@ template <typename T, typename Acc>
 BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
   const Distinct distinct(p, rows.begin, rows.end, t.numbers + rows.begin, chunk.ids);
-  chunk.num_ids = distinct.found() ? distinct.count : -1;
+  chunk.num_ids = distinct.count;
   return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
                                        : prepare_rows(p, t, distinct, rows, chunk);
 }
@@ -210,10 +206,6 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
   const int64_t stride = f.projected ? f.room : p.out_stride;
   Tile<Acc> tile(p, f);
   return each_tile(RowTile<Acc>(p, chunk.feature, chunk.first, chunk.last), tile, t.weights, [&] {
-    const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
-    for (int64_t r = end; !f.projected && r < end + rows && r < chunk.last; ++r) {
-      prefetch_row<0>(grad + r * stride, f.width);
-    }
     if (p.prefetch) {
       tile.template prefetch<1>(t.sink);
     }
@@ -223,7 +215,13 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
 
 template <typename T, typename Acc>
 BadId add(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Share share) {
+  const FeatureWork& f = p.features[chunk.feature];
+  const bool from_output = chunk.num_ids < 0 && !f.projected;
   return each_gradient(p, t, chunk, [&](const Tile<Acc>& tile, const Acc* grad, int64_t stride) {
+    const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
+    for (int64_t r = end; from_output && r < end + rows && r < chunk.last; ++r) {
+      prefetch_row<0>(grad + r * stride, f.width);
+    }
     share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, t.sink_scale, share)
                     : add_gradient<false>(tile, grad, stride, t.sink, t.sink_scale, share);
   });

@@ -195,16 +195,12 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
         });
       }
     };
-    switch (f.block) { // the usual lengths as constants
-      case 1: return of_length(1);
-      case 4: return of_length(4);
-      default: return of_length(f.block);
-    }
+    with_length(f.block, of_length);
   });
 }
 
 // Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`. The next tile is located, and what it
-// has in `fetched` (or null) fetched, before a tile is visited.
+// has in `fetched` fetched, before a tile is visited.
 template <int kWrite, typename Acc, typename T, typename Visit>
 PSS_INLINE BadId each_id_tile(
     const Problem& p, const FeatureWork& f, const int64_t* ids, int64_t count, const T* fetched, Visit&& visit) {
@@ -218,7 +214,7 @@ PSS_INLINE BadId each_id_tile(
     const bool good = tile.take(first, first + capacity < count ? first + capacity : count, &bad);
     if (good) {
       tile.place_units(0, nullptr);
-      if (p.prefetch && fetched) {
+      if (p.prefetch) {
         tile.template prefetch<kWrite>(fetched);
       }
     }

@@ -96,13 +96,16 @@ struct Share {
   }
 };
 
+// In the place of an index's number among the distinct ids of its chunk, where those are not told apart.
+constexpr int32_t kFewRepeat = -1;
+
 // Backward's view of the rows [first, last) of a feature, whose gradients are prepared before they are added to the array's.
 template <typename Acc>
 struct Chunk {
   int64_t feature, first, last;
   int64_t* ids = nullptr; // room for the distinct ids among the chunk's indices
   Acc* row_grads = nullptr; // room for their gradients, or its rows', of `FeatureWork::room` numbers each
-  int64_t num_ids = -1; // in `ids`, each with a row of `row_grads`; -1: each of the chunk's rows has one, or that of the output
+  int64_t num_ids = kFewRepeat; // in `ids`, each with a row of `row_grads`; kFewRepeat: each of the chunk's rows has one, or that of the output
 };
 
 // Forward, of a chunk of a feature's rows.
@@ -122,9 +125,6 @@ template <typename T, typename Acc>
 using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last);
 
 constexpr int64_t kTileRows = 64;
-
-// In the place of an index's number among the distinct ids of its chunk, where those are not told apart.
-constexpr int32_t kFewRepeat = -1;
 
 // The kernels for every element type.
 template <typename T, typename Acc>
