@@ -273,9 +273,8 @@ class Trainer:
         }  # fmt: skip
         criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, self.average, progress)
 
-    def resume(self) -> None:
-        """Goes on from the folder's checkpoint. Raises FileNotFoundError or ValueError where it cannot."""
-        progress = criteo_checkpoint.read_progress(self.folder / "checkpoint")
+    def resume(self, progress: dict) -> None:
+        """Goes on from a checkpoint. Raises ValueError where it is of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
         criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average)
         self.step, self.history = progress["step"], progress["history"]
@@ -320,12 +319,14 @@ def main(argv: list[str] | None = None) -> None:
     run_folder.set_up_logging(folder, rank)
     try:
         lock = run_folder.lock(folder) if rank == 0 else None
-        trainer = Trainer(args, folder, device)
         may_go_on = args.auto_resume or started_anew
         goes_on = [args.resume or (may_go_on and criteo_checkpoint.exists(folder / "checkpoint"))]
         dist.broadcast_object_list(goes_on)  # rank 0's view of the file system
-        if goes_on[0]:
-            trainer.resume()
+        # Read first: the data may take long.
+        progress = criteo_checkpoint.read_progress(folder / "checkpoint") if goes_on[0] else None
+        trainer = Trainer(args, folder, device)
+        if progress is not None:
+            trainer.resume(progress)
     except (ValueError, FileNotFoundError, PlannerError, run_folder.FolderInUseError) as error:
         _give_up(error)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import kill_and_resume
 import numpy as np
 import pytest
+import script_runs
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +30,8 @@ def call(command, cwd=ROOT, check=True):
     return done
 
 
-def torchrun(*flags, ranks=2, check=True):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", ranks]
-    return call([*launcher, ROOT / "examples" / "train_criteo.py", *flags], check=check)
-
-
-def train(*flags, check=True):
-    """One process without a launcher."""
-    return call([sys.executable, ROOT / "examples" / "train_criteo.py", *flags], check=check)
+def train(*flags, **options):
+    return script_runs.run("train_criteo.py", *flags, **options)
 
 
 def results(folder):
@@ -95,9 +90,8 @@ def test_torchx_explicit_form(tmp_path):
 @pytest.mark.slow
 def test_full_tables_and_dcn(tmp_path):
     """TorchRec's own tables, model-parallel on two ranks, with another interaction."""
-    torchrun(
-        *SMALL, "--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path
-    )
+    flags = ["--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path]
+    train(*SMALL, *flags, ranks=2)
     found = results(tmp_path)
     assert found["compression"] == 1 and found["embedding"] == "full" and found["auroc_test"] > 0.55
 
@@ -115,14 +109,14 @@ def test_the_planner_decides_what_is_shared(tmp_path):
         "--output_dir",
         tmp_path,
     ]
-    done = torchrun(*flags, "--planner_pss", "auto")
+    done = train(*flags, "--planner_pss", "auto", ranks=2)
     found = results(tmp_path)
-    assert "shared_in_array" in done.stdout and found["layout"] and found["auroc_test"] > 0.6
+    assert "shared_in_array" in done.output and found["layout"] and found["auroc_test"] > 0.6
     assert found["embedding_bytes"] < found["full_embedding_bytes"] / 2
-    torchrun(*flags, "--planner_pss", "auto", "--epochs", "2", "--auto_resume")
+    train(*flags, "--planner_pss", "auto", "--epochs", "2", "--auto_resume", ranks=2)
     assert results(tmp_path)["steps"] == 2 * found["steps"]
-    refused = torchrun(*flags, "--planner_pss", "never", check=False)
-    assert refused.returncode != 0 and "insufficient storage" in refused.stdout
+    refused = train(*flags, "--planner_pss", "never", ranks=2, check=False)
+    assert refused.returncode != 0 and "insufficient storage" in refused.output
 
 
 @pytest.mark.slow
@@ -131,9 +125,9 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     # At the default rate three epochs of so few rows overfit, and the last assertion would see that instead.
     flags = [*SMALL, "--shuffle_batches", "--validation_freq_within_epoch", "30", "--embedding_learning_rate", "0.002"]
     flags += ["--learning_rate", "0.0015"]
-    torchrun(*flags, "--epochs", "2", "--output_dir", tmp_path / "whole")
-    torchrun(*flags, "--epochs", "1", "--auto_resume", "--output_dir", tmp_path / "parts")
-    torchrun(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts")
+    train(*flags, "--epochs", "2", "--output_dir", tmp_path / "whole", ranks=2)
+    train(*flags, "--epochs", "1", "--auto_resume", "--output_dir", tmp_path / "parts", ranks=2)
+    train(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts", ranks=2)
     whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
     assert whole["steps"] == parts["steps"] == 158
     assert whole["auroc_test"] == parts["auroc_test"] and whole["ne_test"] == parts["ne_test"]
@@ -141,18 +135,14 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
         h["auroc_val"] for h in parts["history"] if "auroc_val" in h
     ]
 
-    refused = torchrun(
-        *flags, "--epochs", "3", "--resume", "--compression", "500", "--output_dir", tmp_path / "parts", check=False
-    )
-    assert refused.returncode != 0 and "table 't_cat_12': prefix is 0 in the checkpoint and 16 here" in refused.stdout
-    refused = torchrun(
-        *flags, "--epochs", "3", "--resume", "--learning_rate", "1", "--output_dir", tmp_path / "parts", check=False
-    )
-    assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.stdout
-    one_process = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
-    refused = train(*flags, *one_process, check=False)
-    assert refused.returncode == 2 and "--batch_size x processes was 512 and is now 256" in refused.stdout
-    train(*flags, "--batch_size", "512", *one_process)
+    third = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
+    refused = train(*flags, *third, "--compression", "500", ranks=2, check=False)
+    assert refused.returncode != 0 and "table 't_cat_12': prefix is 0 in the checkpoint and 16 here" in refused.output
+    refused = train(*flags, *third, "--learning_rate", "1", ranks=2, check=False)
+    assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.output
+    refused = train(*flags, *third, check=False)
+    assert refused.returncode == 2 and "--batch_size x processes was 512 and is now 256" in refused.output
+    train(*flags, "--batch_size", "512", *third)
     found = results(tmp_path / "parts")
     assert found["world_size"] == 1 and found["steps"] == 237 and found["auroc_test"] > parts["auroc_test"] - 0.005
 
@@ -177,7 +167,7 @@ def test_criteo_file_with_bad_lines(tmp_path, embedding):
              "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]  # fmt: skip
     if embedding != "full":
         flags += ["--array_bytes", "16384"]
-    torchrun(*flags, ranks=3)
+    train(*flags, ranks=3)
     found = results(tmp_path / "out")
     assert found["steps"] == 5 and found["auroc_bayes"] is None and found["bad_rows_read"] >= 2
     assert f"{path}:6: 1 fields instead of 40" in (tmp_path / "out" / "log.txt").read_text()
@@ -192,7 +182,7 @@ def test_criteo_file_with_bad_lines(tmp_path, embedding):
 @pytest.mark.slow
 def test_target_auroc_stops_early_and_one_process_needs_no_launcher(tmp_path):
     flags = [*SMALL, "--epochs", "5", "--validation_freq_within_epoch", "40", "--target_auroc", "0.51"]
-    train(*flags, "--output_dir", tmp_path)
+    call([sys.executable, ROOT / "examples/train_criteo.py", *flags, "--output_dir", tmp_path])
     found = results(tmp_path)
     assert found["target_reached"] and found["steps"] < 5 * 157 and found["world_size"] == 1
 
@@ -217,58 +207,17 @@ BAD_FLAGS = {
 }
 
 
-# In one process, for most of a refusal's time goes into imports.
-REFUSE_ALL = """
-import contextlib, io, json, sys, traceback
-sys.path.insert(0, "examples")
-import process_group, torch.distributed as dist, train_criteo
-answers = {}
-for message, flags in json.load(sys.stdin).items():
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        try:
-            train_criteo.main(flags)
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    process_group.patient_group.cache_clear()
-    answers[message] = [status, output.getvalue()]
-print("ANSWERS" + json.dumps(answers))
-"""
-
-
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("refused")
-    flags = {m: [*f, "--output_dir", str(folder / str(i))] for i, (m, f) in enumerate(BAD_FLAGS.items())}
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSE_ALL],
-        input=json.dumps(flags),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    answers = json.loads(done.stdout.split("ANSWERS")[1])
-    return {m: (*answers[m], folder / str(i)) for i, m in enumerate(BAD_FLAGS)}
-
-
 @pytest.mark.parametrize("message", BAD_FLAGS)
-def test_bad_flags_end_with_a_reason(refusals, message):
-    status, output, folder = refusals[message]
-    assert status == 2 and message in output and "Traceback" not in output
-    assert not (folder / "results.json").exists()
+def test_bad_flags_end_with_a_reason(tmp_path, message):
+    done = train(*SMALL, *BAD_FLAGS[message], "--output_dir", tmp_path / "out", check=False)
+    assert done.returncode == 2 and message in done.output and "Traceback" not in done.output
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = train("--output_dir", tmp_path / "file" / "out", check=False)
-    assert done.returncode == 2 and "is not writable" in done.stderr
+    assert done.returncode == 2 and "is not writable" in done.output
 
 
 @pytest.mark.slow
@@ -277,14 +226,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     train(*flags, "--limit_train_batches", "50")
     before = json.loads((tmp_path / "checkpoint" / "progress.json").read_text())
     done = train(*flags, "--learning_rate", "1e30", "--log_freq", "30", check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    step = int(done.stdout.split("the loss is not finite at step ")[1].split(";")[0])
+    assert done.returncode == 2 and "Traceback" not in done.output
+    step = int(done.output.split("the loss is not finite at step ")[1].split(";")[0])
     assert 1 < step <= 30
     assert json.loads((tmp_path / "checkpoint" / "progress.json").read_text()) == before
     done = train_interactions(
         "--path", interactions(tmp_path), "--learning_rate", "1e30", "--output_dir", tmp_path / "i", check=False
     )
-    assert done.returncode == 2 and "the loss is nan at step" in done.stdout
+    assert done.returncode == 2 and "the loss is nan at step" in done.output
 
 
 @pytest.mark.slow
@@ -293,26 +242,17 @@ def test_data_of_one_class(tmp_path):
     lines = [b"0" + line[1:] for line in path.read_bytes().splitlines()]
     path.write_bytes(b"\n".join(lines))
     done = train("--data_path", path, "--array_bytes", "8192", "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and "AUROC needs both classes: 0 of" in done.stdout
+    assert done.returncode == 2 and "AUROC needs both classes: 0 of" in done.output
 
 
 @pytest.mark.slow
 def test_too_many_bad_rows(tmp_path):
     path = write_rows(tmp_path / "log.tsv", 300, bad=range(100, 150))
-    done = train(
-        "--data_path",
-        path,
-        "--array_bytes",
-        "8192",
-        "--max_bad_rows",
-        "10",
-        "--output_dir",
-        tmp_path / "o",
-        check=False,
-    )
+    flags = ["--data_path", path, "--array_bytes", "8192", "--max_bad_rows", "10", "--output_dir", tmp_path / "o"]
+    done = train(*flags, check=False)
     assert (
         done.returncode == 2
-        and f"11 malformed lines, more than --max_bad_rows 10; the first: {path}:101" in done.stdout
+        and f"11 malformed lines, more than --max_bad_rows 10; the first: {path}:101" in done.output
     )
 
 
@@ -331,8 +271,8 @@ def interactions(tmp_path, **changes):
     return tmp_path / "data.npz"
 
 
-def train_interactions(*flags, check=True):
-    return call([sys.executable, ROOT / "examples" / "train_interactions.py", *flags], check=check)
+def train_interactions(*flags, **options):
+    return script_runs.run("train_interactions.py", *flags, **options)
 
 
 @pytest.mark.slow
@@ -361,7 +301,7 @@ def test_train_interactions(tmp_path, flags):
 )
 def test_bad_interactions(tmp_path, changes, message):
     done = train_interactions("--path", interactions(tmp_path, **changes), "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and message in done.stdout
+    assert done.returncode == 2 and message in done.output
 
 
 @pytest.mark.slow
@@ -381,7 +321,7 @@ def test_real_criteo_rows_are_learnt(tmp_path):
         "--cache_dir",
         tmp_path / "cache",
     ]
-    torchrun(*flags, "--train_fraction", "0.8", "--output_dir", tmp_path / "out")
+    train(*flags, "--train_fraction", "0.8", "--output_dir", tmp_path / "out", ranks=2)
     assert results(tmp_path / "out")["auroc_held_out"] > 0.70
 
 

@@ -5,9 +5,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 
 def _worker(rank: int, world_size: int, port_file: str, function: Callable, args: tuple, results) -> None:
@@ -24,7 +24,7 @@ def _worker(rank: int, world_size: int, port_file: str, function: Callable, args
 
 def run(function: Callable, tmp_path, *args: Any, world_size: int = 2) -> list:
     """What ``function(rank, world_size, *args)`` returns on each rank. Results must be picklable and not tensors' views."""
-    context = mp.get_context("spawn")
+    context = forked.context()
     results = context.SimpleQueue()
     port_file = os.path.join(tmp_path, f"rendezvous-{os.urandom(4).hex()}")
     processes = [
