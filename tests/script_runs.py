@@ -1,4 +1,4 @@
-"""The examples' scripts from their first line on, each rank a process with the environment that a launcher gives it."""
+"""Scripts from their first line on, each rank a process with the environment that a launcher gives it."""
 
 import os
 import runpy
@@ -40,8 +40,8 @@ def _rank(script: Path, flags: list[str], environment: dict[str, str], output: P
     runpy.run_path(str(script), run_name="__main__")
 
 
-def run(script: str, *flags, ranks: int = 1, check: bool = True, timeout: float = 400) -> Done:
-    """One of the examples on so many ranks; alone without a launcher's environment. Where one rank fails the others are ended."""
+def run(script: str | Path, *flags, ranks: int = 1, check: bool = True, timeout: float = 400) -> Done:
+    """One of the examples, or the script at a path, on so many ranks; alone without a launcher's environment. Where one rank fails the others are ended."""
     environments: list[dict[str, str]] = [{}]
     if ranks > 1:
         with socket.socket() as free:

@@ -7,6 +7,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+import script_runs
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
@@ -72,8 +73,10 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=[f"{i}-{name}" for i, (name, _) in enumerate(SNIPPETS)])
-def test_snippets_of_readme_and_docs_run(number):
-    python(SNIPPETS[number][1])
+def test_snippets_of_readme_and_docs_run(number, tmp_path):
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(SNIPPETS[number][1])
+    script_runs.run(snippet)
 
 
 def test_there_are_snippets():
