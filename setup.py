@@ -68,7 +68,7 @@ def extension() -> dict:
         "torchrec_pss._C",
         [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
-        extra_compile_args=["-O3", "-fopenmp", "-std=c++20", "-Wno-psabi", *sanitize],
+        extra_compile_args=["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", *sanitize],
         extra_link_args=sanitize[:1],
     )
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}

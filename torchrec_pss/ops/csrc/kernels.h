@@ -14,8 +14,7 @@ namespace PSS_ISA {
 template <typename T, typename Acc>
 constexpr KernelsOf<T, Acc> kKernelsOf{forward<T, Acc>, prepare<T, Acc>, add<T, Acc>, apply<T, Acc>, apply_to_all<T, Acc>};
 
-const Kernels kKernels = {
-    kKernelsOf<float, float>, kKernelsOf<double, double>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>};
+const Kernels kKernels = {kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>};
 
 } // namespace PSS_ISA
 } // namespace torchrec_pss

@@ -8,4 +8,5 @@
 
 namespace torchrec_pss {
 extern const Kernels* const kPortableKernels = &portable::kKernels;
+extern const KernelsOf<double, double>* const kFp64Kernels = &portable::kKernelsOf<double, double>;
 } // namespace torchrec_pss

@@ -14,8 +14,10 @@
 #include <tuple>
 #include <vector>
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 #include <Python.h>
@@ -26,6 +28,7 @@
 namespace torchrec_pss {
 
 extern const Kernels* const kPortableKernels;
+extern const KernelsOf<double, double>* const kFp64Kernels;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 extern const Kernels* const kAvx2Kernels;
 extern const Kernels* const kAvx512Kernels;
@@ -143,7 +146,7 @@ void dispatch(const Inputs& inputs, Run&& run) {
     case at::kFloat:
       return with(best_kernels().fp32, float{}, float{});
     case at::kDouble:
-      return with(best_kernels().fp64, double{}, double{});
+      return with(*kFp64Kernels, double{}, double{});
     case at::kHalf:
       return with(best_kernels().fp16, c10::Half{}, float{});
     case at::kBFloat16:

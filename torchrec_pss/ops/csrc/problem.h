@@ -126,7 +126,7 @@ using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last)
 
 constexpr int64_t kTileRows = 64;
 
-// The kernels for every element type.
+// The kernels for one element type.
 template <typename T, typename Acc>
 struct KernelsOf {
   Forward<T, Acc> forward;
@@ -136,9 +136,9 @@ struct KernelsOf {
   ApplyToAll<T, Acc> apply_to_all;
 };
 
+// Those of one instruction set. fp64, which no table has and gradients are checked in, has the portable ones alone.
 struct Kernels {
   KernelsOf<float, float> fp32;
-  KernelsOf<double, double> fp64;
   KernelsOf<c10::Half, float> fp16;
   KernelsOf<c10::BFloat16, float> bf16;
 };
