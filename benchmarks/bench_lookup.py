@@ -63,8 +63,7 @@ def rows_of(case: Case, table_gib: float) -> list[int]:
 def trained(module: PSSEmbeddingBagCollection, batches: list[KeyedJaggedTensor], grad: torch.Tensor) -> Contestant:
     """A shared array, SGD in its backward and over its projections."""
     module.step_in_backward(torch.optim.SGD([module.array], lr=LEARNING_RATE))
-    projections = list(module.projections.values())
-    optimizer = torch.optim.SGD(projections, lr=LEARNING_RATE, foreach=True) if projections else None
+    optimizer = None if module.projections is None else torch.optim.SGD([module.projections], lr=LEARNING_RATE)
 
     def forward(batch: int):
         return module(batches[batch]).values()

@@ -22,15 +22,15 @@ def results(seed: int, function, backward, update) -> list[torch.Tensor]:
     out, read = function(*arguments)
     dtype, generator = out.dtype, torch.Generator().manual_seed(seed)
     grad = torch.randn(out.shape, generator=generator, dtype=dtype)
-    without_width = arguments[:7] + arguments[8:]
-    grad_array, grad_projections, grad_weights = backward(grad, read, *without_width)
-    found = [out, grad_array.to(dtype), *grad_projections, grad_weights]
+    of_backward = arguments[:7] + arguments[9:]
+    grad_array, grad_projections, grad_weights = backward(grad, read, *of_backward)
+    found = [out, grad_array.to(dtype), grad_projections, grad_weights]
     for kind in UpdateKind:
         array = case["array"].clone()
         sink = torch.zeros(len(array), dtype=dtype)
         state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
         numbers = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
-        update(grad, read, array, sink, state, second, *without_width[1:], int(kind), numbers)
+        update(grad, read, array, sink, state, second, *of_backward[1:], int(kind), numbers)
         found += [array.to(dtype), sink, state, second]
     return found
 

@@ -5,6 +5,7 @@ import random
 import torch
 
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory
+from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.hashing import hot_keys_of, to_signed
 
 
@@ -77,37 +78,49 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         indices.append(ids)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     weighted = draw.random() < 0.5
-    projections, dims = _projections(draw, generator, [f[FeatureColumn.WIDTH] for f in features], pooling, acc)
+    projections, dims = _project(draw, generator, features, pooling, acc)
+    matrix = feature_matrix(features, torch.device("cpu"))
     return {
         "array": torch.randn(numel, generator=generator).to(dtype),
-        "features": feature_matrix(features, torch.device("cpu")),
+        "features": matrix,
         "hot_keys": torch.cat(hot_keys),
         "projections": projections,
         "indices": torch.cat(indices).to(index_dtype),
         "offsets": offsets.to(draw.choice([torch.int32, torch.int64])),
         "per_sample_weights": torch.randn(int(lengths.sum()), generator=generator).to(acc) if weighted else None,
         "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
+        "read_width": read_width(matrix, pooling),
         "pooling_mode": int(pooling),
         "hash_kind": hash_kind,
         "sign": draw.random() < 0.7,
     }
 
 
-def _projections(
-    draw: random.Random, generator: torch.Generator, widths: list[int], pooling: PoolingMode, dtype: torch.dtype
-) -> tuple[list[torch.Tensor], list[int]]:
-    """None, or a projection for some features, with and without a bias; and what the features are wide then."""
+def _project(
+    draw: random.Random, generator: torch.Generator, features: list[dict], pooling: PoolingMode, dtype: torch.dtype
+) -> tuple[torch.Tensor, list[int]]:
+    """Projections for none or some of the features, with and without a bias, now and then one for two of them; and what the features
+    are wide then."""
+    widths = [f[FeatureColumn.WIDTH] for f in features]
     if draw.random() < 0.5:
-        return [], widths
+        return torch.zeros(0, dtype=dtype), widths
     common = draw.choice([1, 3, 16, 20, 33])
-    shapes = []
-    for width in widths:
+    numel = draw.randint(0, 3)  # elements of none
+    for number, feature in enumerate(features):
+        width = feature[FeatureColumn.WIDTH]
         if pooling == PoolingMode.NONE:
-            shapes.append((width + draw.randint(0, 1), common))
+            inner, dim = width + draw.randint(0, 1), common
         else:
-            shapes.append(draw.choice([(0, 0), (width + draw.randint(0, 1), draw.choice([1, 3, 16, 20, 33]))]))
-    projections = [torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes]
-    return projections, [shape[1] or width for shape, width in zip(shapes, widths, strict=True)]
+            inner, dim = draw.choice([(0, 0), (width + draw.randint(0, 1), draw.choice([1, 3, 16, 20, 33]))])
+        earlier = [f for f in features[:number] if f[FeatureColumn.INNER] == inner and f[FeatureColumn.DIM] == dim]
+        begin = numel
+        if earlier and draw.random() < 0.5:
+            begin = earlier[0][FeatureColumn.PROJECTION]
+        else:
+            numel += inner * dim
+        feature |= {FeatureColumn.PROJECTION: begin, FeatureColumn.INNER: inner, FeatureColumn.DIM: dim}
+    dims = [f[FeatureColumn.DIM] or f[FeatureColumn.WIDTH] for f in features]
+    return torch.randn(numel, generator=generator, dtype=dtype), dims
 
 
 def positional(case: dict) -> tuple:

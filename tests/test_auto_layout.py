@@ -187,7 +187,7 @@ def test_a_bias_counts_once_an_id(weighted):
         module.array.zero_()
     weights = torch.tensor([0.5, 2.0, 3.0]) if weighted else None
     kjt = KeyedJaggedTensor.from_lengths_sync(["f0"], torch.tensor([5, 6, 7]), torch.tensor([1, 0, 2]), weights)
-    bias = module.projections["t0"][-1]
+    bias = module.projection("t0")[-1]
     expected = torch.tensor([0.5, 0.0, 5.0] if weighted else [1.0, 0.0, 2.0])[:, None] * bias
     torch.testing.assert_close(module(kjt).values(), expected)
 

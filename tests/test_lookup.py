@@ -25,11 +25,11 @@ def with_gradients(function, case, grad):
     array = case["array"].clone().requires_grad_()
     weights = case["per_sample_weights"]
     weights = None if weights is None else weights.clone().requires_grad_()
-    projections = [p.clone().requires_grad_() for p in case["projections"]]
+    projections = case["projections"].clone().requires_grad_()
     out = function(**case | {"array": array, "per_sample_weights": weights, "projections": projections})
     out.backward(grad)
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in projections]
-    return out.detach(), array.grad, None if weights is None else weights.grad, *grads
+    grad_projections = torch.zeros_like(projections) if projections.grad is None else projections.grad
+    return out.detach(), array.grad, None if weights is None else weights.grad, grad_projections
 
 
 def same(actual, expected, dtype):
@@ -57,17 +57,17 @@ def test_kernel_equals_reference_on_1500_random_configurations():
         for actual, expected in zip(ours, truth, strict=True):
             same(actual, expected, case["array"].dtype)
         hot += case["hot_keys"].numel() > 0
-        projected += len(case["projections"]) > 0
+        projected += case["read_width"] > 0
         kinds.add((case["pooling_mode"], case["hash_kind"], case["per_sample_weights"] is None, case["array"].dtype))
-    assert len(kinds) == 3 * 2 * 2 * 4 and hot > 300 and projected > 600
+    assert len(kinds) == 3 * 2 * 2 * 4 and hot > 300 and projected > 550
 
 
 def test_reference_backward_equals_autograd_of_reference_forward():
     for seed in range(200):
         case = random_case(seed, torch.float64)
         grad = torch.randn(reference_lookup(**case).shape, dtype=torch.float64)
-        _, grad_array, grad_weights, *grad_projections = with_gradients(reference_lookup, case, grad)
-        backward = {k: v for k, v in case.items() if k != "total_width"}
+        _, grad_array, grad_weights, grad_projections = with_gradients(reference_lookup, case, grad)
+        backward = {k: v for k, v in case.items() if k not in ("total_width", "read_width")}
         ours = reference.lookup_backward(grad, reference.lookup(**case)[1], **backward)
         torch.testing.assert_close(ours[0], grad_array)
         torch.testing.assert_close(ours[1], grad_projections)
@@ -79,7 +79,7 @@ def test_reference_backward_equals_autograd_of_reference_forward():
 @pytest.mark.parametrize("seed", range(12))
 def test_opcheck(seed):
     case = random_case(seed, torch.float32)
-    for tensor in (case["array"], *case["projections"]):
+    for tensor in (case["array"], case["projections"]):
         tensor.requires_grad_()
     torch.library.opcheck(torch.ops.torchrec_pss.lookup.default, positional(case))
 
@@ -94,13 +94,13 @@ def test_gradcheck(pooling, weighted):
         if c["pooling_mode"] == pooling
         and (c["per_sample_weights"] is not None) == weighted
         and c["indices"].numel() > 3
-        and c["projections"]
+        and c["read_width"]
     )
-    names = ["array", "per_sample_weights"] if weighted else ["array"]
-    inputs = [case[n].requires_grad_() for n in names] + [p.requires_grad_() for p in case["projections"]]
+    names = ["array", "projections", "per_sample_weights"] if weighted else ["array", "projections"]
+    inputs = [case[n].requires_grad_() for n in names]
 
     def read(*x):
-        return lookup(**case | dict(zip(names, x, strict=False)) | {"projections": x[len(names) :]})
+        return lookup(**case | dict(zip(names, x, strict=True)))
 
     assert torch.autograd.gradcheck(read, inputs)
 
@@ -186,7 +186,7 @@ def test_numbers_that_are_not_forwards_are_not_followed():
     op = torch.ops.torchrec_pss
     out, numbers = op.lookup(*arguments)
     assert numbers.tolist() == indices.tolist()
-    backward = [*arguments[:7], *arguments[8:]]
+    backward = [*arguments[:7], *arguments[9:]]
     expected = op.lookup_backward(torch.ones_like(out), numbers, *backward)[0]
     for wrong in (torch.full_like(numbers, 7), numbers + 1, numbers.flip(0), torch.full_like(numbers, 1 << 30)):
         gradient = op.lookup_backward(torch.ones_like(out), wrong, *backward)[0]
@@ -201,11 +201,12 @@ def simple_case(indices, offsets, prefix=0, rows=10):
         "array": torch.randn(1000),
         "features": feature_matrix([feature], torch.device("cpu")),
         "hot_keys": torch.zeros(0, dtype=torch.int32),
-        "projections": [],
+        "projections": torch.zeros(0),
         "indices": indices,
         "offsets": offsets,
         "per_sample_weights": None,
         "total_width": 8,
+        "read_width": 0,
         "pooling_mode": PoolingMode.SUM,
         "hash_kind": HASH_MIX64,
         "sign": True,
@@ -222,6 +223,7 @@ BAD = {
     "array must be a floating": {"array": torch.ones(10, dtype=torch.int64)},
     "pooling_mode must be": {"pooling_mode": 3},
     "hot_keys must be an int32": {"hot_keys": torch.zeros(1)},
+    "projections must be": {"projections": torch.zeros(2, 3)},
 }
 
 
@@ -264,13 +266,26 @@ def test_id_out_of_an_exact_range(function, bad):
         ("HOT_BEGIN", -1),
         ("HOT_SHIFT", 32),
         ("HOT_SHIFT", 31),
+        ("INNER", 7),
+        ("INNER", 8),
+        ("PROJECTION", -1),
     ],
 )
 def test_metadata_that_leaves_the_array_is_refused(column, value):
     case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]), prefix=4)
-    case["features"][0, FeatureColumn[column]] = value
-    with pytest.raises(ValueError, match="does not fit an array|add up to"):
+    if column == "PROJECTION":
+        case |= {"projections": torch.zeros(100), "total_width": 4, "read_width": 8}
+        case["features"][0, FeatureColumn.INNER :] = torch.tensor([8, 4])
         lookup(**case)
+    case["features"][0, FeatureColumn[column]] = value
+    with pytest.raises(ValueError, match="does not fit an array|add up to|has 7 rows|are not within projections of"):
+        lookup(**case)
+
+
+@pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
+def test_a_read_width_of_other_features_is_refused(function):
+    with pytest.raises(ValueError, match="read_width is 8, but the projected features are read 0 columns wide"):
+        function(**simple_case(torch.tensor([1]), torch.tensor([0, 1])) | {"read_width": 8})
 
 
 @pytest.mark.parametrize("hot_base", [-1, 1000 - 3])

@@ -9,7 +9,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
-from torchrec_pss.ops import HASH_MIX64, reference
+from torchrec_pss.ops import HASH_MIX64, PoolingMode, feature_matrix, reference
 
 
 def bag_tables(pooling=PoolingType.SUM, **common):
@@ -92,21 +92,22 @@ def test_shared_projected_and_prefixed_rows_equal_the_reference():
     for name, key in (("t1", "f1"), ("t2", "f2"), ("t3", "g@t3")):
         t = next(t for t in module.layout.tables if t.name == name)
         bags = kjt[key.split("@")[0]]
-        row = torch.tensor([list(t.feature_row().values())])
+        row = feature_matrix([t.feature_row()], torch.device("cpu"))
         read, _ = reference.lookup(
             module.array,
             row,
             module.layout.hot_keys,
-            [],
+            torch.zeros(0),
             bags.values(),
             bags.offsets(),
             None,
             t.width,
             0,
+            PoolingMode.SUM,
             HASH_MIX64,
             module.layout.sign,
         )
-        expected = read @ module.projections[name] if t.is_projected else read
+        expected = read @ module.projection(name) if t.is_projected else read
         torch.testing.assert_close(out[key], expected)
     assert module.layout.embedding_bytes <= 20_000
     assert module.layout.embedding_bytes == sum(p.numel() * 4 for p in module.parameters())
@@ -201,7 +202,9 @@ def test_initialisation():
         bag_tables(), config=PSSConfig(layout="plain", array_bytes=1 << 14, exact=(), init_range=0.5, width={"t3": 4})
     )
     # The projection keeps lengths and dot products of its table's reads.
-    projection = module.projections["t3"]
+    projection = module.projection("t3")
+    with pytest.raises(ValueError, match="table 't1' is read at its embedding_dim"):
+        module.projection("t1")
     torch.testing.assert_close(projection @ projection.T, torch.eye(4))
     assert 0.45 < module.array.abs().max() <= 0.5
     default = PSSEmbeddingBagCollection(bag_tables(), config=PSSConfig(layout="plain", array_bytes=1 << 14, exact=()))

@@ -71,7 +71,7 @@ def trained(rank, world_size, way):
             loss.backward()
             losses.append(loss.item())
         dense.step()
-    return losses, dmp.module.pss.array.detach().numpy().copy(), core.pss.projections["narrow"].detach().numpy().copy()
+    return losses, dmp.module.pss.array.detach().numpy().copy(), core.pss.projections.detach().numpy().copy()
 
 
 def trained_alone(way, world_size):
@@ -95,7 +95,7 @@ def trained_alone(way, world_size):
             norm = nn.utils.clip_grad_norm_(parameters.values(), MAX_NORM)
             assert norm > 2 * MAX_NORM
         rest.step()
-    return losses, model.pss.array.detach().numpy(), model.pss.projections["narrow"].detach().numpy()
+    return losses, model.pss.array.detach().numpy(), model.pss.projections.detach().numpy()
 
 
 WAYS = ["accumulation", "clipping", "amp", "compiled dense", "fsdp2", "no wrapper"]

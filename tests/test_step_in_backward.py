@@ -46,8 +46,7 @@ def batch(seed):
 
 def train(ebc, make, fused, steps=6):
     optimizer = make([ebc.array])
-    projections = list(ebc.projections.values())
-    others = [torch.optim.SGD(projections, lr=0.1)] if projections else []
+    others = [] if ebc.projections is None else [torch.optim.SGD([ebc.projections], lr=0.1)]
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
     if fused:
         ebc.step_in_backward(optimizer)
@@ -128,7 +127,7 @@ def test_update_equals_the_formula_on_random_configurations(kind):
             torch.full_like(wide, 0.5),
             torch.full_like(wide, 0.3),
         )
-        arguments = [v for k, v in case.items() if k not in ("array", "total_width")]
+        arguments = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
         _, read = reference.lookup(**case)
         reference.lookup_backward_update_(
             grad, read, by_reference, their_sink, their_state, their_second, *arguments, int(kind), list(NUMBERS)
@@ -151,7 +150,7 @@ def test_opcheck(seed, kind):
     case = random_case(seed, torch.float32)
     out, saved = torch.ops.torchrec_pss.lookup(*positional(case))
     sink, state, second = (torch.full_like(case["array"], value) for value in (0.0, 1.0, 1.0))
-    arguments = [v for k, v in case.items() if k not in ("array", "total_width")]
+    arguments = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
     torch.library.opcheck(
         torch.ops.torchrec_pss.lookup_backward_update_.default,
         (torch.ones_like(out), saved, case["array"], sink, state, second, *arguments, int(kind), list(NUMBERS)),

@@ -93,7 +93,7 @@ def fit(module: SharedArrayModule, sources: Mapping[str, TableRows]) -> FitRepor
     module.array[read] = (sums[read] / weights[read]).to(module.array.dtype)
     for name, (basis, bias) in axes.items():
         if layouts[name].is_projected:
-            projection = module.projections[name]
+            projection = module.projection(name)
             projection[: layouts[name].width] = basis.mT.to(projection.dtype)
             if layouts[name].bias:
                 projection[-1] = bias.to(projection.dtype)

@@ -62,7 +62,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         self._reduction = reduction
         self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
         self.array = _moved(module.array, self._device)
-        self.projections = nn.ParameterDict({k: _moved(p, self._device) for k, p in module.projections.items()})
+        self.projections = None if module.projections is None else _moved(module.projections, self._device)
         self.hot_keys = self.hot_keys.to(self._device)
         if module.array.is_meta:
             self.reset_parameters()

@@ -87,6 +87,17 @@ class ArrayLayout:
         return PROJECTION_BYTES * sum(rows * columns for rows, columns in shapes)
 
     @property
+    def projection_places(self) -> dict[str, int]:
+        """Where in the module's `projections` those of the tables that have one begin: by name, whatever the tables' order."""
+        places, end = {}, 0
+        for table in sorted(self.tables, key=lambda t: t.name):
+            if table.is_projected:
+                places[table.name] = end
+                rows, columns = table.projection_shape
+                end += rows * columns
+        return places
+
+    @property
     def embedding_bytes(self) -> int:
         """Bytes of everything learned or stored: the array, the projections and the keys of hot rows."""
         return self.numel * self.itemsize + self.projection_bytes + HOT_KEY_BYTES * self.hot_keys.numel()

@@ -14,6 +14,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.input_checks import explain_bad_input, permute_to, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
+from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -24,8 +25,8 @@ _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class SharedArrayModule(nn.Module):
     """One learnable 1-D array standing for all tables, and how to read it.
 
-    Parameters: ``array`` ``[N]``, and ``projections.<table>`` fp32 for each table that is read narrower than its
-    embedding_dim, ``[width, embedding_dim]`` or, with a bias as last row, ``[width + 1, embedding_dim]``.
+    Parameters: ``array`` ``[N]``, and ``projections``, fp32 ``[P]``, None where no table has one: the matrices of the tables that are
+    read narrower than their embedding_dim, in the order of the tables' names (:meth:`projection`).
     Where there are hot rows, their keys are saved as the buffer ``hot_keys``. The state dict carries the layout too, as a uint8 tensor of
     JSON in the module's extra state; a checkpoint of another layout is refused before anything is copied.
     """
@@ -42,21 +43,16 @@ class SharedArrayModule(nn.Module):
         with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
             self._config = auto_layout.choose(tables, config, dtype.itemsize)
             self._layout = allocate(tables, self._config, dtype.itemsize)
-            self._feature_rows, self._hot_index = _with_hot_directories(self._layout)
+            self._feature_rows, self._hot_index = _feature_rows(self._layout)
         self._feature_names = [name for table in tables for name in table.feature_names]
         self._table_of_feature = [i for i, table in enumerate(tables) for _ in table.feature_names]
 
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=self._device))
-        self.projections = nn.ParameterDict(
-            {
-                t.name: nn.Parameter(torch.empty(*t.projection_shape, device=self._device))
-                for t in self._layout.tables
-                if t.is_projected
-            }
-        )
+        projected = self._layout.projection_bytes // array_layout.PROJECTION_BYTES
+        self.projections = nn.Parameter(torch.empty(projected, device=self._device)) if projected else None
         self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
-        self._metadata: dict[tuple, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._metadata: dict[tuple, dict] = {}
         self._step_in_backward: StepInBackward | None = None
         self.reset_parameters()
 
@@ -88,10 +84,23 @@ class SharedArrayModule(nn.Module):
         self.array.uniform_(-self._config.init_range, self._config.init_range)
         for table in self._layout.tables:
             if table.is_projected:
-                projection, width, dim = self.projections[table.name], table.width, table.embedding_dim
+                projection, width, dim = self.projection(table.name), table.width, table.embedding_dim
                 identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
                 projection[:width] = identity * (width / dim) ** 0.5
                 projection[width:].uniform_(-_BIAS_RANGE, _BIAS_RANGE)
+
+    def projection(self, table: str) -> torch.Tensor:
+        """A table's part of `projections`, a view ``[width, embedding_dim]`` or, with a bias as last row, ``[width + 1,
+        embedding_dim]``.
+
+        Raises:
+            ValueError: no such table, or one that is not projected.
+        """
+        layout, _ = self._table(table)
+        if not layout.is_projected:
+            raise ValueError(f"table {table!r} is read at its embedding_dim: it has no projection")
+        rows, columns = layout.projection_shape
+        return self.projections.narrow(0, self._layout.projection_places[table], rows * columns).view(rows, columns)
 
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
@@ -116,23 +125,28 @@ class SharedArrayModule(nn.Module):
         given = self._arguments(positions, pooling)
         return torch.ops.torchrec_pss.lookup(
             self.array, given["features"], given["hot_keys"], given["projections"], ids, offsets, weights,
-            given["total_width"], int(pooling), given["hash_kind"], given["sign"],
+            given["total_width"], given["read_width"], int(pooling), given["hash_kind"], given["sign"],
         )[0]  # fmt: skip
 
     def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
         """What `lookup` is told beside the array and a batch."""
-        tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
-        dims = [t.embedding_dim for t in tables]
-        feature_rows, hot_keys, unprojected = self._metadata_of(positions)
-        return {
-            "features": feature_rows,
-            "hot_keys": hot_keys,
-            "projections": self._projections_of(tables, unprojected),
-            "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
-            "pooling_mode": pooling,
-            "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
-            "sign": self._layout.sign,
-        }
+        device = self.array.device
+        key = (tuple(positions), pooling, device)
+        if key not in self._metadata:
+            tables = [self._table_of_feature[p] for p in positions]
+            dims = [self._layout.tables[t].embedding_dim for t in tables]
+            features = feature_matrix([self._feature_rows[t] for t in tables], torch.device("cpu"))
+            self._metadata[key] = {
+                "features": features.to(device),
+                "hot_keys": self._hot_index.to(device),
+                "projections": torch.empty(0, device=device),
+                "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
+                "read_width": read_width(features, pooling),
+                "pooling_mode": pooling,
+                "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
+                "sign": self._layout.sign,
+            }
+        return self._metadata[key] | ({} if self.projections is None else {"projections": self.projections})
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """What `torch.jit.script` takes in this module's place: TorchScript does not know Python objects such as the layout."""
@@ -171,7 +185,10 @@ class SharedArrayModule(nn.Module):
         """
         layout, position = self._table(table)
         arguments = self._arguments([position], PoolingMode.SUM)
-        arguments |= {"projections": [], "total_width": layout.width, "sign": signed and self._layout.sign}
+        features = arguments["features"].clone()
+        features[:, FeatureColumn.INNER] = 0
+        arguments |= {"features": features, "projections": None, "total_width": layout.width, "read_width": 0}
+        arguments |= {"sign": signed and self._layout.sign}
         with torch.enable_grad():
             array = torch.zeros(self._layout.numel, dtype=torch.float64, device=self.array.device, requires_grad=True)
             (sums,) = torch.autograd.grad(self._read_rows(array, ids, arguments), array, coordinates.double())
@@ -202,24 +219,6 @@ class SharedArrayModule(nn.Module):
     def _num_lookups(self) -> int:
         """Lookups a forward makes."""
         return 1
-
-    def _projections_of(
-        self, tables: Sequence[array_layout.TableLayout], unprojected: torch.Tensor
-    ) -> list[torch.Tensor]:
-        if not self.projections:
-            return []
-        parameters = self.projections._parameters  # its own look-up, one by one, would take as long as a small batch
-        return [parameters[t.name] if t.is_projected else unprojected for t in tables]
-
-    def _metadata_of(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The op's features and hot_keys, and what stands for no projection, on the array's device."""
-        key = (tuple(positions), self.array.device)
-        if key not in self._metadata:
-            rows = [self._feature_rows[self._table_of_feature[p]] for p in positions]
-            device = self.array.device
-            no_projection = torch.empty(0, 0, device=device)
-            self._metadata[key] = (feature_matrix(rows, device), self._hot_index.to(device), no_projection)
-        return self._metadata[key]
 
     def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
@@ -256,15 +255,22 @@ class SharedArrayModule(nn.Module):
         )
 
 
-def _with_hot_directories(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:
-    """The op's row of metadata of every table, and its hot_keys."""
-    rows, parts = [], [layout.hot_keys]
+def _feature_rows(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:
+    """The op's row of metadata of every table, and its hot_keys with their directories."""
+    rows, parts, places = [], [layout.hot_keys], layout.projection_places
     for table in layout.tables:
         row = table.feature_row()
         if table.num_hot:
             directory, shift = hot_directory(layout.hot_keys[table.hot_begin : table.hot_end])
             row |= {FeatureColumn.HOT_DIRECTORY: sum(map(len, parts)), FeatureColumn.HOT_SHIFT: shift}
             parts.append(directory)
+        if table.is_projected:
+            inner, dim = table.projection_shape
+            row |= {
+                FeatureColumn.PROJECTION: places[table.name],
+                FeatureColumn.INNER: inner,
+                FeatureColumn.DIM: dim,
+            }
         rows.append(row)
     return rows, torch.cat(parts)
 

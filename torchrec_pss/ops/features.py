@@ -12,6 +12,8 @@ class FeatureColumn(IntEnum):
     Under ``hash="robe"`` KEY is the number of rows of the tables before this one and SLOTS is
     ``N - Z + 1``. HOT_BEGIN and HOT_END bound the table's keys in the op's `hot_keys`. HOT_DIRECTORY is
     where `hot_keys` holds the table's :func:`hot_directory`; without one (HOT_SHIFT 0) keys are searched for.
+    PROJECTION is where the op's `projections` hold the table's, INNER its rows (WIDTH, and one more with a bias; 0: the table is
+    not projected), DIM its columns.
     """
 
     KEY = 0
@@ -27,6 +29,9 @@ class FeatureColumn(IntEnum):
     HOT_BASE = 10
     HOT_DIRECTORY = 11
     HOT_SHIFT = 12
+    PROJECTION = 13
+    INNER = 14
+    DIM = 15
 
 
 class PoolingMode(IntEnum):
@@ -41,6 +46,23 @@ def feature_matrix(rows: Sequence[dict[FeatureColumn, int]], device: torch.devic
     """Packs one dict a feature into the int64 ``[F, len(FeatureColumn)]`` matrix the op reads; absent columns are 0."""
     values = [[row.get(column, 0) for column in FeatureColumn] for row in rows]
     return torch.tensor(values, dtype=torch.int64, device=device).view(len(rows), len(FeatureColumn))
+
+
+def padded(width: int) -> int:
+    """Columns for a read of that width, whole registers."""
+    return (width + 7) // 8 * 8
+
+
+def read_width(features: torch.Tensor, pooling_mode: int) -> int:
+    """Columns of the pooled reads that forward keeps for backward where it keeps them: of the features that are projected."""
+    widths = [padded(inner) for inner in features[:, FeatureColumn.INNER].tolist()]
+    return max(widths, default=0) if pooling_mode == PoolingMode.NONE else sum(widths)
+
+
+def check_read_width(given: int, expected: int) -> None:
+    """Raises ValueError where they differ."""
+    if given != expected:
+        raise ValueError(f"read_width is {given}, but the projected features are read {expected} columns wide")
 
 
 def hot_directory(keys: torch.Tensor) -> tuple[torch.Tensor, int]:

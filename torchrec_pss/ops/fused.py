@@ -7,7 +7,6 @@ On the CPU backward reads rows again for the gradients of projections and weight
 whose backward is one call, the second's are of the array that the first has updated.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,26 +34,25 @@ class ArrayUpdate:
 
 class _FusedLookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, array, arguments, update, weights, *projections):
-        features, hot_keys, indices, offsets, total_width, flags = arguments
+    def forward(ctx, array, arguments, update, weights, projections):
+        features, hot_keys, indices, offsets, widths, flags = arguments
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
             out, saved = torch.ops.torchrec_pss.lookup(
-                array, features, hot_keys, list(projections), indices, offsets, weights, total_width, *flags
+                array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
-        ctx.save_for_backward(saved, features, hot_keys, indices, offsets, weights, *projections)
+        ctx.save_for_backward(saved, features, hot_keys, projections, indices, offsets, weights)
         ctx.array, ctx.update, ctx.flags = array, update, flags
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        saved, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+        saved, features, hot_keys, projections, indices, offsets, weights = ctx.saved_tensors
         update = ctx.update()
         grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
             grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
             offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
-        parts = torch._utils._unflatten_dense_tensors(grad_projections, projections) if projections else ()
-        return None, None, None, grad_weights if ctx.needs_input_grad[3] else None, *parts
+        return None, None, None, grad_weights if ctx.needs_input_grad[3] else None, grad_projections
 
 
 def fused_lookup(
@@ -66,8 +64,9 @@ def fused_lookup(
     *,
     update,
     hot_keys: torch.Tensor,
-    projections: Sequence[torch.Tensor] = (),
+    projections: torch.Tensor,
     total_width: int,
+    read_width: int,
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
@@ -81,5 +80,6 @@ def fused_lookup(
         ValueError, IndexError: as `lookup`.
     """
     check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
-    arguments = (features, hot_keys, indices, offsets, total_width, (int(pooling_mode), hash_kind, sign))
-    return _FusedLookup.apply(array, arguments, update, per_sample_weights, *projections)
+    widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
+    arguments = (features, hot_keys, indices, offsets, widths, flags)
+    return _FusedLookup.apply(array, arguments, update, per_sample_weights, projections)

@@ -7,7 +7,6 @@ reference serves where those cannot be had.
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
 
 import torch
 
@@ -17,22 +16,22 @@ from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 # hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
 # implementation leaves for itself: pooled reads on a GPU and in the reference, numbers of repeated ids on the CPU (csrc/distinct.h).
 _ARGUMENTS = (
-    "Tensor array, Tensor features, Tensor hot_keys, Tensor[] projections, Tensor indices, Tensor offsets, "
+    "Tensor array, Tensor features, Tensor hot_keys, Tensor projections, Tensor indices, Tensor offsets, "
     "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
 )
 _POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
 
 _library = torch.library.Library("torchrec_pss", "DEF")
 _library.define(
-    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, ')}) -> (Tensor, Tensor)",
+    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"lookup_backward(Tensor grad, Tensor saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor[], Tensor)",
+    f"lookup_backward(Tensor grad, Tensor saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero again afterwards. The
-# gradients of the projections come flat, one after another: an op that changes arguments cannot return a list.
+# Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero
+# again afterwards.
 _library.define(
     f"lookup_backward_update_(Tensor grad, Tensor saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
     f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
@@ -68,8 +67,9 @@ def lookup(
     per_sample_weights: torch.Tensor | None = None,
     *,
     hot_keys: torch.Tensor | None = None,
-    projections: Sequence[torch.Tensor] = (),
+    projections: torch.Tensor | None = None,
     total_width: int,
+    read_width: int = 0,
     pooling_mode: int = PoolingMode.SUM,
     hash_kind: int = 0,
     sign: bool = True,
@@ -87,10 +87,11 @@ def lookup(
         per_sample_weights: ``[L]``, fp32 (fp64 for an fp64 array), or None.
         hot_keys: int32 ``[K]``, the keys of the tables' hot rows
             (:func:`~torchrec_pss.ops.hashing.hot_keys_of`), ascending within a table; None where no table has any.
-        projections: none, or one for each feature, fp32 (fp64 for an fp64 array): ``[width, dim]`` or, with a bias as last row,
-            ``[width + 1, dim]``, by which the pooled read is multiplied (with a bias, each row read has one more coordinate, 1);
-            ``[0, 0]`` for a feature that is not projected.
+        projections: fp32 (fp64 for an fp64 array) ``[P]``, the matrices by which pooled reads are multiplied, each where its feature
+            says: ``[width, dim]`` or, with a bias as last row, ``[width + 1, dim]`` (each row read has one more coordinate then,
+            1). None where no feature is projected.
         total_width: sum of the features' widths, after projection; for NONE, the one width of all features.
+        read_width: :func:`~torchrec_pss.ops.features.read_width`, 0 where no feature is projected.
         pooling_mode: SUM, MEAN (a weighted bag is divided by its length, as FBGEMM does) or NONE.
         hash_kind: HASH_MIX64 or HASH_ROBE.
         sign: whether shared coordinates carry a sign.
@@ -105,11 +106,12 @@ def lookup(
     """
     if hot_keys is None:
         hot_keys = features.new_zeros(0, dtype=torch.int32)
-    projections = list(projections)
+    if projections is None:
+        projections = array.new_zeros(0, dtype=torch.promote_types(array.dtype, torch.float32))
     check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
     out, _ = torch.ops.torchrec_pss.lookup(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode,
-        hash_kind, sign,
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
+        pooling_mode, hash_kind, sign,
     )  # fmt: skip
     return out
 
@@ -118,7 +120,7 @@ def check_arguments(
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
-    projections: Sequence[torch.Tensor],
+    projections: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     weights: torch.Tensor | None,
@@ -139,18 +141,9 @@ def check_arguments(
     if pooling_mode not in _POOLING_MODES:
         raise ValueError(f"pooling_mode must be SUM, MEAN or NONE, got {pooling_mode}")
     wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
-    if projections and len(projections) != features.shape[0]:
-        raise ValueError(f"there are {len(projections)} projections for {features.shape[0]} features")
+    if projections.dim() != 1 or projections.dtype != wanted:
+        raise ValueError(f"projections must be a {wanted} vector, got {projections.dtype} {tuple(projections.shape)}")
     device = array.device
-    for feature, projection in enumerate(projections):
-        if projection.dim() != 2 or projection.dtype != wanted:
-            raise ValueError(
-                f"projections must be {wanted} matrices, that of feature {feature} is {projection.dtype} {tuple(projection.shape)}"
-            )
-        if projection.device != device:
-            raise ValueError(
-                f"the projection of feature {feature} is on {projection.device}, but the array is on {device}"
-            )
     if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
         raise ValueError(
             f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
@@ -158,6 +151,7 @@ def check_arguments(
         )
     for name, tensor in (
         ("hot_keys", hot_keys),
+        ("projections", projections),
         ("indices", indices),
         ("offsets", offsets),
         ("per_sample_weights", weights),
@@ -168,23 +162,23 @@ def check_arguments(
 
 @torch.library.register_fake("torchrec_pss::lookup")
 def _(
-    array, features, hot_keys, projections, indices, offsets, weights, total_width, pooling_mode, hash, sign
+    array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
     if HAS_CPU_KERNEL and array.device.type == "cpu":
         saved = indices.new_empty(indices.shape[0], dtype=torch.int32)
     else:
-        saved = array.new_empty(rows, reference.read_width(projections, pooling_mode), dtype=dtype)
+        saved = array.new_empty(rows, read_width, dtype=dtype)
     return array.new_empty(rows, total_width, dtype=dtype), saved
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
 def _(
     grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
-) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     num_weights = 0 if weights is None else indices.shape[0]
-    return torch.empty_like(array), [torch.empty_like(p) for p in projections], grad.new_empty(num_weights)
+    return torch.empty_like(array), torch.empty_like(projections), grad.new_empty(num_weights)
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
@@ -192,27 +186,27 @@ def _(
     grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_weights = 0 if weights is None else indices.shape[0]
-    return grad.new_empty(sum(p.numel() for p in projections)), grad.new_empty(num_weights)
+    return torch.empty_like(projections), grad.new_empty(num_weights)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    array, features, hot_keys, projections, indices, offsets, weights, _, pooling_mode, hash_kind, sign = inputs
+    array, features, hot_keys, projections, indices, offsets, weights, _, _, pooling_mode, hash_kind, sign = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1], array, features, hot_keys, indices, offsets, weights, *projections)
+    ctx.save_for_backward(output[1], array, features, hot_keys, projections, indices, offsets, weights)
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
 def _backward(ctx, grad, _):
-    saved, array, features, hot_keys, indices, offsets, weights, *projections = ctx.saved_tensors
+    saved, array, features, hot_keys, projections, indices, offsets, weights = ctx.saved_tensors
     if grad is None:
-        return None, None, None, [None] * len(projections), *[None] * 7
+        return (None,) * 12
     grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(
         grad, saved, array, features, hot_keys, projections, indices, offsets, weights, *ctx.flags
     )
     wants_weights = weights is not None and ctx.needs_input_grad[6]
     grad_weights = grad_weights if wants_weights else None
-    return grad_array, None, None, grad_projections, None, None, grad_weights, None, None, None, None
+    return grad_array, None, None, grad_projections, None, None, grad_weights, *[None] * 5
 
 
 torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)

@@ -5,11 +5,11 @@ what runs where no kernel was built.
 """
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_read_width, padded
+from torchrec_pss.ops.features import read_width as read_width_of
 from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
 from torchrec_pss.ops.update_kinds import UpdateNumbers, apply_update
 
@@ -75,11 +75,12 @@ def lookup(
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
-    projections: Sequence[torch.Tensor],
+    projections: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
     total_width: int,
+    read_width: int,
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
@@ -91,6 +92,7 @@ def lookup(
         to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
     check_inputs(features, indices, offsets, hash_kind)
+    check_read_width(read_width, read_width_of(features, pooling_mode))
     dtype = torch.promote_types(array.dtype, torch.float32)
     pooled = pooling_mode != PoolingMode.NONE
     batch_size = _batch_size(features, offsets)
@@ -101,9 +103,9 @@ def lookup(
         start = int(offsets[f * batch_size])
         addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
         rows = values[addresses] * row_signs
-        projection = projections[f] if projections else None
-        is_projected = projection is not None and projection.shape[0] > 0
-        if is_projected and projection.shape[0] > rows.shape[1]:
+        projection = _projection(features[f], projections)
+        is_projected = projection.shape[0] > 0
+        if projection.shape[0] > rows.shape[1]:
             rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
         read = rows * scales[start : start + ids.numel(), None]
         if pooled:
@@ -118,8 +120,7 @@ def lookup(
     out = torch.cat(outputs, dim=1 if pooled else 0)
     if pooled:
         return out, torch.cat(reads, dim=1) if reads else out.new_zeros(batch_size, 0)
-    width = read_width(projections, pooling_mode)
-    return out, torch.cat([torch.nn.functional.pad(read, (0, width - read.shape[1])) for read in reads])
+    return out, torch.cat([torch.nn.functional.pad(read, (0, read_width - read.shape[1])) for read in reads])
 
 
 def lookup_backward(
@@ -128,20 +129,20 @@ def lookup_backward(
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
-    projections: Sequence[torch.Tensor],
+    projections: torch.Tensor,
     indices: torch.Tensor,
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None,
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
-) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Gradients of the array (its dtype), of the projections, and of the weights (empty where there are none)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the array (its dtype), of the projections ``[P]``, and of the weights (empty where there are none)."""
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, grad.dtype)
     lengths_only = _scales(indices, offsets, None, pooling_mode, grad.dtype)
     grad_array = torch.zeros_like(array, dtype=grad.dtype)
-    grad_projections = [torch.zeros_like(p) for p in projections]
+    grad_projections = torch.zeros_like(projections)
     grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
     column = read_column = 0
     for f, ids in enumerate(_ids_per_feature(features, indices, offsets)):
@@ -149,8 +150,8 @@ def lookup_backward(
         here = slice(start, start + ids.numel())
         addresses, row_signs = row_addresses(features[f], hot_keys, ids, hash_kind, sign)
         width = addresses.shape[1]
-        projection = projections[f] if projections else None
-        is_projected = projection is not None and projection.shape[0] > 0
+        projection = _projection(features[f], projections)
+        is_projected = projection.shape[0] > 0
         out_width = projection.shape[1] if is_projected else width
         if pooling_mode == PoolingMode.NONE:
             grad_read, read_here = grad[here], read[here]
@@ -159,7 +160,7 @@ def lookup_backward(
             column += out_width
         if is_projected:
             inner = projection.shape[0]
-            grad_projections[f] = read_here[:, :inner].T @ grad_read
+            _projection(features[f], grad_projections).add_(read_here[:, :inner].T @ grad_read)
             grad_read = grad_read @ projection.T
             read_column += padded(inner)
         if pooling_mode != PoolingMode.NONE:
@@ -183,22 +184,17 @@ def lookup_backward_update_(
     *arguments,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.update_kinds`; the last of
-    ``arguments`` are the kind and its numbers. The other gradients are returned, those of the projections flat."""
+    ``arguments`` are the kind and its numbers. The other gradients are returned."""
     *arguments, kind, numbers = arguments
     gradient, grad_projections, grad_weights = lookup_backward(grad, read, array, *arguments)
     apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
-    return torch.cat([grad.new_zeros(0), *(p.flatten() for p in grad_projections)]), grad_weights
+    return grad_projections, grad_weights
 
 
-def padded(width: int) -> int:
-    """Columns for a read of that width, whole registers."""
-    return (width + 7) // 8 * 8
-
-
-def read_width(projections: Sequence[torch.Tensor], pooling_mode: int) -> int:
-    """Columns of what backward needs."""
-    widths = [padded(p.shape[0]) for p in projections]
-    return max(widths, default=0) if pooling_mode == PoolingMode.NONE else sum(widths)
+def _projection(feature: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
+    """The feature's part of ``projections`` (or of their gradient), a view; of no rows where it is not projected."""
+    begin, inner, dim = feature[FeatureColumn.PROJECTION :].tolist()
+    return projections[begin : begin + inner * dim].view(inner, dim)
 
 
 def _batch_size(features: torch.Tensor, offsets: torch.Tensor) -> int:

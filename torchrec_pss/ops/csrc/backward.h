@@ -94,12 +94,13 @@ void weight_gradient(const Tile<Acc>& tile, const T* array, const Acc* grad, int
 
 // The projection of a feature, transposed: [out_width, room].
 template <typename T, typename Acc>
-void transpose(const Tensors<T, Acc>& t, int64_t feature, const FeatureWork& f, Acc* to) {
+void transpose(const Tensors<T, Acc>& t, const FeatureWork& f, Acc* to) {
   const int64_t dim = f.out_width;
+  const Acc* const from = t.projections + f.projection;
   __builtin_memset(to, 0, dim * f.room * sizeof(Acc));
   for (int64_t j = 0; j < f.width + f.bias; ++j) {
     for (int64_t d = 0; d < dim; ++d) {
-      to[d * f.room + j] = t.projections[feature][j * dim + d];
+      to[d * f.room + j] = from[j * dim + d];
     }
   }
 }
@@ -110,9 +111,9 @@ template <typename T, typename Acc>
 BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
   const FeatureWork& f = p.features[chunk.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
-  Buffer<Acc> projected(f.projected ? distinct.count * dim : 0), transposed(f.projected ? dim * f.room : 0);
-  Buffer<Acc> read(f.projected ? kTileRows * f.room : 0);
-  Acc* const sums = f.projected ? projected.data : chunk.row_grads;
+  Buffer<Acc> projected(f.is_projected() ? distinct.count * dim : 0), transposed(f.is_projected() ? dim * f.room : 0);
+  Buffer<Acc> read(f.is_projected() ? kTileRows * f.room : 0);
+  Acc* const sums = f.is_projected() ? projected.data : chunk.row_grads;
   __builtin_memset(sums, 0, distinct.count * dim * sizeof(Acc));
   const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
   for (int64_t i = 0; i < rows.rows(); ++i, grad += p.out_stride) {
@@ -121,14 +122,14 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
     }
     add_run<false>(sums + distinct.number[i] * dim, grad, dim, Acc(1));
   }
-  if (!f.projected) {
+  if (!f.is_projected()) {
     return {};
   }
-  transpose(t, chunk.feature, f, transposed.data);
+  transpose(t, f, transposed.data);
   return each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     assign_tile(tile, t.array, read.data, f.room);
     const Acc* const of_tile = sums + first * dim;
-    add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections[chunk.feature], dim, inner, dim);
+    add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections + f.grad_projection, dim, inner, dim);
     multiply<false>(
         tile.size, of_tile, dim, transposed.data, f.room, chunk.row_grads + first * f.room, f.room, dim, f.room);
   });
@@ -138,15 +139,15 @@ template <typename T, typename Acc>
 BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
   const FeatureWork& f = p.features[chunk.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
-  if (!f.projected && !t.grad_weights && !distinct.found()) {
+  if (!f.is_projected() && !t.grad_weights && !distinct.found()) {
     return {}; // the output's gradients are those of the rows
   }
-  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, f.projected);
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, f.is_projected());
   BadId bad = reads.bad;
-  Buffer<Acc> transposed(f.projected ? dim * f.room : 0), read(f.projected ? kTileRows * f.room : 0);
-  Buffer<Acc> of_tile(f.projected && distinct.found() ? kTileRows * f.room : 0);
-  if (f.projected) {
-    transpose(t, chunk.feature, f, transposed.data);
+  Buffer<Acc> transposed(f.is_projected() ? dim * f.room : 0), read(f.is_projected() ? kTileRows * f.room : 0);
+  Buffer<Acc> of_tile(f.is_projected() && distinct.found() ? kTileRows * f.room : 0);
+  if (f.is_projected()) {
+    transpose(t, f, transposed.data);
   }
   if (distinct.found()) {
     __builtin_memset(chunk.row_grads, 0, distinct.count * f.room * sizeof(Acc));
@@ -158,9 +159,9 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
     for (int64_t r = kTileRows; r < 2 * kTileRows && row + r < chunk.last; ++r) {
       prefetch_row<0>(grad + r * stride, dim);
     }
-    if (f.projected) {
+    if (f.is_projected()) {
       bad = reads.pool(tile, read.data - row * f.room, f.room);
-      add_outer(tile.rows(), read.data, f.room, grad, stride, t.grad_projections[chunk.feature], dim, inner, dim);
+      add_outer(tile.rows(), read.data, f.room, grad, stride, t.grad_projections + f.grad_projection, dim, inner, dim);
       Acc* const to = distinct.found() ? of_tile.data : chunk.row_grads + (row - chunk.first) * f.room;
       multiply<false>(tile.rows(), grad, stride, transposed.data, f.room, to, f.room, dim, f.room);
       grad = to;
@@ -202,8 +203,8 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
       visit(tile, chunk.row_grads + first * f.room, f.room);
     });
   }
-  const Acc* const grad = f.projected ? chunk.row_grads - chunk.first * f.room : t.grad + f.out_column;
-  const int64_t stride = f.projected ? f.room : p.out_stride;
+  const Acc* const grad = f.is_projected() ? chunk.row_grads - chunk.first * f.room : t.grad + f.out_column;
+  const int64_t stride = f.is_projected() ? f.room : p.out_stride;
   Tile<Acc> tile(p, f);
   return each_tile(RowTile<Acc>(p, chunk.feature, chunk.first, chunk.last), tile, t.weights, [&] {
     if (p.prefetch) {
@@ -216,7 +217,7 @@ PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const
 template <typename T, typename Acc>
 BadId add(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Share share) {
   const FeatureWork& f = p.features[chunk.feature];
-  const bool from_output = chunk.num_ids < 0 && !f.projected;
+  const bool from_output = chunk.num_ids < 0 && !f.is_projected();
   return each_gradient(p, t, chunk, [&](const Tile<Acc>& tile, const Acc* grad, int64_t stride) {
     const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
     for (int64_t r = end; from_output && r < end + rows && r < chunk.last; ++r) {

@@ -23,7 +23,7 @@ constexpr int64_t kRowsAhead = 16;
 template <typename T, typename Acc>
 bool may_repeat(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows) {
   const FeatureWork& f = p.features[rows.feature];
-  return !t.weights && (f.num_blocks() > 0 || (f.projected && rows.unit));
+  return !t.weights && (f.num_blocks() > 0 || (f.is_projected() && rows.unit));
 }
 
 // Rows of one index each, of which many repeat: the distinct ones are made, then copied.
@@ -31,12 +31,12 @@ template <bool kStream, typename T, typename Acc>
 BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
-  Buffer<Acc> made(distinct.count * dim), read(f.projected ? kTileRows * f.room : 0);
+  Buffer<Acc> made(distinct.count * dim), read(f.is_projected() ? kTileRows * f.room : 0);
   const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
-    if (f.projected) {
+    if (f.is_projected()) {
       assign_tile(tile, t.array, read.data, f.room);
-      multiply<false>(tile.size, read.data, f.room, t.projections[rows.feature], dim, to, dim, inner, dim);
+      multiply<false>(tile.size, read.data, f.room, t.projections + f.projection, dim, to, dim, inner, dim);
     } else {
       assign_tile(tile, t.array, to, dim);
     }
@@ -58,7 +58,7 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
   PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, true);
   BadId bad = reads.bad;
   // Pooled rows go to the output, or to a tile of their own if they are projected, or written past the cache.
-  const bool apart = f.projected || kStream;
+  const bool apart = f.is_projected() || kStream;
   Buffer<Acc> pooled(apart ? kTileRows * f.room : 0);
   for (int64_t row = rows.first_row; bad.feature < 0 && row < rows.end_row; row += kTileRows) {
     const RowTile<Acc> tile(p, rows.feature, row, row + kTileRows < rows.end_row ? row + kTileRows : rows.end_row);
@@ -66,9 +66,9 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
     Acc* const to = apart ? pooled.data : out;
     const int64_t stride = apart ? f.room : p.out_stride;
     bad = reads.pool(tile, to - row * stride, stride);
-    if (f.projected) {
+    if (f.is_projected()) {
       multiply<kStream>(
-          tile.rows(), to, stride, t.projections[rows.feature], dim, out, p.out_stride, f.width + f.bias, dim);
+          tile.rows(), to, stride, t.projections + f.projection, dim, out, p.out_stride, f.width + f.bias, dim);
     } else if (kStream) {
       for (int64_t r = 0; r < tile.rows(); ++r) {
         copy_run<true>(out + r * p.out_stride, to + r * stride, dim);

@@ -18,20 +18,24 @@ PSS_INLINE uint64_t mix64(uint64_t x) {
 
 // Columns of the op's `features` matrix; torchrec_pss/ops/features.py holds the same list.
 enum FeatureColumn {
-  kKey, kRows, kWidth, kPrefix, kBase, kBlock, kSlots, kFirst, kHotBegin, kHotEnd, kHotBase, kHotDirectory, kHotShift, kNumColumns
+  kKey, kRows, kWidth, kPrefix, kBase, kBlock, kSlots, kFirst, kHotBegin, kHotEnd, kHotBase, kHotDirectory, kHotShift,
+  kProjection, kInner, kDim, kNumColumns
 };
 
 struct Feature {
-  int64_t key, rows, width, prefix, base, block, slots, first, hot_begin, hot_end, hot_base, hot_directory, hot_shift;
+  int64_t key, rows, width, prefix, base, block, slots, first, hot_begin, hot_end, hot_base, hot_directory, hot_shift,
+      projection, inner, dim;
 
   explicit Feature(const int64_t* row)
       : key(row[kKey]), rows(row[kRows]), width(row[kWidth]), prefix(row[kPrefix]),
         base(row[kBase]), block(row[kBlock]), slots(row[kSlots]), first(row[kFirst]),
         hot_begin(row[kHotBegin]), hot_end(row[kHotEnd]), hot_base(row[kHotBase]),
-        hot_directory(row[kHotDirectory]), hot_shift(row[kHotShift]) {}
+        hot_directory(row[kHotDirectory]), hot_shift(row[kHotShift]),
+        projection(row[kProjection]), inner(row[kInner]), dim(row[kDim]) {}
 
   int64_t num_blocks() const { return prefix == width ? 0 : (width - prefix) / block; }
   int64_t num_hot() const { return hot_end - hot_begin; }
+  bool is_projected() const { return inner > 0; }
 };
 
 // Section 2: the state of a row, the hash of its block b, and the block's slot. The slot's two products are of 32-bit

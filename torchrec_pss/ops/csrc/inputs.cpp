@@ -10,27 +10,20 @@ namespace torchrec_pss {
 
 Inputs::Inputs(
     const at::Tensor& array_, const at::Tensor& feature_rows, const at::Tensor& hot_keys_,
-    at::TensorList projections_, const at::Tensor& indices_, const at::Tensor& offsets_,
+    const at::Tensor& projections_, const at::Tensor& indices_, const at::Tensor& offsets_,
     const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
     bool sign)
-    : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), indices(indices_.contiguous()),
-      offsets(offsets_.to(at::kLong).contiguous()), num_indices(indices_.numel()) {
+    : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
+      indices(indices_.contiguous()), offsets(offsets_.to(at::kLong).contiguous()), num_indices(indices_.numel()) {
   if (per_sample_weights) {
     weights = per_sample_weights->contiguous();
   }
-  for (const at::Tensor& projection : projections_) {
-    TORCH_CHECK_VALUE(
-        projection.dim() == 2 && projection.scalar_type() == accumulator(), "projections must be matrices of ",
-        accumulator(), ", got ", projection.scalar_type(), " ", projection.sizes());
-    projections.push_back(projection.contiguous());
-  }
+  TORCH_CHECK_VALUE(
+      projections.scalar_type() == accumulator(), "projections must be ", accumulator(), ", got ", projections.scalar_type());
   const at::Tensor rows = feature_rows.contiguous();
   for (int64_t f = 0; f < rows.size(0); ++f) {
     features.emplace_back(rows.const_data_ptr<int64_t>() + f * kNumColumns);
   }
-  TORCH_CHECK_VALUE(
-      projections.empty() || projections.size() == features.size(), "there are ", projections.size(),
-      " projections for ", features.size(), " features");
   const int64_t num_bags = offsets.numel() - 1;
   TORCH_CHECK_VALUE(!features.empty() || num_bags == 0, "there are bags, but no features");
   problem.features = features.data();
@@ -47,6 +40,16 @@ Inputs::Inputs(
   check_offsets();
   check_features();
   lay_out(total_width);
+}
+
+int64_t Inputs::read_width() const {
+  int64_t sum = 0, most = 0;
+  for (const FeatureWork& f : features) {
+    const int64_t columns = f.is_projected() ? f.room : 0;
+    sum += columns;
+    most = std::max(most, columns);
+  }
+  return problem.pooling_mode == kNone ? most : sum;
 }
 
 void Inputs::check_offsets() const {
@@ -81,7 +84,7 @@ static bool has_sane_directory(const Feature& f, int64_t numel) {
 }
 
 void Inputs::check_features() const {
-  const int64_t numel = array.numel(), num_hot = hot_keys.numel();
+  const int64_t numel = array.numel(), num_hot = hot_keys.numel(), num_projected = projections.numel();
   for (int64_t i = 0; i < num_features(); ++i) {
     const FeatureWork& f = features[i];
     const bool exact = f.prefix == f.width;
@@ -94,10 +97,13 @@ void Inputs::check_features() const {
         (f.hot_begin == f.hot_end || exact ||
          (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / (f.width - f.prefix)));
     TORCH_CHECK_VALUE(sane, "row ", i, " of `features` does not fit an array of ", numel, " elements");
-    const int64_t inner = projections.empty() ? 0 : projections[i].size(0);
     TORCH_CHECK_VALUE(
-        inner == 0 || inner == f.width || inner == f.width + 1, "feature ", i, " has width ", f.width,
-        ", but its projection has ", inner, " rows");
+        f.inner == 0 || f.inner == f.width || f.inner == f.width + 1, "feature ", i, " has width ", f.width,
+        ", but its projection has ", f.inner, " rows");
+    TORCH_CHECK_VALUE(
+        !f.is_projected() || (f.dim >= 1 && f.projection >= 0 && f.projection <= num_projected &&
+                              f.dim <= (num_projected - f.projection) / f.inner),
+        "feature ", i, ": ", f.inner, " x ", f.dim, " numbers from ", f.projection, " on are not within projections of ", num_projected);
   }
 }
 
@@ -107,13 +113,13 @@ void Inputs::lay_out(int64_t total_width) {
   for (int64_t i = 0; i < num_features(); ++i) {
     FeatureWork& f = features[i];
     f.out_width = f.width;
-    if (!projections.empty() && projections[i].size(0) > 0) {
-      const at::Tensor& projection = projections[i];
-      f.projected = true;
-      f.bias = projection.size(0) > f.width;
-      f.out_width = projection.size(1);
+    if (f.is_projected()) {
+      f.bias = f.inner > f.width;
+      f.out_width = f.dim;
+      f.grad_projection = grad_projections;
+      grad_projections += f.inner * f.dim;
     }
-    f.room = f.projected ? (projections[i].size(0) + 7) / 8 * 8 : f.out_width;
+    f.room = f.is_projected() ? (f.inner + 7) / 8 * 8 : f.out_width;
     TORCH_CHECK_VALUE(
         pooled || f.out_width == total_width, "unpooled features must all have width ", total_width, ", feature ", i,
         " has ", f.out_width);

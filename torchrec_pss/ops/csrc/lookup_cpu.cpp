@@ -135,11 +135,7 @@ void dispatch(const Inputs& inputs, Run&& run) {
     Tensors<T, Acc> tensors;
     tensors.array = inputs.array.const_data_ptr<T>();
     tensors.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<Acc>() : nullptr;
-    std::vector<const Acc*> projections;
-    for (const at::Tensor& projection : inputs.projections) {
-      projections.push_back(projection.const_data_ptr<Acc>());
-    }
-    tensors.projections = projections.data();
+    tensors.projections = inputs.projections.const_data_ptr<Acc>();
     run(kernels_of, tensors);
   };
   switch (inputs.array.scalar_type()) {
@@ -157,12 +153,16 @@ void dispatch(const Inputs& inputs, Run&& run) {
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_cpu(
-    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, at::TensorList projections,
+    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
     const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights,
-    int64_t total_width, int64_t pooling_mode, int64_t hash, bool sign) {
+    int64_t total_width, int64_t read_width, int64_t pooling_mode, int64_t hash, bool sign) {
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash,
       sign);
+  // Nothing here needs it: a caller that gives another would fail on a GPU.
+  TORCH_CHECK_VALUE(
+      read_width == inputs.read_width(), "read_width is ", read_width, ", but the projected features are read ",
+      inputs.read_width(), " columns wide");
   Problem problem = inputs.problem;
   problem.stream = inputs.rows() * total_width > kStreamed;
   const auto options = array.options().dtype(inputs.accumulator());
@@ -190,7 +190,7 @@ int64_t room_of(const Inputs& inputs, const Rows& rows, const int32_t* numbers) 
     most = std::max(most, numbers[i]);
   }
   const FeatureWork& f = inputs.features[rows.feature];
-  const int64_t distinct = std::min(int64_t(most) + 1, n), projected = f.projected ? rows.last - rows.first : 0;
+  const int64_t distinct = std::min(int64_t(most) + 1, n), projected = f.is_projected() ? rows.last - rows.first : 0;
   return std::max(distinct, projected) * f.room;
 }
 
@@ -203,9 +203,20 @@ struct FusedUpdate {
 };
 
 struct Gradients {
-  at::Tensor projections; // one after another
+  at::Tensor projections;
   at::Tensor weights;
 };
+
+// The features' gradients of their projections, as that of `projections`: features of one table add up.
+template <typename Acc>
+void add_projections(const Inputs& inputs, const Acc* of_features, Acc* to) {
+  for (const FeatureWork& f : inputs.features) {
+    const int64_t n = f.inner * f.dim;
+    for (int64_t i = 0; i < n; ++i) {
+      to[f.projection + i] += of_features[f.grad_projection + i];
+    }
+  }
+}
 
 // Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and `sink` is zero as before.
 Gradients backward(
@@ -220,11 +231,8 @@ Gradients backward(
       inputs.num_indices, " indices, not ", saved.scalar_type(), " ", saved.sizes());
   const at::Tensor numbers = saved.contiguous();
   Gradients gradients;
-  int64_t projected = 0;
-  for (const at::Tensor& projection : inputs.projections) {
-    projected += projection.numel();
-  }
-  gradients.projections = at::zeros({projected}, grad.options());
+  gradients.projections = at::zeros_like(inputs.projections);
+  const at::Tensor of_features = at::zeros({inputs.grad_projections}, grad.options()); // gradients of their projections
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
   const bool parallel = inputs.num_indices > kParallelIndices;
   const std::vector<Rows> rows = chunks_of(inputs);
@@ -266,13 +274,7 @@ Gradients backward(
     }
     tensors.grad = grad.template const_data_ptr<Acc>();
     tensors.numbers = const_cast<int32_t*>(numbers.const_data_ptr<int32_t>());
-    std::vector<Acc*> projections;
-    Acc* next_projection = gradients.projections.template mutable_data_ptr<Acc>();
-    for (const at::Tensor& projection : inputs.projections) {
-      projections.push_back(next_projection);
-      next_projection += projection.numel();
-    }
-    tensors.grad_projections = projections.data();
+    tensors.grad_projections = of_features.template mutable_data_ptr<Acc>();
     tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
     run_tasks(inputs.num_features(), parallel, [&](int64_t task) {
       BadId bad;
@@ -281,6 +283,7 @@ Gradients backward(
       }
       return bad;
     });
+    add_projections(inputs, tensors.grad_projections, gradients.projections.template mutable_data_ptr<Acc>());
     bool apply = fused.update.kind != kNoUpdate && !fused.moves_all();
     tensors.sink = sink.template mutable_data_ptr<Acc>();
     if (fused.update.kind != kNoUpdate) {
@@ -325,29 +328,23 @@ Gradients backward(
   return gradients;
 }
 
-std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> lookup_backward_cpu(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
     const at::Tensor& grad, const at::Tensor& saved, const at::Tensor& array, const at::Tensor& features,
-    const at::Tensor& hot_keys, at::TensorList projections, const at::Tensor& indices, const at::Tensor& offsets,
+    const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
     const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign) {
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   const at::Tensor sink = at::zeros_like(array, array.options().dtype(inputs.accumulator()));
   const Gradients gradients = backward(inputs, grad, saved, sink, {});
-  std::vector<at::Tensor> of_projections; // results of an op must not share memory
-  int64_t first = 0;
-  for (const at::Tensor& projection : inputs.projections) {
-    of_projections.push_back(gradients.projections.narrow(0, first, projection.numel()).clone().view(projection.sizes()));
-    first += projection.numel();
-  }
-  return {sink.to(array.scalar_type()), std::move(of_projections), gradients.weights};
+  return {sink.to(array.scalar_type()), gradients.projections, gradients.weights};
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
     const at::Tensor& grad, const at::Tensor& saved, at::Tensor array, at::Tensor sink,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
     const at::Tensor& hot_keys,
-    at::TensorList projections, const at::Tensor& indices, const at::Tensor& offsets,
+    const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
     const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign, int64_t update,
     at::ArrayRef<double> numbers) {
   const Inputs inputs(

@@ -90,7 +90,7 @@ void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride)
   const auto hot = [&](int64_t h) { return Place{tile.hot[h], tile.own[h]}; };
   const int64_t count = f.prefix == 0 ? tile.num_hot : own == 0 ? tile.size : 0; // whole rows, if they fit a register
   const auto whole = [&](auto by) { f.prefix == 0 ? by(hot) : by(exact); };
-  const bool is_whole = f.projected && (f.prefix == 0 || own == 0) && width <= 16;
+  const bool is_whole = f.is_projected() && (f.prefix == 0 || own == 0) && width <= 16;
   if (is_whole && width <= 8) {
     whole([&](auto place) { assign_whole_rows<8>(tile, count, array, to, stride, place); });
   } else if (is_whole && f.room >= 16) {
@@ -111,7 +111,7 @@ void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride)
       add_run<true>(row + j, array + address, length, sign * tile.factor[k]);
     });
   }
-  for (int64_t k = 0; f.projected && !(is_whole && count == tile.size) && k < tile.size; ++k) {
+  for (int64_t k = 0; f.is_projected() && !(is_whole && count == tile.size) && k < tile.size; ++k) {
     Acc* const row = to + tile.row[k] * stride;
     for (int64_t j = f.width; j < f.room; ++j) {
       row[j] = j < width ? tile.factor[k] : Acc(0);

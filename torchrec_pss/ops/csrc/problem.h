@@ -21,7 +21,7 @@ struct FeatureWork : Feature {
   int64_t out_width = 0; // columns of the output: of the projection, or the read width
   int64_t out_column = 0;
   int64_t room = 0; // columns of the row that is read to: of a projected feature width and bias, rounded up to eight
-  bool projected = false;
+  int64_t grad_projection = 0; // where the gradient of its projection begins: features of one table have one each
   bool bias = false;
 };
 
@@ -69,14 +69,14 @@ template <typename T, typename Acc>
 struct Tensors {
   const T* array = nullptr;
   const Acc* weights = nullptr; // of the indices, or null
-  const Acc* const* projections = nullptr; // of the features, as their gradients
+  const Acc* projections = nullptr;
   Acc* out = nullptr;
   int32_t* numbers = nullptr; // of the indices among the distinct ids of their chunk (distinct.h): forward leaves them to backward
   // Backward only.
   const Acc* grad = nullptr;
   Acc* sink = nullptr; // takes `sink_scale` times the array's gradient
   Acc sink_scale = 1;
-  Acc* const* grad_projections = nullptr;
+  Acc* grad_projections = nullptr;
   Acc* grad_weights = nullptr; // or null
   // Fused optimizer only.
   T* updated = nullptr; // the array

@@ -4,7 +4,15 @@ import triton
 import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import row_units
-from torchrec_pss.ops.triton.columns import COLUMNS, INNER, PROJECTION, READ_COLUMN, UNITS_OF_ROW, output_columns
+from torchrec_pss.ops.triton.columns import (
+    COLUMNS,
+    INNER,
+    PARTIAL,
+    PROJECTION,
+    READ_COLUMN,
+    UNITS_OF_ROW,
+    output_columns,
+)
 from torchrec_pss.ops.triton.rows import MEAN, index_scale, tile_rows
 
 
@@ -140,6 +148,6 @@ def projection_kernel(
         read_row = read + row[None, :] * read_stride + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
         pooled = tl.load(read_row + k[:, None], mask=live[None, :] & (k < inner)[:, None], other=0.0)
         total = tl.dot(pooled, grad_out, total, input_precision="tf32x3")
-    matrix = tl.load(feature + PROJECTION) + k[:, None] * dim + n[None, :]
+    matrix = tl.load(feature + PARTIAL) + k[:, None] * dim + n[None, :]
     partial = partials + tl.program_id(0).to(tl.int64) * partial_stride + matrix
     tl.store(partial, total, mask=(k < inner)[:, None] & (n < dim)[None, :])

@@ -23,6 +23,7 @@ HOT_SHIFT = tl.constexpr(LaunchColumn.HOT_SHIFT.value)
 OUT_COLUMN = tl.constexpr(LaunchColumn.OUT_COLUMN.value)
 READ_COLUMN = tl.constexpr(LaunchColumn.READ_COLUMN.value)
 PROJECTION = tl.constexpr(LaunchColumn.PROJECTION.value)
+PARTIAL = tl.constexpr(LaunchColumn.PARTIAL.value)
 INNER = tl.constexpr(LaunchColumn.INNER.value)
 DIM_OF_FEATURE = tl.constexpr(LaunchColumn.DIM.value)
 

@@ -1,16 +1,14 @@
 """How a lookup's features are divided among kernel launches, and what the kernels know of each."""
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import gcd
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, padded, read_width
 from torchrec_pss.ops.hashing import HASH_ROBE
-from torchrec_pss.ops.reference import padded
 
 _VECTOR_BYTES = 16
 _LEAST_DOT = 16  # smallest inner dimension of tl.dot
@@ -38,9 +36,10 @@ class LaunchColumn(IntEnum):
     HOT_SHIFT = 13
     OUT_COLUMN = 14
     READ_COLUMN = 15
-    PROJECTION = 16  # first element, in the flat projections
-    INNER = 17  # rows of the projection: width, and one for a bias
+    PROJECTION = 16
+    INNER = 17
     DIM = 18  # columns of the output
+    PARTIAL = 19  # as PROJECTION, in partial gradients: those of features of one table lie apart
 
 
 @dataclass(frozen=True)
@@ -73,42 +72,62 @@ class Launch:
         return self.metadata.shape[0]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """
+    Attributes:
+        parts: of each projected feature: PROJECTION, PARTIAL, and how many elements lie there.
+        partial_numel: elements of all features' gradients of their projections.
+        read_width: see `torchrec_pss.ops.features.read_width`.
+    """
+
+    launches: list[Launch]
+    parts: list[tuple[int, int, int]]
+    partial_numel: int
+    read_width: int
+
+
 _of_features: dict[int, tuple[weakref.ref, dict]] = {}
 
 
-def launches(
-    features: torch.Tensor, projections: Sequence[torch.Tensor], pooling_mode: int, hash_kind: int, itemsize: int
-) -> list[Launch]:
+def plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
     """The launches of a lookup; remembered with the tensor ``features``, whose values are read on the host once.
 
-    Args: the op's; ``itemsize``: bytes an element of the array.
+    Args: the op's; ``num_projected``: elements of the projections; ``itemsize``: bytes an element of the array.
+
+    Raises:
+        ValueError: a projection that does not lie within the projections.
     """
-    key = (tuple(p.shape for p in projections), pooling_mode, hash_kind, itemsize, features._version)
+    key = (num_projected, pooling_mode, hash_kind, itemsize, features._version)
     known = _of_features.get(id(features))
     if known is None or known[0]() is not features:
         number = id(features)
         known = (weakref.ref(features, lambda _: _of_features.pop(number, None)), {})
         _of_features[number] = known
     if key not in known[1]:
-        known[1][key] = _plan(features, key[0], pooling_mode, hash_kind, itemsize)
+        known[1][key] = _plan(features, num_projected, pooling_mode, hash_kind, itemsize)
     return known[1][key]
 
 
-def _plan(features, shapes, pooling_mode: int, hash_kind: int, itemsize: int) -> list[Launch]:
+def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
     groups: dict[tuple, list[list[int]]] = {}
-    out_column = read_column = projection = row_width = 0
-    columns = []
+    out_column = read_column = partial = row_width = 0
+    columns, parts = [], []
     for feature, row in enumerate(features.tolist()):
-        shape = shapes[feature] if shapes else (0, 0)
-        width = row[FeatureColumn.WIDTH]
-        projected = shape[0] > 0
-        inner, dim = shape if projected else (0, width)
+        width, projection, inner = row[FeatureColumn.WIDTH], row[FeatureColumn.PROJECTION], row[FeatureColumn.INNER]
+        projected = inner > 0
+        dim = row[FeatureColumn.DIM] if projected else width
+        if projected and not (inner in (width, width + 1) and 0 <= projection <= num_projected - inner * dim):
+            raise ValueError(
+                f"feature {feature} of width {width}: {inner} x {dim} numbers from {projection} on are not within projections of "
+                f"{num_projected}"
+            )
         vec = _vector(row, hash_kind, itemsize)
         hashed = width > row[FeatureColumn.PREFIX]
         hot = row[FeatureColumn.HOT_END] > row[FeatureColumn.HOT_BEGIN]
         checked = hash_kind == HASH_ROBE or row[FeatureColumn.PREFIX] > 0
         columns.append(out_column)
-        place = [out_column, read_column, projection, inner, dim]
+        place = [out_column, read_column, projection, inner, dim, partial]
         wide = max(_power_of_two(max(width, inner)), _LEAST_DOT * projected)
         key = (vec, wide // vec, max(_power_of_two(dim), _LEAST_DOT * projected), projected, hashed, hot, checked)
         groups.setdefault(key, []).append([feature, *_in_units(row, vec), *place])
@@ -116,14 +135,17 @@ def _plan(features, shapes, pooling_mode: int, hash_kind: int, itemsize: int) ->
             out_column += dim
             read_column += padded(inner)
         row_width = out_column or dim
-        projection += shape[0] * shape[1]
+        if projected:
+            parts.append((projection, partial, inner * dim))
+            partial += inner * dim
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
-    return [
+    launches = [
         Launch(
             *key, tile_rows(key[1], max(key[2], key[0] * key[1])), aligned, torch.tensor(rows, device=features.device)
         )
         for key, rows in groups.items()
     ]
+    return Plan(launches, parts, partial, read_width(features, pooling_mode))
 
 
 def _vector(row: list[int], hash_kind: int, itemsize: int) -> int:

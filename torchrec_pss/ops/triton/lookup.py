@@ -11,10 +11,10 @@ sorted by place first (`index_put_`), and the same inputs give the same bits. fp
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.features import PoolingMode, check_read_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
-from torchrec_pss.ops.triton.launches import Launch, launches
+from torchrec_pss.ops.triton.launches import Launch, plan
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
@@ -26,27 +26,29 @@ _fine: dict[torch.device, torch.Tensor] = {}
 
 
 def lookup(
-    array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign
-):
+    array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
+    pooling_mode, hash, sign,
+):  # fmt: skip
     """Forward; see `torchrec_pss.ops.reference.lookup`."""
     if array.dtype == torch.float64:
         return reference.lookup(
-            array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode,
-            hash, sign,
+            array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
+            pooling_mode, hash, sign,
         )  # fmt: skip
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    read_width = reference.read_width(projections, pooling_mode)
+    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    check_read_width(read_width, planned.read_width)
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
     out = empty(rows, total_width, dtype=torch.float32, device=array.device)
     read = empty(rows, read_width, dtype=torch.float32, device=array.device)
-    flat, fine = _flat(projections, array), _fine_flag(array.device)
+    projections, fine = projections.contiguous(), _fine_flag(array.device)
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
-    for launch in launches(features, projections, pooling_mode, hash, array.element_size()):
+    for launch in planned.launches:
         tiles = -(-rows // launch.tile)
         if tiles:
             forward_kernel[(tiles, launch.num_features)](
-                array, launch.metadata, hot_keys, flat, indices, offsets, weights, out, read, fine, batch_size,
+                array, launch.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine, batch_size,
                 indices.numel(), out.stride(0), read.stride(0),
                 **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign),
             )  # fmt: skip
@@ -62,11 +64,7 @@ def lookup_backward(
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, read, array, *arguments)
     grad_array = torch.zeros_like(array, dtype=torch.float32)
-    flat, grad_weights = _backward(grad, read, array, grad_array, 1.0, *arguments)
-    sizes = [p.numel() for p in projections]
-    grad_projections = [part.view_as(p) for part, p in zip(flat.split_with_sizes(sizes), projections, strict=True)]
-    # An op's results must not share memory.
-    grad_projections = torch._foreach_add(grad_projections, 0) if projections else []
+    grad_projections, grad_weights = _backward(grad, read, array, grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
 
 
@@ -95,17 +93,17 @@ def _backward(
     grad, read, array, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
     pooling_mode, hash, sign,
 ):  # fmt: skip
-    """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections' flat, and the weights'."""
+    """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections', and the weights'."""
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    flat, fine = _flat(projections, array), _fine_flag(array.device)
+    projections, fine = projections.contiguous(), _fine_flag(array.device)
     grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
-    plan = launches(features, projections, pooling_mode, hash, array.element_size())
-    shares = [_share(rows, launch) for launch in plan]
-    partials = grad.new_zeros(max((programs for programs, _ in shares), default=0), flat.numel())
+    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    shares = [_share(rows, launch) for launch in planned.launches]
+    partials = grad.new_zeros(max((programs for programs, _ in shares), default=0), planned.partial_numel)
     by_sorting = torch.are_deterministic_algorithms_enabled()
-    for launch, (programs, tiles) in zip(plan, shares, strict=True):
+    for launch, (programs, tiles) in zip(planned.launches, shares, strict=True):
         if not programs:
             continue
         places = contributions = grad
@@ -117,7 +115,7 @@ def _backward(
         constants = _constants(launch, array, pooling_mode, per_sample_weights, hash, sign)
         chunk = min(launch.dim, _CHUNK)
         backward_kernel[(programs, launch.num_features)](
-            grad, array, launch.metadata, hot_keys, flat, indices, offsets, weights, grad_array, places, contributions,
+            grad, array, launch.metadata, hot_keys, projections, indices, offsets, weights, grad_array, places, contributions,
             grad_weights, fine, batch_size, indices.numel(), grad.stride(0), factor, tiles, **constants,
             SORTED=by_sorting, CHUNK=chunk,
         )  # fmt: skip
@@ -130,7 +128,17 @@ def _backward(
         if by_sorting:
             _add_sorted(grad_array, places, contributions, launch.vec)
     _assert_fine(fine)
-    return partials.sum(0), grad_weights
+    return _added(partials.sum(0), planned.parts, projections), grad_weights
+
+
+def _added(partials, parts: list[tuple[int, int, int]], projections) -> torch.Tensor:
+    """The features' gradients of their projections as that of all: features of one table add up."""
+    if partials.numel() == projections.numel() and all(there == here for there, here, _ in parts):
+        return partials
+    total = torch.zeros_like(projections)
+    for there, here, number in parts:
+        total[there : there + number] += partials[here : here + number]
+    return total
 
 
 def _add_sorted(grad_array, places, contributions, vec: int) -> None:
@@ -152,13 +160,6 @@ def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
     """Batch size, and rows of the output."""
     batch_size = (offsets.numel() - 1) // max(features.shape[0], 1)
     return batch_size, indices.numel() if pooling_mode == PoolingMode.NONE else batch_size
-
-
-def _flat(projections, array) -> torch.Tensor:
-    """The projections' elements, one after another."""
-    if not projections:
-        return torch.empty(0, dtype=torch.float32, device=array.device)
-    return torch.cat([p.flatten() for p in projections])
 
 
 def _contiguous(array, indices, offsets, weights):
