@@ -66,18 +66,18 @@ def verify(number: int, device: str) -> int:
         seed += 1
         if case["array"].dtype == torch.float64 or (device == "cpu" and case["indices"].numel() > 300):
             continue
-        out, read = reference.lookup(**case)
+        out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
         here = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
         there = [moved(v, device) for v in here]
         array = case["array"].to(device)
-        found, found_read = gpu.lookup(*(moved(v, device) for v in case.values()))
+        found, found_saved = gpu.lookup(*(moved(v, device) for v in case.values()))
         pairs = [(found, out)]
-        truth = reference.lookup_backward(grad, read, case["array"], *here)
+        truth = reference.lookup_backward(grad, saved, case["array"], *here)
         for by_sorting in (False, True):
             torch.use_deterministic_algorithms(by_sorting)
             try:
-                results = gpu.lookup_backward(grad.to(device), found_read, array, *there)
+                results = gpu.lookup_backward(grad.to(device), found_saved, array, *there)
             finally:
                 torch.use_deterministic_algorithms(False)
             pairs += [(results[0], truth[0]), (results[1], truth[1]), (results[2], truth[2])]
@@ -88,7 +88,7 @@ def verify(number: int, device: str) -> int:
                 states = [torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)]
                 own = case["array"].clone().to(where)
                 function.lookup_backward_update_(
-                    grad.to(where), read.to(where), own, sink, *states, *arguments, int(kind), NUMBERS
+                    grad.to(where), [s.to(where) for s in saved], own, sink, *states, *arguments, int(kind), NUMBERS
                 )
                 sides.append([own.float(), sink, *states])
             pairs += zip(*sides, strict=True)

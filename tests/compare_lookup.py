@@ -19,18 +19,18 @@ from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 def results(seed: int, function, backward, update) -> list[torch.Tensor]:
     case = random_case(seed)
     arguments = list(case.values())
-    out, read = function(*arguments)
+    out, saved = function(*arguments)
     dtype, generator = out.dtype, torch.Generator().manual_seed(seed)
     grad = torch.randn(out.shape, generator=generator, dtype=dtype)
     of_backward = arguments[:7] + arguments[9:]
-    grad_array, grad_projections, grad_weights = backward(grad, read, *of_backward)
+    grad_array, grad_projections, grad_weights = backward(grad, saved, *of_backward)
     found = [out, grad_array.to(dtype), grad_projections, grad_weights]
     for kind in UpdateKind:
         array = case["array"].clone()
         sink = torch.zeros(len(array), dtype=dtype)
         state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
         numbers = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
-        update(grad, read, array, sink, state, second, *of_backward[1:], int(kind), numbers)
+        update(grad, saved, array, sink, state, second, *of_backward[1:], int(kind), numbers)
         found += [array.to(dtype), sink, state, second]
     return found
 

@@ -184,15 +184,18 @@ def test_numbers_that_are_not_forwards_are_not_followed():
     case = simple_case(indices, torch.arange(501))
     arguments = list(case.values())
     op = torch.ops.torchrec_pss
-    out, numbers = op.lookup(*arguments)
+    out, (reads, numbers) = op.lookup(*arguments)
     assert numbers.tolist() == indices.tolist()
     backward = [*arguments[:7], *arguments[9:]]
-    expected = op.lookup_backward(torch.ones_like(out), numbers, *backward)[0]
+    expected = op.lookup_backward(torch.ones_like(out), [reads, numbers], *backward)[0]
     for wrong in (torch.full_like(numbers, 7), numbers + 1, numbers.flip(0), torch.full_like(numbers, 1 << 30)):
-        gradient = op.lookup_backward(torch.ones_like(out), wrong, *backward)[0]
+        gradient = op.lookup_backward(torch.ones_like(out), [reads, wrong], *backward)[0]
         torch.testing.assert_close(gradient, expected)
+    for saved in ([reads], [reads[:3], numbers], [reads.double(), numbers]):
+        with pytest.raises(ValueError, match="what forward left is Float \\[500, 0\\], and int32"):
+            op.lookup_backward(torch.ones_like(out), saved, *backward)
     with pytest.raises(ValueError, match="a number for each of 500 indices"):
-        op.lookup_backward(torch.ones_like(out), numbers[:3], *backward)
+        op.lookup_backward(torch.ones_like(out), [reads, numbers[:3]], *backward)
 
 
 def simple_case(indices, offsets, prefix=0, rows=10):

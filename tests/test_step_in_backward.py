@@ -128,9 +128,9 @@ def test_update_equals_the_formula_on_random_configurations(kind):
             torch.full_like(wide, 0.3),
         )
         arguments = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
-        _, read = reference.lookup(**case)
+        _, saved = reference.lookup(**case)
         reference.lookup_backward_update_(
-            grad, read, by_reference, their_sink, their_state, their_second, *arguments, int(kind), list(NUMBERS)
+            grad, saved, by_reference, their_sink, their_state, their_second, *arguments, int(kind), list(NUMBERS)
         )
         low = case["array"].dtype in (torch.bfloat16, torch.float16)
         tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-4, "atol": 1e-4}

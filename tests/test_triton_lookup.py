@@ -56,15 +56,15 @@ def by_sorting():
 
 def compare_forward_and_backward(number):
     for seed, case in small_cases(number):
-        out, read = reference.lookup(**case)
+        out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
         backward = {k: v for k, v in case.items() if k not in WIDTHS}
-        truth = reference.lookup_backward(grad, read, **backward)
+        truth = reference.lookup_backward(grad, saved, **backward)
         there = on_device(case)
-        found, found_read = ours.lookup(*there.values())
+        found, found_saved = ours.lookup(*there.values())
         close(found, out, out.dtype)
-        assert found_read.shape == read.shape
-        found = ours.lookup_backward(grad.to(DEVICE), found_read, *(there[k] for k in backward))
+        assert [s.shape for s in found_saved] == [s.shape for s in saved]
+        found = ours.lookup_backward(grad.to(DEVICE), found_saved, *(there[k] for k in backward))
         close(found[0], truth[0], case["array"].dtype)
         close(found[1], truth[1], out.dtype)
         close(found[2], truth[2], out.dtype)
@@ -81,7 +81,7 @@ def test_sorted_backward_equals_the_reference(by_sorting):
 @pytest.mark.parametrize("kind", list(UpdateKind))
 def test_fused_updates_equal_the_reference(kind):
     for seed, case in small_cases(40):
-        out, read = reference.lookup(**case)
+        out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
         results = []
         for function, device in ((reference, "cpu"), (ours, DEVICE)):
@@ -91,7 +91,15 @@ def test_fused_updates_equal_the_reference(kind):
             state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
             arguments = [v for k, v in here.items() if k not in ("array", *WIDTHS)]
             projections, weights = function.lookup_backward_update_(
-                grad.to(device), read.to(device), array, sink, state, second, *arguments, int(kind), NUMBERS
+                grad.to(device),
+                [s.to(device) for s in saved],
+                array,
+                sink,
+                state,
+                second,
+                *arguments,
+                int(kind),
+                NUMBERS,
             )
             assert not sink.any()
             results.append((array.to(out.dtype), state, second, projections, weights))
@@ -102,9 +110,9 @@ def test_fused_updates_equal_the_reference(kind):
 def test_the_same_bits_by_sorting(by_sorting):
     for _, case in small_cases(5):
         there = on_device(case)
-        out, read = ours.lookup(*there.values())
+        out, saved = ours.lookup(*there.values())
         backward = [v for k, v in there.items() if k not in WIDTHS]
-        first, second = (ours.lookup_backward(torch.ones_like(out), read, *backward) for _ in range(2))
+        first, second = (ours.lookup_backward(torch.ones_like(out), saved, *backward) for _ in range(2))
         assert torch.equal(first[0], second[0])
 
 

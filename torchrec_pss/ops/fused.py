@@ -3,8 +3,8 @@
 No gradient as long as the array is made, filled with zeros and read again: SGD and Adagrad touch only elements that the batch
 read, Adam and AdamW pass over the array once.
 
-On the CPU backward reads rows again for the gradients of projections and weights (as TBE does for those of weights): of two lookups
-whose backward is one call, the second's are of the array that the first has updated.
+Backward reads rows again for the gradients of weights, as TBE does: of two lookups whose backward is one call, the second's are of
+the array that the first has updated.
 """
 
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ class _FusedLookup(torch.autograd.Function):
             out, saved = torch.ops.torchrec_pss.lookup(
                 array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
-        ctx.save_for_backward(saved, features, hot_keys, projections, indices, offsets, weights)
+        ctx.save_for_backward(features, hot_keys, projections, indices, offsets, weights, *saved)
         ctx.array, ctx.update, ctx.flags = array, update, flags
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        saved, features, hot_keys, projections, indices, offsets, weights = ctx.saved_tensors
+        features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
         update = ctx.update()
         grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
             grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,

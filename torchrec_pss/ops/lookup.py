@@ -14,7 +14,7 @@ from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
-# implementation leaves for itself: pooled reads on a GPU and in the reference, numbers of repeated ids on the CPU (csrc/distinct.h).
+# implementation leaves for itself: pooled reads, and on the CPU numbers of repeated ids (csrc/distinct.h).
 _ARGUMENTS = (
     "Tensor array, Tensor features, Tensor hot_keys, Tensor projections, Tensor indices, Tensor offsets, "
     "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
@@ -23,17 +23,17 @@ _POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for
 
 _library = torch.library.Library("torchrec_pss", "DEF")
 _library.define(
-    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor)",
+    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"lookup_backward(Tensor grad, Tensor saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor, Tensor)",
+    f"lookup_backward(Tensor grad, Tensor[] saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 # Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero
 # again afterwards.
 _library.define(
-    f"lookup_backward_update_(Tensor grad, Tensor saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
+    f"lookup_backward_update_(Tensor grad, Tensor[] saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
     f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
     "-> (Tensor, Tensor)",
 )
@@ -163,13 +163,12 @@ def check_arguments(
 @torch.library.register_fake("torchrec_pss::lookup")
 def _(
     array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
+    saved = [array.new_empty(rows, read_width, dtype=dtype)]
     if HAS_CPU_KERNEL and array.device.type == "cpu":
-        saved = indices.new_empty(indices.shape[0], dtype=torch.int32)
-    else:
-        saved = array.new_empty(rows, read_width, dtype=dtype)
+        saved.append(indices.new_empty(indices.shape[0], dtype=torch.int32))
     return array.new_empty(rows, total_width, dtype=dtype), saved
 
 
@@ -191,14 +190,14 @@ def _(
 
 def _setup_context(ctx, inputs, output) -> None:
     array, features, hot_keys, projections, indices, offsets, weights, _, _, pooling_mode, hash_kind, sign = inputs
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1], array, features, hot_keys, projections, indices, offsets, weights)
+    ctx.save_for_backward(array, features, hot_keys, projections, indices, offsets, weights, *output[1])
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
 def _backward(ctx, grad, _):
-    saved, array, features, hot_keys, projections, indices, offsets, weights = ctx.saved_tensors
+    array, features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
     if grad is None:
         return (None,) * 12
     grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(

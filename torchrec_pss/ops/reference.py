@@ -5,6 +5,7 @@ what runs where no kernel was built.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -84,7 +85,7 @@ def lookup(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The op's forward; differentiable in array, projections and weights. See ops/lookup.py.
 
     Returns:
@@ -116,16 +117,16 @@ def lookup(
         elif not pooled:
             reads.append(read[:, :0])
     if not outputs:
-        return array.new_zeros(0, total_width, dtype=dtype), array.new_zeros(0, 0, dtype=dtype)
+        return array.new_zeros(0, total_width, dtype=dtype), [array.new_zeros(0, 0, dtype=dtype)]
     out = torch.cat(outputs, dim=1 if pooled else 0)
     if pooled:
-        return out, torch.cat(reads, dim=1) if reads else out.new_zeros(batch_size, 0)
-    return out, torch.cat([torch.nn.functional.pad(read, (0, read_width - read.shape[1])) for read in reads])
+        return out, [torch.cat(reads, dim=1) if reads else out.new_zeros(batch_size, 0)]
+    return out, [torch.cat([torch.nn.functional.pad(read, (0, read_width - read.shape[1])) for read in reads])]
 
 
 def lookup_backward(
     grad: torch.Tensor,
-    read: torch.Tensor,
+    saved: Sequence[torch.Tensor],
     array: torch.Tensor,
     features: torch.Tensor,
     hot_keys: torch.Tensor,
@@ -138,6 +139,7 @@ def lookup_backward(
     sign: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the array (its dtype), of the projections ``[P]``, and of the weights (empty where there are none)."""
+    (read,) = saved
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, grad.dtype)
     lengths_only = _scales(indices, offsets, None, pooling_mode, grad.dtype)
@@ -176,7 +178,7 @@ def lookup_backward(
 
 def lookup_backward_update_(
     grad: torch.Tensor,
-    read: torch.Tensor,
+    saved: Sequence[torch.Tensor],
     array: torch.Tensor,
     sink: torch.Tensor,
     state: torch.Tensor | None,
@@ -186,7 +188,7 @@ def lookup_backward_update_(
     """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.update_kinds`; the last of
     ``arguments`` are the kind and its numbers. The other gradients are returned."""
     *arguments, kind, numbers = arguments
-    gradient, grad_projections, grad_weights = lookup_backward(grad, read, array, *arguments)
+    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *arguments)
     apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
     return grad_projections, grad_weights
 

@@ -105,14 +105,23 @@ void transpose(const Tensors<T, Acc>& t, const FeatureWork& f, Acc* to) {
   }
 }
 
+// Gradients of `rows` rows of the output taken through a projection: to its own gradient, by what the rows had read, and to `to`.
+template <typename T, typename Acc>
+void project_back(
+    const Tensors<T, Acc>& t, const FeatureWork& f, const Acc* transposed, int64_t rows, const Acc* read, const Acc* grad,
+    int64_t stride, Acc* to) {
+  const int64_t dim = f.out_width;
+  add_outer(rows, read, f.read_stride, grad, stride, t.grad_projections + f.grad_projection, dim, f.inner, dim);
+  multiply<false>(rows, grad, stride, transposed, f.room, to, f.room, dim, f.room);
+}
+
 // Rows of one index each, of which many repeat: the output's gradients are summed for each distinct id, then taken through the
 // projection.
 template <typename T, typename Acc>
-BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
+void prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
   const FeatureWork& f = p.features[chunk.feature];
-  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  const int64_t dim = f.out_width;
   Buffer<Acc> projected(f.is_projected() ? distinct.count * dim : 0), transposed(f.is_projected() ? dim * f.room : 0);
-  Buffer<Acc> read(f.is_projected() ? kTileRows * f.room : 0);
   Acc* const sums = f.is_projected() ? projected.data : chunk.row_grads;
   __builtin_memset(sums, 0, distinct.count * dim * sizeof(Acc));
   const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
@@ -123,28 +132,26 @@ BadId prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinc
     add_run<false>(sums + distinct.number[i] * dim, grad, dim, Acc(1));
   }
   if (!f.is_projected()) {
-    return {};
+    return;
   }
   transpose(t, f, transposed.data);
-  return each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
-    assign_tile(tile, t.array, read.data, f.room);
-    const Acc* const of_tile = sums + first * dim;
-    add_outer(tile.size, read.data, f.room, of_tile, dim, t.grad_projections + f.grad_projection, dim, inner, dim);
-    multiply<false>(
-        tile.size, of_tile, dim, transposed.data, f.room, chunk.row_grads + first * f.room, f.room, dim, f.room);
-  });
+  const Acc* const reads = t.reads + f.read_begin + chunk.first * f.read_stride;
+  for (int64_t first = 0; first < distinct.count; first += kTileRows) {
+    const int64_t n = first + kTileRows < distinct.count ? kTileRows : distinct.count - first;
+    project_back(t, f, transposed.data, n, reads + first * f.read_stride, sums + first * dim, dim, chunk.row_grads + first * f.room);
+  }
 }
 
 template <typename T, typename Acc>
 BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& distinct, const RowTile<Acc>& rows, Chunk<Acc>& chunk) {
   const FeatureWork& f = p.features[chunk.feature];
-  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  const int64_t dim = f.out_width;
+  BadId bad;
   if (!f.is_projected() && !t.grad_weights && !distinct.found()) {
-    return {}; // the output's gradients are those of the rows
+    return bad; // the output's gradients are those of the rows
   }
-  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, f.is_projected());
-  BadId bad = reads.bad;
-  Buffer<Acc> transposed(f.is_projected() ? dim * f.room : 0), read(f.is_projected() ? kTileRows * f.room : 0);
+  Tile<Acc> of_weights(p, f);
+  Buffer<Acc> transposed(f.is_projected() ? dim * f.room : 0);
   Buffer<Acc> of_tile(f.is_projected() && distinct.found() ? kTileRows * f.room : 0);
   if (f.is_projected()) {
     transpose(t, f, transposed.data);
@@ -160,25 +167,23 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
       prefetch_row<0>(grad + r * stride, dim);
     }
     if (f.is_projected()) {
-      bad = reads.pool(tile, read.data - row * f.room, f.room);
-      add_outer(tile.rows(), read.data, f.room, grad, stride, t.grad_projections + f.grad_projection, dim, inner, dim);
       Acc* const to = distinct.found() ? of_tile.data : chunk.row_grads + (row - chunk.first) * f.room;
-      multiply<false>(tile.rows(), grad, stride, transposed.data, f.room, to, f.room, dim, f.room);
+      project_back(t, f, transposed.data, tile.rows(), t.reads + f.read_begin + row * f.read_stride, grad, stride, to);
       grad = to;
       stride = f.room;
     }
     if (distinct.found()) {
       for (int64_t r = 0; r < tile.rows(); ++r) {
         const int64_t bag = tile.first_bag + row + r;
-        const Acc factor = reads.scale(bag);
+        const Acc factor = scale_of<Acc>(p, bag);
         for (int64_t i = p.offsets[bag]; i < p.offsets[bag + 1]; ++i) {
           Acc* const sum = chunk.row_grads + distinct.number[i - rows.begin] * f.room;
           add_run<false>(sum, grad + r * stride, f.width, factor);
         }
       }
     } else if (t.grad_weights) {
-      bad = each_tile(tile, reads.tile, t.weights, [&] {
-        weight_gradient(reads.tile, t.array, grad - row * stride, stride, t.grad_weights);
+      bad = each_tile(tile, of_weights, t.weights, [&] {
+        weight_gradient(of_weights, t.array, grad - row * stride, stride, t.grad_weights);
       });
     }
   }
@@ -190,8 +195,11 @@ BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
   const Distinct distinct(p, rows.begin, rows.end, t.numbers + rows.begin, chunk.ids);
   chunk.num_ids = distinct.count;
-  return distinct.found() && rows.unit ? prepare_repeated(p, t, distinct, rows, chunk)
-                                       : prepare_rows(p, t, distinct, rows, chunk);
+  if (distinct.found() && rows.unit) {
+    prepare_repeated(p, t, distinct, rows, chunk);
+    return {};
+  }
+  return prepare_rows(p, t, distinct, rows, chunk);
 }
 
 // Calls visit(tile, grad, stride) for tiles of a chunk's distinct ids or indices; tile.row's gradient is at grad + row * stride.

@@ -31,12 +31,14 @@ template <bool kStream, typename T, typename Acc>
 BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width, inner = f.width + f.bias;
-  Buffer<Acc> made(distinct.count * dim), read(f.is_projected() ? kTileRows * f.room : 0);
+  Buffer<Acc> made(distinct.count * dim);
+  Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
   const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
     if (f.is_projected()) {
-      assign_tile(tile, t.array, read.data, f.room);
-      multiply<false>(tile.size, read.data, f.room, t.projections + f.projection, dim, to, dim, inner, dim);
+      Acc* const read = reads + first * f.read_stride;
+      assign_tile(tile, t.array, read, f.read_stride);
+      multiply<false>(tile.size, read, f.read_stride, t.projections + f.projection, dim, to, dim, inner, dim);
     } else {
       assign_tile(tile, t.array, to, dim);
     }
@@ -55,21 +57,21 @@ template <bool kStream, typename T, typename Acc>
 BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width;
-  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct, true);
+  PooledReads<T, Acc> reads(p, t, f, rows.begin, distinct);
   BadId bad = reads.bad;
-  // Pooled rows go to the output, or to a tile of their own if they are projected, or written past the cache.
-  const bool apart = f.is_projected() || kStream;
+  // Pooled rows go to the output, to what backward reads if they are projected, or to a tile of their own if written past the cache.
+  const bool apart = !f.is_projected() && kStream;
   Buffer<Acc> pooled(apart ? kTileRows * f.room : 0);
   for (int64_t row = rows.first_row; bad.feature < 0 && row < rows.end_row; row += kTileRows) {
     const RowTile<Acc> tile(p, rows.feature, row, row + kTileRows < rows.end_row ? row + kTileRows : rows.end_row);
     Acc* const out = t.out + f.out_column + row * p.out_stride;
-    Acc* const to = apart ? pooled.data : out;
-    const int64_t stride = apart ? f.room : p.out_stride;
+    Acc* const to = f.is_projected() ? t.reads + f.read_begin + row * f.read_stride : apart ? pooled.data : out;
+    const int64_t stride = f.is_projected() ? f.read_stride : apart ? f.room : p.out_stride;
     bad = reads.pool(tile, to - row * stride, stride);
     if (f.is_projected()) {
       multiply<kStream>(
           tile.rows(), to, stride, t.projections + f.projection, dim, out, p.out_stride, f.width + f.bias, dim);
-    } else if (kStream) {
+    } else if (apart) {
       for (int64_t r = 0; r < tile.rows(); ++r) {
         copy_run<true>(out + r * p.out_stride, to + r * stride, dim);
       }

@@ -40,6 +40,7 @@ Inputs::Inputs(
   check_offsets();
   check_features();
   lay_out(total_width);
+  lay_out_reads();
 }
 
 int64_t Inputs::read_width() const {
@@ -129,6 +130,20 @@ void Inputs::lay_out(int64_t total_width) {
   TORCH_CHECK_VALUE(
       !pooled || out == total_width, "the features' widths add up to ", out, ", not ", total_width);
   problem.out_stride = total_width;
+}
+
+// One feature's after the other's where bags are pooled, else by index.
+void Inputs::lay_out_reads() {
+  const bool pooled = problem.pooling_mode != kNone;
+  const int64_t widest = pooled ? 0 : read_width();
+  int64_t next = 0;
+  for (FeatureWork& f : features) {
+    if (f.is_projected()) {
+      f.read_begin = next;
+      f.read_stride = pooled ? f.room : widest;
+      next += pooled ? problem.batch_size * f.room : 0;
+    }
+  }
 }
 
 } // namespace torchrec_pss

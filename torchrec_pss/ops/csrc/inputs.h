@@ -30,6 +30,7 @@ struct Inputs {
 
  private:
   void lay_out(int64_t total_width);
+  void lay_out_reads();
   void check_features() const;
   void check_offsets() const;
 };

@@ -152,14 +152,13 @@ void dispatch(const Inputs& inputs, Run&& run) {
   }
 }
 
-std::tuple<at::Tensor, at::Tensor> lookup_cpu(
+std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_cpu(
     const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
     const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights,
     int64_t total_width, int64_t read_width, int64_t pooling_mode, int64_t hash, bool sign) {
   const Inputs inputs(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash,
       sign);
-  // Nothing here needs it: a caller that gives another would fail on a GPU.
   TORCH_CHECK_VALUE(
       read_width == inputs.read_width(), "read_width is ", read_width, ", but the projected features are read ",
       inputs.read_width(), " columns wide");
@@ -169,16 +168,18 @@ std::tuple<at::Tensor, at::Tensor> lookup_cpu(
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
   std::vector<Rows> tasks = chunks_of(inputs);
   longest_first(inputs, tasks, [](const Rows& rows) { return rows.feature; });
+  const at::Tensor reads = at::empty({inputs.rows(), read_width}, options);
   const at::Tensor numbers = at::empty({inputs.num_indices}, indices.options().dtype(at::kInt));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     tensors.out = out.template mutable_data_ptr<Acc>();
+    tensors.reads = reads.template mutable_data_ptr<Acc>();
     tensors.numbers = numbers.mutable_data_ptr<int32_t>();
     run_tasks(static_cast<int64_t>(tasks.size()), inputs.num_indices > kParallelIndices, [&](int64_t task) {
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
-  return {out, numbers};
+  return {out, {reads, numbers}};
 }
 
 // Elements that the gradients of a chunk's rows take: one for each distinct id, or, if those are not told apart, for each row that is
@@ -220,16 +221,19 @@ void add_projections(const Inputs& inputs, const Acc* of_features, Acc* to) {
 
 // Gradients of projections and weights, and, in `sink`, of the array; with an update that is applied, and `sink` is zero as before.
 Gradients backward(
-    const Inputs& inputs, const at::Tensor& grad_, const at::Tensor& saved, const at::Tensor& sink,
+    const Inputs& inputs, const at::Tensor& grad_, at::TensorList saved, const at::Tensor& sink,
     const FusedUpdate& fused) {
   const at::Tensor grad = grad_.contiguous();
   const Problem& problem = inputs.problem;
   TORCH_CHECK_VALUE(
       grad.size(0) == inputs.rows(), "gradient ", grad.sizes(), " does not belong to ", inputs.rows(), " rows");
   TORCH_CHECK_VALUE(
-      saved.scalar_type() == at::kInt && saved.sizes() == inputs.indices.sizes(), "what forward left is int32, a number for each of ",
-      inputs.num_indices, " indices, not ", saved.scalar_type(), " ", saved.sizes());
-  const at::Tensor numbers = saved.contiguous();
+      saved.size() == 2 && saved[0].sizes() == at::IntArrayRef({inputs.rows(), inputs.read_width()}) &&
+          saved[0].scalar_type() == inputs.accumulator() && saved[1].scalar_type() == at::kInt &&
+          saved[1].sizes() == inputs.indices.sizes(),
+      "what forward left is ", inputs.accumulator(), " [", inputs.rows(), ", ", inputs.read_width(), "], and int32, a number for each of ",
+      inputs.num_indices, " indices");
+  const at::Tensor reads = saved[0].contiguous(), numbers = saved[1].contiguous();
   Gradients gradients;
   gradients.projections = at::zeros_like(inputs.projections);
   const at::Tensor of_features = at::zeros({inputs.grad_projections}, grad.options()); // gradients of their projections
@@ -273,6 +277,7 @@ Gradients backward(
       next_row += rooms[i];
     }
     tensors.grad = grad.template const_data_ptr<Acc>();
+    tensors.reads = const_cast<Acc*>(reads.template const_data_ptr<Acc>());
     tensors.numbers = const_cast<int32_t*>(numbers.const_data_ptr<int32_t>());
     tensors.grad_projections = of_features.template mutable_data_ptr<Acc>();
     tensors.grad_weights = inputs.weights.defined() ? gradients.weights.template mutable_data_ptr<Acc>() : nullptr;
@@ -329,7 +334,7 @@ Gradients backward(
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
-    const at::Tensor& grad, const at::Tensor& saved, const at::Tensor& array, const at::Tensor& features,
+    const at::Tensor& grad, at::TensorList saved, const at::Tensor& array, const at::Tensor& features,
     const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
     const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign) {
   const Inputs inputs(
@@ -341,7 +346,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
 }
 
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
-    const at::Tensor& grad, const at::Tensor& saved, at::Tensor array, at::Tensor sink,
+    const at::Tensor& grad, at::TensorList saved, at::Tensor array, at::Tensor sink,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
     const at::Tensor& hot_keys,
     const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,

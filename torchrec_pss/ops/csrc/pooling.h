@@ -232,6 +232,12 @@ PSS_INLINE BadId each_id_tile(
   return bad;
 }
 
+// Of the reads of a bag, by its pooling mode.
+template <typename Acc>
+PSS_INLINE Acc scale_of(const Problem& p, int64_t bag) {
+  return p.pooling_mode == kMean ? Acc(1) / static_cast<Acc>(p.offsets[bag + 1] - p.offsets[bag]) : Acc(1);
+}
+
 // Rows that are pooled read by read, from the array or, where ids repeat, from their distinct rows.
 template <typename T, typename Acc>
 struct PooledReads {
@@ -244,19 +250,14 @@ struct PooledReads {
   BadId bad;
   Tile<Acc> tile;
 
-  PooledReads(
-      const Problem& p_, const Tensors<T, Acc>& t_, const FeatureWork& f_, int64_t begin_, const Distinct& distinct_, bool needed)
-      : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_),
-        rows(needed && distinct.found() ? distinct.count * f.room : 0), tile(p, f) {
-    if (needed && distinct.found()) {
+  PooledReads(const Problem& p_, const Tensors<T, Acc>& t_, const FeatureWork& f_, int64_t begin_, const Distinct& distinct_)
+      : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_), rows(distinct.found() ? distinct.count * f.room : 0),
+        tile(p, f) {
+    if (distinct.found()) {
       bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
         assign_tile(of_ids, t.array, rows.data + first * f.room, f.room);
       });
     }
-  }
-
-  Acc scale(int64_t bag) const {
-    return p.pooling_mode == kMean ? Acc(1) / static_cast<Acc>(p.offsets[bag + 1] - p.offsets[bag]) : Acc(1);
   }
 
   // Sums of a tile of rows, r's at to + r * stride.
@@ -275,7 +276,7 @@ struct PooledReads {
     }
     for (int64_t r = of.first_row; r < of.end_row; ++r) {
       const int64_t bag = of.first_bag + r;
-      const Acc factor_of_bag = scale(bag);
+      const Acc factor_of_bag = scale_of<Acc>(p, bag);
       add_sum(to + r * stride, rows.data, f.room, p.offsets[bag], p.offsets[bag + 1], [&](int64_t i, Acc* factor) {
         *factor = factor_of_bag;
         return distinct.number[i - begin] * f.room;

@@ -21,6 +21,7 @@ struct FeatureWork : Feature {
   int64_t out_width = 0; // columns of the output: of the projection, or the read width
   int64_t out_column = 0;
   int64_t room = 0; // columns of the row that is read to: of a projected feature width and bias, rounded up to eight
+  int64_t read_begin = 0, read_stride = 0; // of a projected feature's rows in what forward keeps
   int64_t grad_projection = 0; // where the gradient of its projection begins: features of one table have one each
   bool bias = false;
 };
@@ -71,6 +72,7 @@ struct Tensors {
   const Acc* weights = nullptr; // of the indices, or null
   const Acc* projections = nullptr;
   Acc* out = nullptr;
+  Acc* reads = nullptr; // of projected features, as they were pooled, or those of the chunk's distinct ids: forward leaves them to backward
   int32_t* numbers = nullptr; // of the indices among the distinct ids of their chunk (distinct.h): forward leaves them to backward
   // Backward only.
   const Acc* grad = nullptr;

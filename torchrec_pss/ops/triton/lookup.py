@@ -53,33 +53,33 @@ def lookup(
                 **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign),
             )  # fmt: skip
     _assert_fine(fine)
-    return out, read
+    return out, [read]
 
 
 def lookup_backward(
-    grad, read, array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign
+    grad, saved, array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign
 ):
     """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
-        return reference.lookup_backward(grad, read, array, *arguments)
+        return reference.lookup_backward(grad, saved, array, *arguments)
     grad_array = torch.zeros_like(array, dtype=torch.float32)
-    grad_projections, grad_weights = _backward(grad, read, array, grad_array, 1.0, *arguments)
+    grad_projections, grad_weights = _backward(grad, *saved, array, grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
 
 
 def lookup_backward_update_(
-    grad, read, array, sink, state, second, features, hot_keys, projections, indices, offsets, per_sample_weights,
+    grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, per_sample_weights,
     pooling_mode, hash, sign, update, numbers,
 ):  # fmt: skip
     """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
-        return reference.lookup_backward_update_(grad, read, array, sink, state, second, *arguments, update, numbers)
+        return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, read, array, array, -numbers[0], *arguments)
-    results = _backward(grad, read, array, sink, 1.0, *arguments)
+        return _backward(grad, *saved, array, array, -numbers[0], *arguments)
+    results = _backward(grad, *saved, array, sink, 1.0, *arguments)
     if array.numel():
         unused = sink
         update_kernel[(-(-array.numel() // _UPDATE_BLOCK),)](
