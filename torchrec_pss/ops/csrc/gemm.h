@@ -24,46 +24,47 @@ PSS_INLINE void multiply_block(
   }
 }
 
-template <int R, bool kStream, typename Acc>
-PSS_INLINE void multiply_rows(
-    const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride, int64_t inner,
-    int64_t columns) {
-  int64_t j = 0;
-  for (; j + 16 <= columns; j += 16) {
-    multiply_block<R, 16, kStream>(a, a_stride, b + j, b_stride, c + j, c_stride, inner);
-  }
-  for (; j + 8 <= columns; j += 8) {
-    multiply_block<R, 8, false>(a, a_stride, b + j, b_stride, c + j, c_stride, inner);
-  }
-  for (; j < columns; ++j) {
-    for (int r = 0; r < R; ++r) {
-      Acc sum = 0;
-      for (int64_t k = 0; k < inner; ++k) {
-        sum += a[r * a_stride + k] * b[k * b_stride + j];
-      }
-      c[r * c_stride + j] = sum;
-    }
-  }
-}
-
 constexpr int within(int number, int least, int most) { return number < least ? least : number > most ? most : number; }
 
 // Rows at once: chains enough to hide an addition's latency, their sums in half of the registers.
-template <typename Acc>
-constexpr int kRowsAtOnce = within(PSS_REGISTERS / 2 / Lanes<Acc, 16>::kParts, 1, 8);
+template <typename Acc, int n>
+constexpr int kRowsAtOnce = within(PSS_REGISTERS / 2 / Lanes<Acc, n>::kParts, 1, 8);
+
+// Columns in blocks of n, of which there are `columns`, all blocks of some rows after another.
+template <int n, bool kStream, typename Acc>
+PSS_INLINE void multiply_columns(
+    int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride, int64_t inner,
+    int64_t columns) {
+  constexpr int R = kRowsAtOnce<Acc, n>;
+  int64_t r = 0;
+  for (; r + R <= rows; r += R) {
+    for (int64_t j = 0; j < columns; j += n) {
+      multiply_block<R, n, kStream>(a + r * a_stride, a_stride, b + j, b_stride, c + r * c_stride + j, c_stride, inner);
+    }
+  }
+  for (; r < rows; ++r) {
+    for (int64_t j = 0; j < columns; j += n) {
+      multiply_block<1, n, kStream>(a + r * a_stride, a_stride, b + j, b_stride, c + r * c_stride + j, c_stride, inner);
+    }
+  }
+}
 
 // c = a * b, for a of `rows` rows and `inner` columns.
 template <bool kStream, typename Acc>
 void multiply(
     int64_t rows, const Acc* a, int64_t a_stride, const Acc* b, int64_t b_stride, Acc* c, int64_t c_stride,
     int64_t inner, int64_t columns) {
-  constexpr int R = kRowsAtOnce<Acc>;
-  int64_t r = 0;
-  for (; r + R <= rows; r += R) {
-    multiply_rows<R, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
-  }
-  for (; r < rows; ++r) {
-    multiply_rows<1, kStream>(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, inner, columns);
+  const int64_t wide = columns / 16 * 16, even = columns / 8 * 8;
+  multiply_columns<16, kStream>(rows, a, a_stride, b, b_stride, c, c_stride, inner, wide);
+  multiply_columns<8, false>(rows, a, a_stride, b + wide, b_stride, c + wide, c_stride, inner, even - wide);
+  for (int64_t r = 0; even < columns && r < rows; ++r) {
+    for (int64_t j = even; j < columns; ++j) {
+      Acc sum = 0;
+      for (int64_t k = 0; k < inner; ++k) {
+        sum += a[r * a_stride + k] * b[k * b_stride + j];
+      }
+      c[r * c_stride + j] = sum;
+    }
   }
 }
 
