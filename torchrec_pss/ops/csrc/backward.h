@@ -195,6 +195,11 @@ BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   const RowTile<Acc> rows(p, chunk.feature, chunk.first, chunk.last);
   const Distinct distinct(p, rows.begin, rows.end, t.numbers + rows.begin, chunk.ids);
   chunk.num_ids = distinct.count;
+  chunk.begin = rows.begin;
+  chunk.unit = rows.unit;
+  if (rows.unit && !distinct.found()) {
+    copy_ids(p, rows.begin, rows.end, chunk.ids);
+  }
   if (distinct.found() && rows.unit) {
     prepare_repeated(p, t, distinct, rows, chunk);
     return {};
@@ -206,31 +211,36 @@ BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
 template <typename T, typename Acc, typename Visit>
 PSS_INLINE BadId each_gradient(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Visit&& visit) {
   const FeatureWork& f = p.features[chunk.feature];
-  if (chunk.num_ids >= 0) {
-    return each_id_tile<1, Acc>(p, f, chunk.ids, chunk.num_ids, t.sink, [&](const Tile<Acc>& tile, int64_t first) {
-      visit(tile, chunk.row_grads + first * f.room, f.room);
+  const bool distinct = chunk.num_ids >= 0, from_output = !distinct && !f.is_projected();
+  const Acc* const grad = from_output ? t.grad + f.out_column + chunk.first * p.out_stride : chunk.row_grads;
+  const int64_t stride = from_output ? p.out_stride : f.room, rows = chunk.last - chunk.first;
+  const auto fetch_rows = [&](int64_t first, int64_t number) __attribute__((always_inline)) {
+    for (int64_t r = first; from_output && r < first + number && r < rows; ++r) {
+      prefetch_row<0>(grad + r * stride, f.width);
+    }
+  };
+  if (distinct || chunk.unit) {
+    const int64_t count = distinct ? chunk.num_ids : rows;
+    const Acc* const weights = t.weights ? t.weights + chunk.begin : nullptr;
+    return each_id_tile<1, Acc>(p, f, chunk.ids, weights, count, t.sink, [&](const Tile<Acc>& tile, int64_t first) {
+      fetch_rows(first + tile.size, tile.size);
+      visit(tile, grad + first * stride, stride);
     });
   }
-  const Acc* const grad = f.is_projected() ? chunk.row_grads - chunk.first * f.room : t.grad + f.out_column;
-  const int64_t stride = f.is_projected() ? f.room : p.out_stride;
   Tile<Acc> tile(p, f);
   return each_tile(RowTile<Acc>(p, chunk.feature, chunk.first, chunk.last), tile, t.weights, [&] {
     if (p.prefetch) {
       tile.template prefetch<1>(t.sink);
     }
-    visit(tile, grad, stride);
+    const int64_t end = tile.row[tile.size - 1] + 1;
+    fetch_rows(end - chunk.first, end - tile.row[0]);
+    visit(tile, grad - chunk.first * stride, stride);
   });
 }
 
 template <typename T, typename Acc>
 BadId add(const Problem& p, const Tensors<T, Acc>& t, const Chunk<Acc>& chunk, Share share) {
-  const FeatureWork& f = p.features[chunk.feature];
-  const bool from_output = chunk.num_ids < 0 && !f.is_projected();
   return each_gradient(p, t, chunk, [&](const Tile<Acc>& tile, const Acc* grad, int64_t stride) {
-    const int64_t end = tile.row[tile.size - 1] + 1, rows = end - tile.row[0];
-    for (int64_t r = end; from_output && r < end + rows && r < chunk.last; ++r) {
-      prefetch_row<0>(grad + r * stride, f.width);
-    }
     share.parts > 1 ? add_gradient<true>(tile, grad, stride, t.sink, t.sink_scale, share)
                     : add_gradient<false>(tile, grad, stride, t.sink, t.sink_scale, share);
   });

@@ -33,7 +33,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   const int64_t dim = f.out_width, inner = f.width + f.bias;
   Buffer<Acc> made(distinct.count * dim);
   Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
-  const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
+  const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, nullptr, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
     if (f.is_projected()) {
       Acc* const read = reads + first * f.read_stride;
@@ -53,6 +53,32 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   return bad;
 }
 
+// Rows of one index each, of which few repeat.
+template <bool kStream, typename T, typename Acc>
+BadId forward_units(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
+  const FeatureWork& f = p.features[rows.feature];
+  const int64_t dim = f.out_width;
+  const bool apart = !f.is_projected() && kStream; // written past the cache from a tile of its own
+  Buffer<Acc> pooled(apart ? kTileIds * dim : 0);
+  Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
+  const Acc* const weights = t.weights ? t.weights + rows.begin : nullptr;
+  return each_id_tile<0, Acc>(p, f, distinct.ids, weights, rows.rows(), t.array, [&](const Tile<Acc>& tile, int64_t first) {
+    Acc* const out = t.out + f.out_column + (rows.first_row + first) * p.out_stride;
+    if (f.is_projected()) {
+      Acc* const read = reads + first * f.read_stride;
+      assign_tile(tile, t.array, read, f.read_stride);
+      multiply<kStream>(
+          tile.size, read, f.read_stride, t.projections + f.projection, dim, out, p.out_stride, f.inner, dim);
+      return;
+    }
+    assign_tile(tile, t.array, apart ? pooled.data : out, apart ? dim : p.out_stride);
+    for (int64_t r = 0; apart && r < tile.size; ++r) {
+      copy_run<kStream>(out + r * p.out_stride, pooled.data + r * dim, dim);
+    }
+  });
+}
+
+// Bags.
 template <bool kStream, typename T, typename Acc>
 BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
@@ -86,11 +112,15 @@ BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64
   Buffer<int64_t> ids(rows.end - rows.begin);
   const Distinct distinct(
       p, p.features[feature], rows.begin, rows.end, may_repeat(p, t, rows), t.numbers + rows.begin, ids.data);
-  const auto run = [&](auto by_rows, auto by_repeated) {
-    return distinct.found() && rows.unit ? by_repeated(p, t, rows, distinct) : by_rows(p, t, rows, distinct);
+  if (rows.unit && !distinct.found()) {
+    copy_ids(p, rows.begin, rows.end, ids.data);
+  }
+  const auto run = [&](auto by_rows, auto by_units, auto by_repeated) {
+    return (!rows.unit ? by_rows : distinct.found() ? by_repeated : by_units)(p, t, rows, distinct);
   };
-  return can_stream(p, t, p.features[feature]) ? run(forward_rows<true, T, Acc>, forward_repeated<true, T, Acc>)
-                                               : run(forward_rows<false, T, Acc>, forward_repeated<false, T, Acc>);
+  return can_stream(p, t, p.features[feature])
+      ? run(forward_rows<true, T, Acc>, forward_units<true, T, Acc>, forward_repeated<true, T, Acc>)
+      : run(forward_rows<false, T, Acc>, forward_units<false, T, Acc>, forward_repeated<false, T, Acc>);
 }
 
 } // namespace PSS_ISA

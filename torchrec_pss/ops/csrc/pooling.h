@@ -199,11 +199,11 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   });
 }
 
-// Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`. The next tile is located, and what it
-// has in `fetched` fetched, before a tile is visited.
+// Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`, with their weights or null; tile.row
+// counts from `first`. The next tile is located, and what it has in `fetched` fetched, before a tile is visited.
 template <int kWrite, typename Acc, typename T, typename Visit>
 PSS_INLINE BadId each_id_tile(
-    const Problem& p, const FeatureWork& f, const int64_t* ids, int64_t count, const T* fetched, Visit&& visit) {
+    const Problem& p, const FeatureWork& f, const int64_t* ids, const Acc* weights, int64_t count, const T* fetched, Visit&& visit) {
   Problem of_ids = p;
   of_ids.indices = ids;
   of_ids.narrow_indices = false;
@@ -213,7 +213,7 @@ PSS_INLINE BadId each_id_tile(
   const auto take = [&](Tile<Acc>& tile, int64_t first) {
     const bool good = tile.take(first, first + capacity < count ? first + capacity : count, &bad);
     if (good) {
-      tile.place_units(0, nullptr);
+      tile.place_units(0, weights);
       if (p.prefetch) {
         tile.template prefetch<kWrite>(fetched);
       }
@@ -254,7 +254,7 @@ struct PooledReads {
       : p(p_), t(t_), f(f_), begin(begin_), distinct(distinct_), rows(distinct.found() ? distinct.count * f.room : 0),
         tile(p, f) {
     if (distinct.found()) {
-      bad = each_id_tile<0, Acc>(p, f, distinct.ids, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
+      bad = each_id_tile<0, Acc>(p, f, distinct.ids, nullptr, distinct.count, t.array, [&](const Tile<Acc>& of_ids, int64_t first) {
         assign_tile(of_ids, t.array, rows.data + first * f.room, f.room);
       });
     }

@@ -105,9 +105,11 @@ constexpr int32_t kFewRepeat = -1;
 template <typename Acc>
 struct Chunk {
   int64_t feature, first, last;
-  int64_t* ids = nullptr; // room for the distinct ids among the chunk's indices
+  int64_t* ids = nullptr; // room for the chunk's indices, or the distinct ids among them
   Acc* row_grads = nullptr; // room for their gradients, or its rows', of `FeatureWork::room` numbers each
   int64_t num_ids = kFewRepeat; // in `ids`, each with a row of `row_grads`; kFewRepeat: each of the chunk's rows has one, or that of the output
+  int64_t begin = 0; // its first index
+  bool unit = false; // one index a row
 };
 
 // Forward, of a chunk of a feature's rows.
