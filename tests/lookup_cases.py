@@ -89,7 +89,7 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         "offsets": offsets.to(draw.choice([torch.int32, torch.int64])),
         "per_sample_weights": torch.randn(int(lengths.sum()), generator=generator).to(acc) if weighted else None,
         "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
-        "read_width": read_width(matrix, pooling),
+        "read_width": read_width(matrix[:, FeatureColumn.INNER].tolist(), pooling),
         "pooling_mode": int(pooling),
         "hash_kind": hash_kind,
         "sign": draw.random() < 0.7,

@@ -135,13 +135,13 @@ class SharedArrayModule(nn.Module):
         if key not in self._metadata:
             tables = [self._table_of_feature[p] for p in positions]
             dims = [self._layout.tables[t].embedding_dim for t in tables]
-            features = feature_matrix([self._feature_rows[t] for t in tables], torch.device("cpu"))
+            rows = [self._feature_rows[t] for t in tables]
             self._metadata[key] = {
-                "features": features.to(device),
+                "features": feature_matrix(rows, device),
                 "hot_keys": self._hot_index.to(device),
                 "projections": torch.empty(0, device=device),
                 "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
-                "read_width": read_width(features, pooling),
+                "read_width": read_width([row.get(FeatureColumn.INNER, 0) for row in rows], pooling),
                 "pooling_mode": pooling,
                 "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
                 "sign": self._layout.sign,

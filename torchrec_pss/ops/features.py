@@ -1,6 +1,6 @@
 """The op's `features` matrix: one int64 row of metadata for each feature."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 import torch
@@ -53,9 +53,9 @@ def padded(width: int) -> int:
     return (width + 7) // 8 * 8
 
 
-def read_width(features: torch.Tensor, pooling_mode: int) -> int:
-    """Columns of the pooled reads that forward keeps for backward where it keeps them: of the features that are projected."""
-    widths = [padded(inner) for inner in features[:, FeatureColumn.INNER].tolist()]
+def read_width(inners: Iterable[int], pooling_mode: int) -> int:
+    """Columns of the pooled reads that forward keeps for backward, from the features' INNER."""
+    widths = [padded(inner) for inner in inners]
     return max(widths, default=0) if pooling_mode == PoolingMode.NONE else sum(widths)
 
 

@@ -93,7 +93,7 @@ def lookup(
         to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
     check_inputs(features, indices, offsets, hash_kind)
-    check_read_width(read_width, read_width_of(features, pooling_mode))
+    check_read_width(read_width, read_width_of(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
     dtype = torch.promote_types(array.dtype, torch.float32)
     pooled = pooling_mode != PoolingMode.NONE
     batch_size = _batch_size(features, offsets)

@@ -98,7 +98,7 @@ void transpose(const Tensors<T, Acc>& t, const FeatureWork& f, Acc* to) {
   const int64_t dim = f.out_width;
   const Acc* const from = t.projections + f.projection;
   __builtin_memset(to, 0, dim * f.room * sizeof(Acc));
-  for (int64_t j = 0; j < f.width + f.bias; ++j) {
+  for (int64_t j = 0; j < f.inner; ++j) {
     for (int64_t d = 0; d < dim; ++d) {
       to[d * f.room + j] = from[j * dim + d];
     }
@@ -197,12 +197,12 @@ BadId prepare(const Problem& p, const Tensors<T, Acc>& t, Chunk<Acc>& chunk) {
   chunk.num_ids = distinct.count;
   chunk.begin = rows.begin;
   chunk.unit = rows.unit;
-  if (rows.unit && !distinct.found()) {
-    copy_ids(p, rows.begin, rows.end, chunk.ids);
-  }
-  if (distinct.found() && rows.unit) {
+  if (rows.unit && distinct.found()) {
     prepare_repeated(p, t, distinct, rows, chunk);
     return {};
+  }
+  if (rows.unit) {
+    copy_ids(p, rows.begin, rows.end, chunk.ids);
   }
   return prepare_rows(p, t, distinct, rows, chunk);
 }

@@ -30,7 +30,7 @@ bool may_repeat(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& 
 template <bool kStream, typename T, typename Acc>
 BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
   const FeatureWork& f = p.features[rows.feature];
-  const int64_t dim = f.out_width, inner = f.width + f.bias;
+  const int64_t dim = f.out_width;
   Buffer<Acc> made(distinct.count * dim);
   Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
   const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, nullptr, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
@@ -38,7 +38,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
     if (f.is_projected()) {
       Acc* const read = reads + first * f.read_stride;
       assign_tile(tile, t.array, read, f.read_stride);
-      multiply<false>(tile.size, read, f.read_stride, t.projections + f.projection, dim, to, dim, inner, dim);
+      multiply<false>(tile.size, read, f.read_stride, t.projections + f.projection, dim, to, dim, f.inner, dim);
     } else {
       assign_tile(tile, t.array, to, dim);
     }
@@ -96,7 +96,7 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
     bad = reads.pool(tile, to - row * stride, stride);
     if (f.is_projected()) {
       multiply<kStream>(
-          tile.rows(), to, stride, t.projections + f.projection, dim, out, p.out_stride, f.width + f.bias, dim);
+          tile.rows(), to, stride, t.projections + f.projection, dim, out, p.out_stride, f.inner, dim);
     } else if (apart) {
       for (int64_t r = 0; r < tile.rows(); ++r) {
         copy_run<true>(out + r * p.out_stride, to + r * stride, dim);

@@ -145,7 +145,7 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         )
         for key, rows in groups.items()
     ]
-    return Plan(launches, parts, partial, read_width(features, pooling_mode))
+    return Plan(launches, parts, partial, read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
 
 
 def _vector(row: list[int], hash_kind: int, itemsize: int) -> int:
