@@ -38,6 +38,16 @@ def test_order_of_tables_does_not_matter():
     assert not torch.equal(here.projection("a"), here.projection("b"))
 
 
+def test_projections_of_one_matrix_a_table_are_taken_in():
+    here, there = (module(width=4, exact=(), names=("b", "a")) for _ in range(2))
+    with torch.no_grad():
+        there.projections.normal_()
+    saved = there.state_dict()
+    apart = {f"projections.{name}": there.projection(name).detach() for name in ("a", "b")}
+    here.load_state_dict({k: v for k, v in saved.items() if k != "projections"} | apart)
+    assert torch.equal(here.projections, there.projections)
+
+
 def test_rows_of_a_shared_table_do_not_matter():
     saved = module(exact=()).state_dict()
     module(exact=(), rows=41).load_state_dict(saved)

@@ -235,7 +235,14 @@ class SharedArrayModule(nn.Module):
         saved = state_dict.get(prefix + "_extra_state")
         if saved is not None:
             self._refuse_other_layout(saved)
+        self._join_projections(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _join_projections(self, state_dict, prefix: str) -> None:
+        """State dicts once had a matrix a table, ``projections.<table>``."""
+        apart = [f"{prefix}projections.{name}" for name in self._layout.projection_places]
+        if apart and all(key in state_dict for key in apart):
+            state_dict[prefix + "projections"] = torch.cat([state_dict.pop(key).flatten() for key in apart])
 
     def _refuse_other_layout(self, saved: torch.Tensor) -> None:
         try:
