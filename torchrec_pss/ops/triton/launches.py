@@ -39,7 +39,7 @@ class LaunchColumn(IntEnum):
     PROJECTION = 16
     INNER = 17
     DIM = 18  # columns of the output
-    PARTIAL = 19  # as PROJECTION, in partial gradients: those of features of one table lie apart
+    PARTIAL = 19  # in partial gradients: as PROJECTION, or behind all where an earlier feature has the same
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Launch:
 class Plan:
     """
     Attributes:
-        parts: of each projected feature: PROJECTION, PARTIAL, and how many elements lie there.
-        partial_numel: elements of all features' gradients of their projections.
+        repeated: of each feature whose projection an earlier one has too: PROJECTION, PARTIAL, and how many elements lie there.
+        partial_numel: elements of the projections' gradient, and behind them of those of `repeated`.
         read_width: see `torchrec_pss.ops.features.read_width`.
     """
 
     launches: list[Launch]
-    parts: list[tuple[int, int, int]]
+    repeated: list[tuple[int, int, int]]
     partial_numel: int
     read_width: int
 
@@ -111,8 +111,8 @@ def plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_kin
 
 def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
     groups: dict[tuple, list[list[int]]] = {}
-    out_column = read_column = partial = row_width = 0
-    columns, parts = [], []
+    out_column = read_column = row_width = 0
+    columns, seen, repeated, partial_numel = [], [], [], num_projected
     for feature, row in enumerate(features.tolist()):
         width, projection, inner = row[FeatureColumn.WIDTH], row[FeatureColumn.PROJECTION], row[FeatureColumn.INNER]
         projected = inner > 0
@@ -127,6 +127,12 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         hot = row[FeatureColumn.HOT_END] > row[FeatureColumn.HOT_BEGIN]
         checked = hash_kind == HASH_ROBE or row[FeatureColumn.PREFIX] > 0
         columns.append(out_column)
+        partial, end = projection, projection + inner * dim
+        if projected and any(projection < other_end and other < end for other, other_end in seen):
+            partial = partial_numel
+            repeated.append((projection, partial, inner * dim))
+            partial_numel += inner * dim
+        seen.append((projection, end))
         place = [out_column, read_column, projection, inner, dim, partial]
         wide = max(_power_of_two(max(width, inner)), _LEAST_DOT * projected)
         key = (vec, wide // vec, max(_power_of_two(dim), _LEAST_DOT * projected), projected, hashed, hot, checked)
@@ -135,9 +141,6 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
             out_column += dim
             read_column += padded(inner)
         row_width = out_column or dim
-        if projected:
-            parts.append((projection, partial, inner * dim))
-            partial += inner * dim
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
     launches = [
         Launch(
@@ -145,7 +148,7 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         )
         for key, rows in groups.items()
     ]
-    return Plan(launches, parts, partial, read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
+    return Plan(launches, repeated, partial_numel, read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
 
 
 def _vector(row: list[int], hash_kind: int, itemsize: int) -> int:

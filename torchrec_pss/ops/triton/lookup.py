@@ -128,17 +128,14 @@ def _backward(
         if by_sorting:
             _add_sorted(grad_array, places, contributions, launch.vec)
     _assert_fine(fine)
-    return _added(partials.sum(0), planned.parts, projections), grad_weights
+    return _added(partials.sum(0), planned.repeated, projections.numel()), grad_weights
 
 
-def _added(partials, parts: list[tuple[int, int, int]], projections) -> torch.Tensor:
-    """The features' gradients of their projections as that of all: features of one table add up."""
-    if partials.numel() == projections.numel() and all(there == here for there, here, _ in parts):
-        return partials
-    total = torch.zeros_like(projections)
-    for there, here, number in parts:
-        total[there : there + number] += partials[here : here + number]
-    return total
+def _added(gradients, repeated: list[tuple[int, int, int]], num_projected: int) -> torch.Tensor:
+    """The gradient of the projections, with those that features of one table have apart."""
+    for there, here, number in repeated:
+        gradients[there : there + number] += gradients[here : here + number]
+    return gradients[:num_projected]
 
 
 def _add_sorted(grad_array, places, contributions, vec: int) -> None:
