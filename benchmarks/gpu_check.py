@@ -26,7 +26,7 @@ if _INTERPRET:
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 sys.path.insert(0, str(ROOT / "tests"))
 
-from lookup_cases import random_case  # noqa: E402
+from lookup_cases import of_backward, random_case  # noqa: E402
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
@@ -68,7 +68,7 @@ def verify(number: int, device: str) -> int:
             continue
         out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
-        here = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
+        here = list(of_backward(case).values())[1:]
         there = [moved(v, device) for v in here]
         array = case["array"].to(device)
         found, found_saved = gpu.lookup(*(moved(v, device) for v in case.values()))

@@ -8,7 +8,7 @@
 import argparse
 
 import torch
-from lookup_cases import random_case
+from lookup_cases import of_backward, random_case
 from tqdm import tqdm
 
 import torchrec_pss
@@ -22,15 +22,15 @@ def results(seed: int, function, backward, update) -> list[torch.Tensor]:
     out, saved = function(*arguments)
     dtype, generator = out.dtype, torch.Generator().manual_seed(seed)
     grad = torch.randn(out.shape, generator=generator, dtype=dtype)
-    of_backward = arguments[:7] + arguments[9:]
-    grad_array, grad_projections, grad_weights = backward(grad, saved, *of_backward)
+    behind = list(of_backward(case).values())
+    grad_array, grad_projections, grad_weights = backward(grad, saved, *behind)
     found = [out, grad_array.to(dtype), grad_projections, grad_weights]
     for kind in UpdateKind:
         array = case["array"].clone()
         sink = torch.zeros(len(array), dtype=dtype)
         state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
         numbers = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
-        update(grad, saved, array, sink, state, second, *of_backward[1:], int(kind), numbers)
+        update(grad, saved, array, sink, state, second, *behind[1:], int(kind), numbers)
         found += [array.to(dtype), sink, state, second]
     return found
 

@@ -123,6 +123,11 @@ def _project(
     return torch.randn(numel, generator=generator, dtype=dtype), dims
 
 
+def of_backward(case: dict) -> dict:
+    """The case's arguments that the op's backward takes, behind ``grad`` and ``saved``: the widths are those of its tensors."""
+    return {name: value for name, value in case.items() if name not in ("total_width", "read_width")}
+
+
 def positional(case: dict) -> tuple:
     """The case as the positional arguments of the dispatcher's op."""
     return tuple(case.values())

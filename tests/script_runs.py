@@ -40,20 +40,19 @@ def _rank(script: Path, flags: list[str], environment: dict[str, str], output: P
     runpy.run_path(str(script), run_name="__main__")
 
 
+def launched(ranks: int) -> list[dict[str, str]]:
+    """What a launcher tells each of so many ranks on this host."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
 def run(script: str | Path, *flags, ranks: int = 1, check: bool = True, timeout: float = 400) -> Done:
-    """One of the examples, or the script at a path, on so many ranks; alone without a launcher's environment. Where one rank fails the others are ended."""
-    environments: list[dict[str, str]] = [{}]
-    if ranks > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = str(free.getsockname()[1])
-        common = {
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": port,
-        }
-        environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    """One of the examples, or the script at a path, on so many ranks; alone without a launcher's environment. Where one rank fails
+    the others are ended."""
+    environments = launched(ranks) if ranks > 1 else [{}]
     arguments = [str(flag) for flag in flags]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(rank) for rank in range(ranks)]

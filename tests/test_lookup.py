@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import positional, random_case
+from lookup_cases import of_backward, positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -67,8 +67,7 @@ def test_reference_backward_equals_autograd_of_reference_forward():
         case = random_case(seed, torch.float64)
         grad = torch.randn(reference_lookup(**case).shape, dtype=torch.float64)
         _, grad_array, grad_weights, grad_projections = with_gradients(reference_lookup, case, grad)
-        backward = {k: v for k, v in case.items() if k not in ("total_width", "read_width")}
-        ours = reference.lookup_backward(grad, reference.lookup(**case)[1], **backward)
+        ours = reference.lookup_backward(grad, reference.lookup(**case)[1], **of_backward(case))
         torch.testing.assert_close(ours[0], grad_array)
         torch.testing.assert_close(ours[1], grad_projections)
         torch.testing.assert_close(
@@ -186,7 +185,7 @@ def test_numbers_that_are_not_forwards_are_not_followed():
     op = torch.ops.torchrec_pss
     out, (reads, numbers) = op.lookup(*arguments)
     assert numbers.tolist() == indices.tolist()
-    backward = [*arguments[:7], *arguments[9:]]
+    backward = list(of_backward(case).values())
     expected = op.lookup_backward(torch.ones_like(out), [reads, numbers], *backward)[0]
     for wrong in (torch.full_like(numbers, 7), numbers + 1, numbers.flip(0), torch.full_like(numbers, 1 << 30)):
         gradient = op.lookup_backward(torch.ones_like(out), [reads, wrong], *backward)[0]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import kill_and_resume
 import pytest
+import script_runs
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -62,22 +62,13 @@ def test_one_process_alone():
 @pytest.mark.slow
 def test_a_process_that_does_not_answer_ends_the_others(tmp_path):
     root = Path(__file__).parent.parent
-    environment = os.environ | {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "localhost",
-        "OMP_NUM_THREADS": "1",
-    }
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        environment["MASTER_PORT"] = str(free.getsockname()[1])
     command = [sys.executable, root / "examples/train_criteo.py", *kill_and_resume.FLAGS, "--collective_timeout_s", "4"]
     ranks = [
         subprocess.Popen(
-            [*command, "--output_dir", tmp_path], env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE,
+            [*command, "--output_dir", tmp_path], env=os.environ | told | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )
-        for rank in range(2)
+        for told in script_runs.launched(2)
     ]  # fmt: skip
     try:
         kill_and_resume.wait_for(b" samples/s", ranks[0], tmp_path)

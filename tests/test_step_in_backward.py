@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import positional, random_case
+from lookup_cases import of_backward, positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -127,7 +127,7 @@ def test_update_equals_the_formula_on_random_configurations(kind):
             torch.full_like(wide, 0.5),
             torch.full_like(wide, 0.3),
         )
-        arguments = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
+        arguments = list(of_backward(case).values())[1:]
         _, saved = reference.lookup(**case)
         reference.lookup_backward_update_(
             grad, saved, by_reference, their_sink, their_state, their_second, *arguments, int(kind), list(NUMBERS)
@@ -150,7 +150,7 @@ def test_opcheck(seed, kind):
     case = random_case(seed, torch.float32)
     out, saved = torch.ops.torchrec_pss.lookup(*positional(case))
     sink, state, second = (torch.full_like(case["array"], value) for value in (0.0, 1.0, 1.0))
-    arguments = [v for k, v in case.items() if k not in ("array", "total_width", "read_width")]
+    arguments = list(of_backward(case).values())[1:]
     torch.library.opcheck(
         torch.ops.torchrec_pss.lookup_backward_update_.default,
         (torch.ones_like(out), saved, case["array"], sink, state, second, *arguments, int(kind), list(NUMBERS)),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lookup_cases import random_case
+from lookup_cases import of_backward, random_case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
@@ -23,7 +23,6 @@ from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E40
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}  # sums of up to a thousand products in another order
 LOW = {"rtol": 3e-2, "atol": 3e-2}
-WIDTHS = ("total_width", "read_width")  # backward has them from its tensors
 NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
 
 
@@ -58,7 +57,7 @@ def compare_forward_and_backward(number):
     for seed, case in small_cases(number):
         out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
-        backward = {k: v for k, v in case.items() if k not in WIDTHS}
+        backward = of_backward(case)
         truth = reference.lookup_backward(grad, saved, **backward)
         there = on_device(case)
         found, found_saved = ours.lookup(*there.values())
@@ -89,7 +88,7 @@ def test_fused_updates_equal_the_reference(kind):
             array = here["array"].clone()
             sink = torch.zeros(len(array), dtype=out.dtype, device=device)
             state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
-            arguments = [v for k, v in here.items() if k not in ("array", *WIDTHS)]
+            arguments = list(of_backward(here).values())[1:]
             projections, weights = function.lookup_backward_update_(
                 grad.to(device),
                 [s.to(device) for s in saved],
@@ -111,7 +110,7 @@ def test_the_same_bits_by_sorting(by_sorting):
     for _, case in small_cases(5):
         there = on_device(case)
         out, saved = ours.lookup(*there.values())
-        backward = [v for k, v in there.items() if k not in WIDTHS]
+        backward = list(of_backward(there).values())
         first, second = (ours.lookup_backward(torch.ones_like(out), saved, *backward) for _ in range(2))
         assert torch.equal(first[0], second[0])
 

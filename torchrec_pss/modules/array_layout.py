@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -82,11 +83,16 @@ class ArrayLayout:
     hot_keys: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32), compare=False)
 
     @property
-    def projection_bytes(self) -> int:
+    def projection_numel(self) -> int:
+        """Elements of the module's `projections`."""
         shapes = [t.projection_shape for t in self.tables]
-        return PROJECTION_BYTES * sum(rows * columns for rows, columns in shapes)
+        return sum(rows * columns for rows, columns in shapes)
 
     @property
+    def projection_bytes(self) -> int:
+        return PROJECTION_BYTES * self.projection_numel
+
+    @cached_property
     def projection_places(self) -> dict[str, int]:
         """Where in the module's `projections` those of the tables that have one begin: by name, whatever the tables' order."""
         places, end = {}, 0

@@ -48,7 +48,7 @@ class SharedArrayModule(nn.Module):
         self._table_of_feature = [i for i, table in enumerate(tables) for _ in table.feature_names]
 
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=self._device))
-        projected = self._layout.projection_bytes // array_layout.PROJECTION_BYTES
+        projected = self._layout.projection_numel
         self.projections = nn.Parameter(torch.empty(projected, device=self._device)) if projected else None
         self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.

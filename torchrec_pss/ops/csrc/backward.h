@@ -135,7 +135,7 @@ void prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct
     return;
   }
   transpose(t, f, transposed.data);
-  const Acc* const reads = t.reads + f.read_begin + chunk.first * f.read_stride;
+  const Acc* const reads = reads_of(t, f, chunk.first);
   for (int64_t first = 0; first < distinct.count; first += kTileRows) {
     const int64_t n = first + kTileRows < distinct.count ? kTileRows : distinct.count - first;
     project_back(t, f, transposed.data, n, reads + first * f.read_stride, sums + first * dim, dim, chunk.row_grads + first * f.room);
@@ -168,7 +168,7 @@ BadId prepare_rows(const Problem& p, const Tensors<T, Acc>& t, const Distinct& d
     }
     if (f.is_projected()) {
       Acc* const to = distinct.found() ? of_tile.data : chunk.row_grads + (row - chunk.first) * f.room;
-      project_back(t, f, transposed.data, tile.rows(), t.reads + f.read_begin + row * f.read_stride, grad, stride, to);
+      project_back(t, f, transposed.data, tile.rows(), reads_of(t, f, row), grad, stride, to);
       grad = to;
       stride = f.room;
     }

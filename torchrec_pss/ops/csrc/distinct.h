@@ -7,17 +7,6 @@ namespace PSS_ISA {
 constexpr int64_t kLeastIndices = 64, kTrial = 1024, kMostIndices = int64_t(1) << 29;
 PSS_INLINE bool is_worth(int64_t distinct, int64_t indices) { return distinct * 8 <= indices * 5; }
 
-// The indices [begin, end) as they are.
-PSS_INLINE void copy_ids(const Problem& p, int64_t begin, int64_t end, int64_t* ids) {
-  if (!p.narrow_indices) {
-    __builtin_memcpy(ids, static_cast<const int64_t*>(p.indices) + begin, (end - begin) * sizeof(int64_t));
-    return;
-  }
-  for (int64_t i = begin; i < end; ++i) {
-    ids[i - begin] = static_cast<const int32_t*>(p.indices)[i];
-  }
-}
-
 struct Distinct {
   const int32_t* number = nullptr; // of each index: its id's place in `ids`
   int64_t* ids; // in the order in which they come

@@ -32,7 +32,7 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
   const FeatureWork& f = p.features[rows.feature];
   const int64_t dim = f.out_width;
   Buffer<Acc> made(distinct.count * dim);
-  Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
+  Acc* const reads = reads_of(t, f, rows.first_row);
   const BadId bad = each_id_tile<0, Acc>(p, f, distinct.ids, nullptr, distinct.count, t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const to = made.data + first * dim;
     if (f.is_projected()) {
@@ -60,7 +60,7 @@ BadId forward_units(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Ac
   const int64_t dim = f.out_width;
   const bool apart = !f.is_projected() && kStream; // written past the cache from a tile of its own
   Buffer<Acc> pooled(apart ? kTileIds * dim : 0);
-  Acc* const reads = t.reads + f.read_begin + rows.first_row * f.read_stride;
+  Acc* const reads = reads_of(t, f, rows.first_row);
   const Acc* const weights = t.weights ? t.weights + rows.begin : nullptr;
   return each_id_tile<0, Acc>(p, f, distinct.ids, weights, rows.rows(), t.array, [&](const Tile<Acc>& tile, int64_t first) {
     Acc* const out = t.out + f.out_column + (rows.first_row + first) * p.out_stride;
@@ -91,7 +91,7 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
   for (int64_t row = rows.first_row; bad.feature < 0 && row < rows.end_row; row += kTileRows) {
     const RowTile<Acc> tile(p, rows.feature, row, row + kTileRows < rows.end_row ? row + kTileRows : rows.end_row);
     Acc* const out = t.out + f.out_column + row * p.out_stride;
-    Acc* const to = f.is_projected() ? t.reads + f.read_begin + row * f.read_stride : apart ? pooled.data : out;
+    Acc* const to = f.is_projected() ? reads_of(t, f, row) : apart ? pooled.data : out;
     const int64_t stride = f.is_projected() ? f.read_stride : apart ? f.room : p.out_stride;
     bad = reads.pool(tile, to - row * stride, stride);
     if (f.is_projected()) {

@@ -87,6 +87,12 @@ struct Tensors {
   Update update;
 };
 
+// Where the kept reads of a projected feature's output row begin.
+template <typename T, typename Acc>
+PSS_INLINE Acc* reads_of(const Tensors<T, Acc>& t, const FeatureWork& f, int64_t row) {
+  return t.reads + f.read_begin + row * f.read_stride;
+}
+
 // Elements that one of several threads owns, by page: it alone adds to them.
 struct Share {
   int64_t part = 0;

@@ -32,6 +32,17 @@ PSS_INLINE int64_t find_key(const int32_t* keys, int32_t key) {
 #endif
 }
 
+// The indices [begin, end) as they are.
+PSS_INLINE void copy_ids(const Problem& p, int64_t begin, int64_t end, int64_t* ids) {
+  if (!p.narrow_indices) {
+    __builtin_memcpy(ids, static_cast<const int64_t*>(p.indices) + begin, (end - begin) * sizeof(int64_t));
+    return;
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    ids[i - begin] = static_cast<const int32_t*>(p.indices)[i];
+  }
+}
+
 template <typename Acc>
 struct Tile {
   const Problem& problem;
@@ -61,14 +72,7 @@ struct Tile {
   bool take(int64_t from, int64_t to, BadId* bad) {
     first = from;
     size = to - from;
-    if (problem.narrow_indices) {
-      const int32_t* const ids = static_cast<const int32_t*>(problem.indices) + from;
-      for (int64_t k = 0; k < size; ++k) {
-        id[k] = ids[k];
-      }
-    } else {
-      __builtin_memcpy(id, static_cast<const int64_t*>(problem.indices) + from, size * sizeof(int64_t));
-    }
+    copy_ids(problem, from, to, id);
     if (!in_range(bad)) {
       return false;
     }
