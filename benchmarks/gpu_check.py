@@ -1,16 +1,21 @@
 """Verifies the Triton kernels on a real GPU, and times them against FBGEMM's TBE and against a copy of as many bytes.
 
-    python -m benchmarks.gpu_check [--configurations 2000] [--json FILE]
+    python -m benchmarks.gpu_check [--configurations 500] [--processes 8] [--json FILE]
 
 1. Random configurations against the reference on the CPU: output, every gradient, every fused update, and the same sums by sorting.
+   Nearly each of them compiles kernels of its own, which is what takes the time: hence the processes.
 2. Addresses, bit for bit: an array that holds its own indices is read by CPU and GPU.
 3. A whole step captured in a CUDA graph and replayed equals the steps without one.
-4. Times, medians, in turn. ``copy`` copies what the output and the elements read take; FBGEMM is left out where it is not installed.
+4. Times, medians, in turn, each time with another batch. ``copy`` copies what the output and the elements read take; ``graph`` is a
+   step replayed, always with the same batch; FBGEMM is left out where it is not installed.
 
 Without a GPU, ``--interpret`` does 1 and 2 in Triton's interpreter (a test runs it), which shows that the script is sound, no more.
 """
 
 import argparse
+import functools
+import itertools
+import multiprocessing
 import os
 import statistics
 import sys
@@ -37,6 +42,7 @@ from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E40
 from torchrec_pss.whole_file import write_json  # noqa: E402
 
 NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
+_BATCHES = 4  # in turn, so that a batch's ids and rows are not in the cache from the last time
 _EXACT = 1 << 24  # integers up to it are exact in fp32
 CASES = [
     Case("kaggle", layout, size, dim, batch, bag, ids, 0)
@@ -55,50 +61,60 @@ def moved(value, device):
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def verify(number: int, device: str) -> int:
-    """Raises AssertionError at the first configuration that differs; returns how many were compared."""
+def suitable(number: int, device: str, **fixed) -> list[int]:
+    """Seeds of the first random cases that the kernels take, and that the interpreter gets through."""
+    seeds = []
+    for seed in itertools.count():
+        if len(seeds) == number:
+            return seeds
+        case = random_case(seed, **fixed)
+        if case["array"].dtype != torch.float64 and (device == "cuda" or case["indices"].numel() <= 300):
+            seeds.append(seed)
+
+
+def verify(number: int, device: str, processes: int) -> None:
+    """Raises AssertionError at the first configuration that differs."""
+    seeds = suitable(number, device)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = pool.imap_unordered(functools.partial(verify_case, device=device), seeds)
+        for _ in tqdm(found, "configurations", len(seeds), mininterval=5):
+            pass
+
+
+def verify_case(seed: int, device: str) -> None:
     from torchrec_pss.ops.triton import lookup as gpu
 
-    compared = seed = 0
-    progress = tqdm(total=number, desc="configurations", mininterval=5)
-    while compared < number:
-        case = random_case(seed)
-        seed += 1
-        if case["array"].dtype == torch.float64 or (device == "cpu" and case["indices"].numel() > 300):
-            continue
-        out, saved = reference.lookup(**case)
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
-        here = list(of_backward(case).values())[1:]
-        there = [moved(v, device) for v in here]
-        array = case["array"].to(device)
-        found, found_saved = gpu.lookup(*(moved(v, device) for v in case.values()))
-        pairs = [(found, out)]
-        truth = reference.lookup_backward(grad, saved, case["array"], *here)
-        for by_sorting in (False, True):
-            torch.use_deterministic_algorithms(by_sorting)
-            try:
-                results = gpu.lookup_backward(grad.to(device), found_saved, array, *there)
-            finally:
-                torch.use_deterministic_algorithms(False)
-            pairs += [(results[0], truth[0]), (results[1], truth[1]), (results[2], truth[2])]
-        for kind in UpdateKind:
-            sides = []
-            for function, arguments, where in ((gpu, there, device), (reference, here, "cpu")):
-                sink = torch.zeros(len(array), device=where)
-                states = [torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)]
-                own = case["array"].clone().to(where)
-                function.lookup_backward_update_(
-                    grad.to(where), [s.to(where) for s in saved], own, sink, *states, *arguments, int(kind), NUMBERS
-                )
-                sides.append([own.float(), sink, *states])
-            pairs += zip(*sides, strict=True)
-        low = case["array"].dtype != torch.float32
-        tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-3, "atol": 1e-3}
-        for actual, expected in pairs:
-            torch.testing.assert_close(actual.cpu(), expected, **tolerance, msg=lambda m, s=seed: f"seed {s - 1}: {m}")
-        compared += 1
-        progress.update()
-    return compared
+    case = random_case(seed)
+    out, saved = reference.lookup(**case)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+    here = list(of_backward(case).values())[1:]
+    there = [moved(v, device) for v in here]
+    array = case["array"].to(device)
+    found, found_saved = gpu.lookup(*(moved(v, device) for v in case.values()))
+    pairs = [(found, out)]
+    truth = reference.lookup_backward(grad, saved, case["array"], *here)
+    for by_sorting in (False, True):
+        torch.use_deterministic_algorithms(by_sorting)
+        try:
+            results = gpu.lookup_backward(grad.to(device), found_saved, array, *there)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        pairs += zip(results, truth, strict=True)
+    for kind in UpdateKind:
+        sides = []
+        for function, arguments, where in ((gpu, there, device), (reference, here, "cpu")):
+            sink = torch.zeros(len(array), device=where)
+            states = [torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)]
+            own = case["array"].clone().to(where)
+            function.lookup_backward_update_(
+                grad.to(where), [s.to(where) for s in saved], own, sink, *states, *arguments, int(kind), NUMBERS
+            )
+            sides.append([own.float(), sink, *states])
+        pairs += zip(*sides, strict=True)
+    low = case["array"].dtype != torch.float32
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if low else {"rtol": 1e-3, "atol": 1e-3}
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual.cpu(), expected, **tolerance, msg=lambda m: f"seed {seed}: {m}")
 
 
 def verify_addresses(number: int, device: str) -> int:
@@ -123,18 +139,32 @@ def verify_addresses(number: int, device: str) -> int:
     return total
 
 
-def case_ids(case: Case, rows: list[int]) -> torch.Tensor:
-    return draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids)
+def case_ids(case: Case, rows: list[int], seed: int = 0) -> torch.Tensor:
+    return draw_ids(rows, case.batch_size * case.ids_per_bag, case.ids, seed)
 
 
-def step_of(module: PSSEmbeddingBagCollection, kjt: KeyedJaggedTensor, grad: torch.Tensor):
+def step_of(module: PSSEmbeddingBagCollection, grad: torch.Tensor):
+    """Forward, backward and SGD, of a batch."""
     module.step_in_backward(torch.optim.SGD([module.array], lr=0.01))
 
-    def step():
+    def step(kjt: KeyedJaggedTensor):
         module(kjt).values().backward(grad)
         module.zero_grad()
 
     return step
+
+
+def captured(function) -> torch.cuda.CUDAGraph:
+    """``function`` as a CUDA graph; it has run twice before."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # compiles, and reads the metadata
+            function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
 
 
 def verify_graph() -> float:
@@ -147,19 +177,12 @@ def verify_graph() -> float:
     graphed.load_state_dict(plain.state_dict())
     kjt = batch_of(case, case_ids(case, rows), "cuda")
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
-    step, captured = step_of(plain, kjt, grad), step_of(graphed, kjt, grad)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # compiles, and reads the metadata
-            captured()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured()
+    step, graphed_step = step_of(plain, grad), step_of(graphed, grad)
+    graph = captured(lambda: graphed_step(kjt))
     for _ in range(3):
         graph.replay()
     for _ in range(5):
-        step()
+        step(kjt)
     torch.cuda.synchronize()
     difference = float((plain.array - graphed.array).abs().max())
     assert difference < 1e-4, f"a replayed graph differs by {difference}"
@@ -167,13 +190,13 @@ def verify_graph() -> float:
 
 
 def milliseconds(functions: dict, repeats: int) -> dict[str, float]:
-    """Medians, in turn, by CUDA events; compiled and warm before."""
+    """Medians, in turn, by CUDA events; compiled and warm before. Functions are given the number of their turn."""
     times = {name: [] for name in functions}
     for repeat in range(repeats + 3):
         for name, function in functions.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            function()
+            function(repeat)
             end.record()
             torch.cuda.synchronize()
             if repeat >= 3:
@@ -201,38 +224,48 @@ def fbgemm_tables(case: Case, rows: list[int]):
 def measure(case: Case, repeats: int) -> dict:
     """One case's medians and ratios (above 1: ours is faster)."""
     rows = list(TABLE_SETS[case.tables])
-    module, kjt = collection(case, rows, "cuda"), batch_of(case, case_ids(case, rows), "cuda")
+    module = collection(case, rows, "cuda")
+    batches = [batch_of(case, case_ids(case, rows, seed), "cuda") for seed in range(_BATCHES)]
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim, device="cuda")
     read = module.layout.tables
     moved_bytes = grad.numel() * 4 + 4 * case.batch_size * case.ids_per_bag * sum(t.width for t in read)
     source = torch.empty(moved_bytes // 2, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    step = step_of(module, kjt, grad)
+    step = step_of(module, grad)
+    graph_forward, graph_step = (
+        captured(torch.no_grad()(lambda: module(batches[0]))),
+        captured(lambda: step(batches[0])),
+    )
     functions = {
-        "forward": torch.no_grad()(lambda: module(kjt)),
-        "step": step,
-        "copy": lambda: target.copy_(source),
+        "forward": torch.no_grad()(lambda turn: module(batches[turn % _BATCHES])),
+        "step": lambda turn: step(batches[turn % _BATCHES]),
+        "graph forward": lambda _: graph_forward.replay(),
+        "graph step": lambda _: graph_step.replay(),
+        "copy": lambda _: target.copy_(source),
     }
     try:
         tbe = fbgemm_tables(case, rows)
     except (ImportError, RuntimeError, OSError) as error:
         print(f"FBGEMM is left out: {error}", file=sys.stderr)
     else:
-        flat, offsets = kjt.values(), kjt.offsets().to(torch.int64)
-        functions["fbgemm forward"] = torch.no_grad()(lambda: tbe(flat, offsets))
-        functions["fbgemm step"] = lambda: tbe(flat, offsets).backward(grad)
+        inputs = [(kjt.values(), kjt.offsets().to(torch.int64)) for kjt in batches]
+        functions["fbgemm forward"] = torch.no_grad()(lambda turn: tbe(*inputs[turn % _BATCHES]))
+        functions["fbgemm step"] = lambda turn: tbe(*inputs[turn % _BATCHES]).backward(grad)
     times = milliseconds(functions, repeats)
     result = {**asdict(case), "moved_bytes": moved_bytes, "milliseconds": times}
-    result["ratio_vs_copy_forward"] = times["copy"] / times["forward"]
-    for kind in ("forward", "step"):
-        if f"fbgemm {kind}" in times:
-            result[f"ratio_vs_fbgemm_{kind}"] = times[f"fbgemm {kind}"] / times[kind]
+    for graph in ("", "graph_"):
+        result[f"{graph}ratio_vs_copy_forward"] = times["copy"] / times[f"{graph}forward".replace("_", " ")]
+        for kind in ("forward", "step"):
+            if f"fbgemm {kind}" in times:
+                ours = times[f"{graph}{kind}".replace("_", " ")]
+                result[f"{graph}ratio_vs_fbgemm_{kind}"] = times[f"fbgemm {kind}"] / ours
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--configurations", type=int, default=2000)
+    parser.add_argument("--configurations", type=int, default=500)
+    parser.add_argument("--processes", type=int, default=min(os.cpu_count(), 16), help="that compile and verify")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--interpret", action="store_true", help="verify in Triton's interpreter; time nothing")
     parser.add_argument("--json", type=Path)
@@ -245,7 +278,8 @@ def main() -> None:
     name = "Triton's interpreter" if args.interpret else torch.cuda.get_device_name()
     print(f"{name}; torch {torch.__version__}, triton {triton.__version__}")
     report = {"device": name, "torch": torch.__version__, "triton": triton.__version__}
-    report["configurations"] = verify(args.configurations, device)
+    report["configurations"] = args.configurations
+    verify(args.configurations, device, args.processes)
     print(f"{report['configurations']} configurations equal the reference")
     report["addresses"] = verify_addresses(max(args.configurations // 10, 1), device)
     print(f"{report['addresses']} addresses equal the CPU's, bit for bit")
@@ -256,7 +290,9 @@ def main() -> None:
         for case in tqdm(CASES, "cases"):
             report["cases"].append(measure(case, args.repeats))
             r = report["cases"][-1]
-            ratios = ", ".join(f"{k.removeprefix('ratio_vs_')} {v:.2f}" for k, v in r.items() if k.startswith("ratio"))
+            ratios = ", ".join(
+                f"{k.replace('ratio_vs_', '').replace('_', ' ')} {v:.2f}" for k, v in r.items() if "ratio" in k
+            )
             size = f"{case.array_bytes // MB} MB, D {case.embedding_dim}, B {case.batch_size} x {case.ids_per_bag}"
             tqdm.write(f"{case.layout} {size}, {case.ids}: {ratios}")
     if args.json:

@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launches import tile_rows
+from torchrec_pss.ops.triton.rows import SIZES
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
@@ -39,19 +40,15 @@ LAYOUTS = {
     "wide": {"UNITS": 32, "DIM": 128, "PROJECTED": False},
     "projected to 128": {"UNITS": 4, "DIM": 128},
 }
-_STRIDES = ("batch_size", "num_indices", "out_stride", "grad_stride", "read_stride", "partial_stride")
 
 
 def compiled(kernel, constants: dict, capability: int):
-    """A kernel for ``sm_<capability>``, with arguments divisible by 16 as PyTorch's allocator and a batch's sizes make them."""
+    """A kernel for ``sm_<capability>``, with pointers aligned to 16 bytes as PyTorch's allocator makes them."""
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
-        signature[name] = (
-            "constexpr" if name in constants else _POINTERS.get(name, "i32" if name in _STRIDES else "fp32")
-        )
-        if name in ("tiles", "numel"):
-            signature[name] = "i32"
-        if name in _POINTERS or name in _STRIDES or name == "numel":  # layouts come in multiples of 16 elements
+        plain = "i32" if name in (*SIZES, "numel") else "fp32"
+        signature[name] = "constexpr" if name in constants else _POINTERS.get(name, plain)
+        if name in _POINTERS or name == "numel":  # layouts come in multiples of 16 elements
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))

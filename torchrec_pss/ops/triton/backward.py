@@ -13,10 +13,10 @@ from torchrec_pss.ops.triton.columns import (
     UNITS_OF_ROW,
     output_columns,
 )
-from torchrec_pss.ops.triton.rows import MEAN, index_scale, tile_rows
+from torchrec_pss.ops.triton.rows import MEAN, SIZES, index_scale, tile_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_kernel(
     grad,
     array,
@@ -111,7 +111,7 @@ def backward_kernel(
                 tl.store(grad_weights + index, total, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def projection_kernel(
     grad,
     read,
@@ -145,7 +145,9 @@ def projection_kernel(
         )
         grad_row = grad + row[:, None] * grad_stride + column
         grad_out = tl.load(grad_row + n[None, :], mask=live[:, None] & (n < dim)[None, :], other=0.0)
-        read_row = read + row[None, :] * read_stride + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
+        read_row = (
+            read + row[None, :] * (read_stride // 8 * 8) + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
+        )
         pooled = tl.load(read_row + k[:, None], mask=live[None, :] & (k < inner)[:, None], other=0.0)
         total = tl.dot(pooled, grad_out, total, input_precision="tf32x3")
     matrix = tl.load(feature + PARTIAL) + k[:, None] * dim + n[None, :]

@@ -34,7 +34,7 @@ def output_columns(feature, stride, ALIGNED: tl.constexpr):
     column = tl.load(feature + OUT_COLUMN)
     dim = tl.load(feature + DIM_OF_FEATURE).to(tl.int32)
     if ALIGNED:
-        stride = tl.multiple_of(stride, 4)
+        stride = stride // 4 * 4  # the compiler takes no hint about an argument
         column = tl.multiple_of(column, 4)
         dim = tl.multiple_of(dim, 4)
     return stride, column, dim

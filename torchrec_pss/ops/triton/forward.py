@@ -5,10 +5,10 @@ import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import row_units
 from torchrec_pss.ops.triton.columns import COLUMNS, INNER, PROJECTION, READ_COLUMN, UNITS_OF_ROW, output_columns
-from torchrec_pss.ops.triton.rows import index_scale, tile_rows
+from torchrec_pss.ops.triton.rows import SIZES, index_scale, tile_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     array,
     metadata,
@@ -71,7 +71,9 @@ def forward_kernel(
         k = tl.arange(0, UNITS * VEC)
         # With a bias, the row read has one more coordinate, 1.
         pooled = tl.where((k >= width)[None, :], tl.where((k < inner)[None, :], scales[:, None], 0.0), pooled)
-        read_row = read + row[:, None] * read_stride + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
+        read_row = (
+            read + row[:, None] * (read_stride // 8 * 8) + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
+        )
         room = tl.multiple_of((inner + 7) // 8 * 8, 8)
         tl.store(read_row + k[None, :], pooled, mask=live[:, None] & (k < room)[None, :])
         n = tl.arange(0, DIM)

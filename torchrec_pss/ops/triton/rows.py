@@ -6,6 +6,8 @@ import triton.language as tl
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.triton.columns import FEATURE
 
+# Of a batch and its tensors: kernels are not compiled anew where one happens to be 1 or divisible by 16.
+SIZES = ("batch_size", "num_indices", "out_stride", "grad_stride", "read_stride", "partial_stride", "tiles")
 MEAN = tl.constexpr(PoolingMode.MEAN.value)
 NONE = tl.constexpr(PoolingMode.NONE.value)
 
