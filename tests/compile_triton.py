@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import triton
@@ -18,7 +19,14 @@ from triton.compiler import ASTSource
 
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
-from torchrec_pss.ops.triton.launches import tile_rows
+from torchrec_pss.ops.triton.launches import (
+    Launch,
+    ProjectionLaunch,
+    Tiling,
+    backward_tiling,
+    forward_tiling,
+    projection_tiling,
+)
 from torchrec_pss.ops.triton.rows import SIZES
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
@@ -31,18 +39,18 @@ _POINTERS = {
 }  # fmt: skip
 _COMMON = {
     "VEC": 4, "UNITS": 4, "DIM": 16, "PROJECTED": True, "HASHED": True, "HOT": False, "CHECKED": False, "ALIGNED": True,
-    "POOLING": 0, "WEIGHTED": False, "HASH": 0, "SIGN": True, "NARROW": True,
+    "POOLING": 0, "WEIGHTED": False, "HASH": 0, "SIGN": True, "NARROW": True, "SORTED": False,
 }  # fmt: skip
 # What a layout makes of the kernels: blocks of 4 elements, the default layout's single ones, and reads at full width.
 LAYOUTS = {
     "blocks": {},
-    "default": {"VEC": 1, "UNITS": 16, "HOT": True},
+    "default": {"VEC": 1, "UNITS": 8, "HOT": True},
     "wide": {"UNITS": 32, "DIM": 128, "PROJECTED": False},
     "projected to 128": {"UNITS": 4, "DIM": 128},
 }
 
 
-def compiled(kernel, constants: dict, capability: int):
+def compiled(kernel, constants: dict, warps: int, capability: int):
     """A kernel for ``sm_<capability>``, with pointers aligned to 16 bytes as PyTorch's allocator makes them."""
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
@@ -51,7 +59,7 @@ def compiled(kernel, constants: dict, capability: int):
         if name in _POINTERS or name == "numel":  # layouts come in multiples of 16 elements
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -80,22 +88,23 @@ def main() -> None:
     for capability in map(int, sys.argv[1:]):
         for layout, changes in LAYOUTS.items():
             constants = _COMMON | changes
-            wide = max(constants["DIM"], constants["VEC"] * constants["UNITS"])
-            constants["T"] = tile_rows(constants["UNITS"], wide)
-            chunk = min(constants["DIM"], 32)
-            report.append(describe(forward_kernel, constants, capability, layout))
-            report.append(describe(backward_kernel, constants | {"SORTED": False, "CHUNK": chunk}, capability, layout))
-            if constants["PROJECTED"]:
-                own = {name: constants[name] for name in ("T", "ALIGNED", "POOLING")}
-                own |= {"WIDTH": constants["VEC"] * constants["UNITS"], "CHUNK": chunk}
-                report.append(describe(projection_kernel, own, capability, layout))
+            launch = Launch(**{f.name: constants.get(f.name.upper()) for f in fields(Launch)})
+            report.append(describe(forward_kernel, constants, forward_tiling(launch), capability, layout))
+            report.append(describe(backward_kernel, constants, backward_tiling(launch), capability, layout))
+            if launch.projected:
+                launch = ProjectionLaunch(launch.vec * launch.units, launch.dim, True, None)
+                own = constants | {"WIDTH": launch.width}
+                report.append(describe(projection_kernel, own, projection_tiling(launch), capability, layout))
         for kind in UpdateKind:
-            report.append(describe(update_kernel, {"KIND": kind.value, "BLOCK": 1024}, capability, kind.name))
+            report.append(describe(update_kernel, {"KIND": kind.value, "BLOCK": 1024}, None, capability, kind.name))
     print(json.dumps(report, indent=1))
 
 
-def describe(kernel, constants: dict, capability: int, layout: str) -> dict:
-    result = compiled(kernel, constants, capability)
+def describe(kernel, constants: dict, tiling: Tiling | None, capability: int, layout: str) -> dict:
+    if tiling:
+        constants = constants | {"T": tiling.rows, "CHUNK": tiling.columns}
+        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    result = compiled(kernel, constants, tiling.warps if tiling else 4, capability)
     ptx = result.asm["ptx"]
     return {
         "kernel": kernel.fn.__name__,

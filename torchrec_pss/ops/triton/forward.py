@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import row_units
-from torchrec_pss.ops.triton.columns import COLUMNS, INNER, PROJECTION, READ_COLUMN, UNITS_OF_ROW, output_columns
+from torchrec_pss.ops.triton.columns import COLUMNS, PROJECTION, output_columns
+from torchrec_pss.ops.triton.reads import matrix_rows, store_read, with_bias
 from torchrec_pss.ops.triton.rows import SIZES, index_scale, tile_rows
 
 
@@ -20,6 +21,7 @@ def forward_kernel(
     out,
     read,
     fine,
+    num_features,
     batch_size,
     num_indices,
     out_stride,
@@ -39,12 +41,10 @@ def forward_kernel(
     SIGN: tl.constexpr,
     NARROW: tl.constexpr,
 ):
-    """One program: ``T`` rows of one feature; grid (tiles, features of the launch)."""
-    feature = metadata + tl.program_id(1) * COLUMNS
-    row, live, first, last, length = tile_rows(
-        offsets, feature, tl.program_id(0), batch_size, num_indices, fine, T, POOLING
-    )
-    width = tl.load(feature + UNITS_OF_ROW).to(tl.int32) * VEC
+    """One program: ``T`` rows of one feature. Programs beside each other serve the features of one tile, whose outputs are neighbours."""
+    feature = metadata + tl.program_id(0) % num_features * COLUMNS
+    tile = tl.program_id(0) // num_features
+    row, live, first, last, length = tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T, POOLING)
     pooled = tl.zeros([T, UNITS, VEC], tl.float32)
     scales = tl.zeros([T], tl.float32)
     for position in range(0, tl.max(length, axis=0)):
@@ -67,19 +67,12 @@ def forward_kernel(
     out_stride, column, dim = output_columns(feature, out_stride, ALIGNED)
     out_row = out + row[:, None] * out_stride + column
     if PROJECTED:
-        inner = tl.load(feature + INNER).to(tl.int32)
-        k = tl.arange(0, UNITS * VEC)
-        # With a bias, the row read has one more coordinate, 1.
-        pooled = tl.where((k >= width)[None, :], tl.where((k < inner)[None, :], scales[:, None], 0.0), pooled)
-        read_row = (
-            read + row[:, None] * (read_stride // 8 * 8) + tl.multiple_of(tl.load(feature + READ_COLUMN), 8)
-        )
-        room = tl.multiple_of((inner + 7) // 8 * 8, 8)
-        tl.store(read_row + k[None, :], pooled, mask=live[:, None] & (k < room)[None, :])
+        store_read(read, read_stride, row, live, pooled, scales, feature, UNITS * VEC)
+        k, there = matrix_rows(feature, UNITS * VEC)
         n = tl.arange(0, DIM)
         matrix = projections + tl.load(feature + PROJECTION) + k[:, None] * dim + n[None, :]
-        projection = tl.load(matrix, mask=(k < inner)[:, None] & (n < dim)[None, :], other=0.0)
-        result = tl.dot(pooled, projection, input_precision="tf32x3")
+        projection = tl.load(matrix, mask=there[:, None] & (n < dim)[None, :], other=0.0)
+        result = tl.dot(with_bias(pooled, scales), projection, input_precision="tf32x3")
         tl.store(out_row + n[None, :], result, mask=live[:, None] & (n < dim)[None, :])
     else:
         n = tl.arange(0, UNITS * VEC)

@@ -12,7 +12,7 @@ from torchrec_pss.ops.hashing import HASH_ROBE
 
 _VECTOR_BYTES = 16
 _LEAST_DOT = 16  # smallest inner dimension of tl.dot
-_TILE_UNITS, _TILE_NUMEL = 256, 4096  # of a tile; it has 128 threads
+_TILE_UNITS, _TILE_NUMEL = 256, 4096  # of a tile that is not projected
 _LEAST_ROWS, _MOST_ROWS = 16, 64
 
 
@@ -39,7 +39,8 @@ class LaunchColumn(IntEnum):
     PROJECTION = 16
     INNER = 17
     DIM = 18  # columns of the output
-    PARTIAL = 19  # in partial gradients: as PROJECTION, or behind all where an earlier feature has the same
+    WIDTH = 19  # elements of a row
+    PARTIAL = 20  # in partial gradients: as PROJECTION, or behind all where an earlier feature has the same
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ class Launch:
         units: units of `vec` a row has, rounded up to a power of two.
         dim: columns of a feature's output, rounded up to a power of two.
         projected, hashed, hot, checked: whether there are projections, shared coordinates, hot rows, and ids that can be out of range.
-        tile: rows a program takes.
         aligned: columns of output and gradient start at multiples of 4.
         metadata: int64 ``[n, len(LaunchColumn)]``, on the array's device.
     """
@@ -63,7 +63,25 @@ class Launch:
     hashed: bool
     hot: bool
     checked: bool
-    tile: int
+    aligned: bool
+    metadata: torch.Tensor
+
+    @property
+    def num_features(self) -> int:
+        return self.metadata.shape[0]
+
+
+@dataclass(frozen=True)
+class ProjectionLaunch:
+    """Features whose projections' gradients one compiled kernel adds up.
+
+    Attributes:
+        width: of a row read, rounded up as in the lookup's launch.
+        dim, aligned, metadata: as a `Launch`'s.
+    """
+
+    width: int
+    dim: int
     aligned: bool
     metadata: torch.Tensor
 
@@ -82,6 +100,7 @@ class Plan:
     """
 
     launches: list[Launch]
+    projections: list[ProjectionLaunch]
     repeated: list[tuple[int, int, int]]
     partial_numel: int
     read_width: int
@@ -133,8 +152,8 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
             repeated.append((projection, partial, inner * dim))
             partial_numel += inner * dim
         seen.append((projection, end))
-        place = [out_column, read_column, projection, inner, dim, partial]
-        wide = max(_power_of_two(max(width, inner)), _LEAST_DOT * projected)
+        place = [out_column, read_column, projection, inner, dim, width, partial]
+        wide = max(_power_of_two(width), _LEAST_DOT // 2 * projected)  # the other half is the bias's
         key = (vec, wide // vec, max(_power_of_two(dim), _LEAST_DOT * projected), projected, hashed, hot, checked)
         groups.setdefault(key, []).append([feature, *_in_units(row, vec), *place])
         if pooling_mode != PoolingMode.NONE:
@@ -142,13 +161,19 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
             read_column += padded(inner)
         row_width = out_column or dim
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
-    launches = [
-        Launch(
-            *key, tile_rows(key[1], max(key[2], key[0] * key[1])), aligned, torch.tensor(rows, device=features.device)
-        )
-        for key, rows in groups.items()
-    ]
-    return Plan(launches, repeated, partial_numel, read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
+    launches = [Launch(*key, aligned, torch.tensor(rows, device=features.device)) for key, rows in groups.items()]
+    projections: dict[tuple, list[torch.Tensor]] = {}
+    for launch in launches:
+        if launch.projected:
+            projections.setdefault((launch.vec * launch.units, launch.dim), []).append(launch.metadata)
+    projections = [ProjectionLaunch(*key, aligned, torch.cat(parts)) for key, parts in projections.items()]
+    return Plan(
+        launches,
+        projections,
+        repeated,
+        partial_numel,
+        read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode),
+    )
 
 
 def _vector(row: list[int], hash_kind: int, itemsize: int) -> int:
@@ -174,9 +199,35 @@ def _in_units(row: list[int], vec: int) -> list[int]:
     ]  # fmt: skip
 
 
-def tile_rows(units: int, dim: int) -> int:
+@dataclass(frozen=True)
+class Tiling:
+    """How much a program of a kernel takes at once: rows, and columns of output or gradient, by so many warps."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+def forward_tiling(launch: Launch) -> Tiling:
+    if launch.projected:
+        return Tiling(64, launch.dim, 4)
+    return Tiling(_read_rows(launch), launch.dim, 2)
+
+
+def backward_tiling(launch: Launch) -> Tiling:
+    if launch.projected:
+        return Tiling(64, min(launch.dim, 32), 4)
+    return Tiling(_read_rows(launch), launch.dim, 2)
+
+
+def projection_tiling(launch: ProjectionLaunch) -> Tiling:
+    return Tiling(32, min(launch.dim, 64), 4)
+
+
+def _read_rows(launch: Launch) -> int:
     """Rows so that hashes and outputs of a tile fit the registers of its program."""
-    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_UNITS // units, _TILE_NUMEL // dim))
+    wide = max(launch.dim, launch.vec * launch.units)
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_UNITS // launch.units, _TILE_NUMEL // wide))
 
 
 def _power_of_two(number: int) -> int:

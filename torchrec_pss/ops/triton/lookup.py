@@ -14,13 +14,13 @@ from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import PoolingMode, check_read_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
-from torchrec_pss.ops.triton.launches import Launch, plan
+from torchrec_pss.ops.triton.launches import Launch, Plan, backward_tiling, forward_tiling, plan, projection_tiling
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
 _UPDATE_BLOCK = 1024
-_CHUNK = 32  # columns of a projection at a time
-_PROGRAMS = 1024  # of a launch's backward: enough to fill a GPU, few partial gradients of projections
+_PROGRAMS = 1024  # of a launch that adds up projections' gradients: enough to fill a GPU
+_MOST_PARTIALS = 128  # of a projection's gradient
 
 _fine: dict[torch.device, torch.Tensor] = {}
 
@@ -45,12 +45,13 @@ def lookup(
     projections, fine = projections.contiguous(), _fine_flag(array.device)
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     for launch in planned.launches:
-        tiles = -(-rows // launch.tile)
+        tiling = forward_tiling(launch)
+        tiles = -(-rows // tiling.rows)
         if tiles:
-            forward_kernel[(tiles, launch.num_features)](
-                array, launch.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine, batch_size,
-                indices.numel(), out.stride(0), read.stride(0),
-                **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign),
+            forward_kernel[(tiles * launch.num_features,)](
+                array, launch.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine,
+                launch.num_features, batch_size, indices.numel(), out.stride(0), read.stride(0),
+                **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), T=tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     _assert_fine(fine)
     return out, [read]
@@ -100,42 +101,49 @@ def _backward(
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
     planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
-    shares = [_share(rows, launch) for launch in planned.launches]
-    partials = grad.new_zeros(max((programs for programs, _ in shares), default=0), planned.partial_numel)
     by_sorting = torch.are_deterministic_algorithms_enabled()
-    for launch, (programs, tiles) in zip(planned.launches, shares, strict=True):
-        if not programs:
-            continue
+    for launch in planned.launches if rows else ():
         places = contributions = grad
         if by_sorting:
             shape = (indices.numel(), launch.units)
             dummy = -(-grad_array.numel() // launch.vec)
             places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
             contributions = grad.new_zeros(*shape, launch.vec)
-        constants = _constants(launch, array, pooling_mode, per_sample_weights, hash, sign)
-        chunk = min(launch.dim, _CHUNK)
-        backward_kernel[(programs, launch.num_features)](
+        tiling = backward_tiling(launch)
+        backward_kernel[(-(-rows // tiling.rows) * launch.num_features,)](
             grad, array, launch.metadata, hot_keys, projections, indices, offsets, weights, grad_array, places, contributions,
-            grad_weights, fine, batch_size, indices.numel(), grad.stride(0), factor, tiles, **constants,
-            SORTED=by_sorting, CHUNK=chunk,
+            grad_weights, fine, launch.num_features, batch_size, indices.numel(), grad.stride(0), factor,
+            **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), SORTED=by_sorting, T=tiling.rows,
+            CHUNK=tiling.columns, num_warps=tiling.warps,
         )  # fmt: skip
-        if launch.projected:
-            projection_kernel[(programs, launch.num_features, launch.dim // chunk)](
-                grad, read, launch.metadata, offsets, partials, fine, batch_size, indices.numel(), grad.stride(0),
-                read.stride(0), partials.stride(0), tiles, T=launch.tile, WIDTH=launch.units * launch.vec, CHUNK=chunk,
-                ALIGNED=launch.aligned, POOLING=int(pooling_mode),
-            )  # fmt: skip
         if by_sorting:
             _add_sorted(grad_array, places, contributions, launch.vec)
     _assert_fine(fine)
-    return _added(partials.sum(0), planned.repeated, projections.numel()), grad_weights
+    return _projections_gradient(
+        grad, read, planned, offsets, projections, batch_size, rows, pooling_mode
+    ), grad_weights
 
 
-def _added(gradients, repeated: list[tuple[int, int, int]], num_projected: int) -> torch.Tensor:
-    """The gradient of the projections, with those that features of one table have apart."""
-    for there, here, number in repeated:
+def _projections_gradient(
+    grad, read, planned: Plan, offsets, projections, batch_size: int, rows: int, pooling_mode: int
+):
+    """Each program adds up its share of the rows; then the programs' sums are added up, always in the same order."""
+    if not rows or not planned.partial_numel:
+        return torch.zeros_like(projections)
+    partials = grad.new_zeros(_MOST_PARTIALS, planned.partial_numel)
+    for launch in planned.projections:
+        tiling = projection_tiling(launch)
+        tiles, chunks = -(-rows // tiling.rows), launch.dim // tiling.columns
+        programs = min(tiles, _MOST_PARTIALS, -(-_PROGRAMS // (launch.num_features * chunks)))
+        projection_kernel[(programs * launch.num_features * chunks,)](
+            grad, read, launch.metadata, offsets, partials, launch.num_features, batch_size, grad.stride(0), read.stride(0),
+            partials.stride(0), tiles, WIDTH=launch.width, DIM=launch.dim, ALIGNED=launch.aligned,
+            POOLING=int(pooling_mode), T=tiling.rows, CHUNK=tiling.columns, num_warps=tiling.warps,
+        )  # fmt: skip
+    gradients = partials.sum(0)
+    for there, here, number in planned.repeated:
         gradients[there : there + number] += gradients[here : here + number]
-    return gradients[:num_projected]
+    return gradients[: projections.numel()]
 
 
 def _add_sorted(grad_array, places, contributions, vec: int) -> None:
@@ -144,13 +152,6 @@ def _add_sorted(grad_array, places, contributions, vec: int) -> None:
     sums = grad_array.new_zeros(units + 1, vec)
     sums.index_put_((places.flatten(),), contributions.view(-1, vec), accumulate=True)
     grad_array.add_(sums.flatten()[: grad_array.numel()])
-
-
-def _share(rows: int, launch: Launch) -> tuple[int, int]:
-    """Programs a feature, and tiles a program."""
-    tiles = -(-rows // launch.tile)
-    per_program = max(1, -(-tiles * launch.num_features // _PROGRAMS))
-    return -(-tiles // per_program), per_program
 
 
 def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
@@ -167,7 +168,6 @@ def _contiguous(array, indices, offsets, weights):
 
 def _constants(launch: Launch, array, pooling_mode: int, weights, hash: int, sign: bool) -> dict:
     return {
-        "T": launch.tile,
         "VEC": launch.vec,
         "UNITS": launch.units,
         "DIM": launch.dim,

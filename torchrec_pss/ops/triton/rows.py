@@ -7,7 +7,16 @@ from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.triton.columns import FEATURE
 
 # Of a batch and its tensors: kernels are not compiled anew where one happens to be 1 or divisible by 16.
-SIZES = ("batch_size", "num_indices", "out_stride", "grad_stride", "read_stride", "partial_stride", "tiles")
+SIZES = (
+    "num_features",
+    "batch_size",
+    "num_indices",
+    "out_stride",
+    "grad_stride",
+    "read_stride",
+    "partial_stride",
+    "tiles",
+)
 MEAN = tl.constexpr(PoolingMode.MEAN.value)
 NONE = tl.constexpr(PoolingMode.NONE.value)
 
@@ -49,6 +58,18 @@ def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.const
         first = tl.maximum(first, 0)
     last = tl.maximum(tl.minimum(first + length, num_indices) - 1, 0)
     return row, live, first, last, length
+
+
+@triton.jit
+def row_range(offsets, feature, batch_size, POOLING: tl.constexpr):
+    """The first row of a feature and the one behind its last, int64; of offsets that `tile_rows` has found to be good."""
+    begin = tl.zeros([], tl.int64)
+    end = begin + batch_size
+    if POOLING == NONE:
+        bounds = offsets + tl.load(feature + FEATURE) * batch_size
+        begin = tl.load(bounds).to(tl.int64)
+        end = tl.load(bounds + batch_size).to(tl.int64)
+    return begin, end
 
 
 @triton.jit
