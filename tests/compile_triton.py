@@ -56,7 +56,7 @@ def compiled(kernel, constants: dict, warps: int, capability: int):
     for position, name in enumerate(kernel.arg_names):
         plain = "i32" if name in (*SIZES, "numel") else "fp32"
         signature[name] = "constexpr" if name in constants else _POINTERS.get(name, plain)
-        if name in _POINTERS or name == "numel":  # layouts come in multiples of 16 elements
+        if name in _POINTERS:
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
@@ -96,7 +96,11 @@ def main() -> None:
                 own = constants | {"WIDTH": launch.width}
                 report.append(describe(projection_kernel, own, projection_tiling(launch), capability, layout))
         for kind in UpdateKind:
-            report.append(describe(update_kernel, {"KIND": kind.value, "BLOCK": 1024}, None, capability, kind.name))
+            report.append(
+                describe(
+                    update_kernel, {"KIND": kind.value, "ALIGNED": True, "BLOCK": 1024}, None, capability, kind.name
+                )
+            )
     print(json.dumps(report, indent=1))
 
 

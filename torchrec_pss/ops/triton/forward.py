@@ -6,7 +6,7 @@ import triton.language as tl
 from torchrec_pss.ops.triton.addresses import row_units
 from torchrec_pss.ops.triton.columns import COLUMNS, PROJECTION, output_columns
 from torchrec_pss.ops.triton.reads import matrix_rows, store_read, with_bias
-from torchrec_pss.ops.triton.rows import SIZES, index_scale, tile_rows
+from torchrec_pss.ops.triton.rows import SIZES, index_scale, next_ids, tile_rows
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -47,11 +47,9 @@ def forward_kernel(
     row, live, first, last, length = tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T, POOLING)
     pooled = tl.zeros([T, UNITS, VEC], tl.float32)
     scales = tl.zeros([T], tl.float32)
+    index, ids = next_ids(indices, first, last)
     for position in range(0, tl.max(length, axis=0)):
         here = position < length
-        # Not a masked load: Triton 3.7 fails to compile some tiles of it.
-        index = tl.minimum(first + position, last)
-        ids = tl.load(indices + index).to(tl.int64)
         place, sign, there, valid = row_units(
             ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
         )
@@ -63,6 +61,7 @@ def forward_kernel(
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
         pooled += values * (sign * scale[:, None])[:, :, None]
         scales += scale
+        index, ids = next_ids(indices, first + position + 1, last)
     pooled = tl.reshape(pooled, [T, UNITS * VEC])
     out_stride, column, dim = output_columns(feature, out_stride, ALIGNED)
     out_row = out + row[:, None] * out_stride + column

@@ -12,8 +12,8 @@ from torchrec_pss.ops.hashing import HASH_ROBE
 
 _VECTOR_BYTES = 16
 _LEAST_DOT = 16  # smallest inner dimension of tl.dot
-_TILE_UNITS, _TILE_NUMEL = 256, 4096  # of a tile that is not projected
-_LEAST_ROWS, _MOST_ROWS = 16, 64
+_TILE_NUMEL = 512  # of a tile that is not projected; few, for then many are on their way at once
+_LEAST_ROWS, _MOST_ROWS = 8, 32
 
 
 class LaunchColumn(IntEnum):
@@ -208,26 +208,31 @@ class Tiling:
     warps: int
 
 
-def forward_tiling(launch: Launch) -> Tiling:
-    if launch.projected:
-        return Tiling(64, launch.dim, 4)
-    return Tiling(_read_rows(launch), launch.dim, 2)
+def forward_tiling(group: Launch) -> Tiling:
+    if group.projected:
+        rows = max(_LEAST_DOT, min(64, 1024 // group.units, 8192 // group.dim))
+        return Tiling(rows, group.dim, 4)
+    rows = max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // _read(group)))
+    return Tiling(rows, group.dim, _warps(rows * _read(group)))
 
 
-def backward_tiling(launch: Launch) -> Tiling:
-    if launch.projected:
-        return Tiling(64, min(launch.dim, 32), 4)
-    return Tiling(_read_rows(launch), launch.dim, 2)
+def backward_tiling(group: Launch) -> Tiling:
+    if group.projected:
+        return Tiling(max(_LEAST_DOT, min(32, 512 // group.units)), min(group.dim, 32), 2)
+    return Tiling(_LEAST_ROWS, group.dim, _warps(_LEAST_ROWS * _read(group)))
 
 
-def projection_tiling(launch: ProjectionLaunch) -> Tiling:
-    return Tiling(32, min(launch.dim, 64), 4)
+def projection_tiling(group: ProjectionLaunch) -> Tiling:
+    columns = min(group.dim, 128)
+    return Tiling(32, columns, 4 if columns >= 64 else 2)
 
 
-def _read_rows(launch: Launch) -> int:
-    """Rows so that hashes and outputs of a tile fit the registers of its program."""
-    wide = max(launch.dim, launch.vec * launch.units)
-    return max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_UNITS // launch.units, _TILE_NUMEL // wide))
+def _read(group: Launch) -> int:
+    return group.vec * group.units
+
+
+def _warps(numel: int) -> int:
+    return min(max(1, numel // 1024), 8)
 
 
 def _power_of_two(number: int) -> int:

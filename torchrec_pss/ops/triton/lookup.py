@@ -14,11 +14,12 @@ from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import PoolingMode, check_read_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
+from torchrec_pss.ops.triton.launch import launch
 from torchrec_pss.ops.triton.launches import Launch, Plan, backward_tiling, forward_tiling, plan, projection_tiling
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
-_UPDATE_BLOCK = 1024
+_UPDATE_BLOCK, _UPDATE_WARPS = 1024, 4
 _PROGRAMS = 1024  # of a launch that adds up projections' gradients: enough to fill a GPU
 _MOST_PARTIALS = 128  # of a projection's gradient
 
@@ -43,16 +44,14 @@ def lookup(
     out = empty(rows, total_width, dtype=torch.float32, device=array.device)
     read = empty(rows, read_width, dtype=torch.float32, device=array.device)
     projections, fine = projections.contiguous(), _fine_flag(array.device)
+    num_indices = indices.numel()
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
-    for launch in planned.launches:
-        tiling = forward_tiling(launch)
-        tiles = -(-rows // tiling.rows)
-        if tiles:
-            forward_kernel[(tiles * launch.num_features,)](
-                array, launch.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine,
-                launch.num_features, batch_size, indices.numel(), out.stride(0), read.stride(0),
-                **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), T=tiling.rows, num_warps=tiling.warps,
-            )  # fmt: skip
+    for group in planned.launches if rows else ():
+        tiling = forward_tiling(group)
+        tensors = (array, group.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine)
+        sizes = (group.num_features, batch_size, num_indices, out.stride(0), read.stride(0))
+        constants = _constants(group, array, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
+        launch(forward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
     _assert_fine(fine)
     return out, [read]
 
@@ -83,10 +82,10 @@ def lookup_backward_update_(
     results = _backward(grad, *saved, array, sink, 1.0, *arguments)
     if array.numel():
         unused = sink
-        update_kernel[(-(-array.numel() // _UPDATE_BLOCK),)](
-            array, sink, unused if state is None else state, unused if second is None else second, array.numel(),
-            *numbers, KIND=int(update), BLOCK=_UPDATE_BLOCK,
-        )  # fmt: skip
+        tensors = (array, sink, unused if state is None else state, unused if second is None else second)
+        constants = {"KIND": int(update), "ALIGNED": array.numel() % 4 == 0, "BLOCK": _UPDATE_BLOCK}
+        sizes = (array.numel(), *map(float, numbers))
+        launch(update_kernel, -(-array.numel() // _UPDATE_BLOCK), tensors, sizes, constants, _UPDATE_WARPS)
     return results
 
 
@@ -98,27 +97,30 @@ def _backward(
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
     projections, fine = projections.contiguous(), _fine_flag(array.device)
     grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
+    num_indices = indices.numel()
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
     planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
     by_sorting = torch.are_deterministic_algorithms_enabled()
-    for launch in planned.launches if rows else ():
+    for group in planned.launches if rows else ():
         places = contributions = grad
         if by_sorting:
-            shape = (indices.numel(), launch.units)
-            dummy = -(-grad_array.numel() // launch.vec)
+            shape = (num_indices, group.units)
+            dummy = -(-grad_array.numel() // group.vec)
             places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
-            contributions = grad.new_zeros(*shape, launch.vec)
-        tiling = backward_tiling(launch)
-        backward_kernel[(-(-rows // tiling.rows) * launch.num_features,)](
-            grad, array, launch.metadata, hot_keys, projections, indices, offsets, weights, grad_array, places, contributions,
-            grad_weights, fine, launch.num_features, batch_size, indices.numel(), grad.stride(0), factor,
-            **_constants(launch, array, pooling_mode, per_sample_weights, hash, sign), SORTED=by_sorting, T=tiling.rows,
-            CHUNK=tiling.columns, num_warps=tiling.warps,
+            contributions = grad.new_zeros(*shape, group.vec)
+        tiling = backward_tiling(group)
+        tensors = (
+            grad, array, group.metadata, hot_keys, projections, indices, offsets, weights, grad_array, places, contributions,
+            grad_weights, fine,
         )  # fmt: skip
+        sizes = (group.num_features, batch_size, num_indices, grad.stride(0), factor)
+        constants = _constants(group, array, pooling_mode, per_sample_weights, hash, sign)
+        constants |= {"SORTED": by_sorting, "T": tiling.rows, "CHUNK": tiling.columns}
+        launch(backward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
         if by_sorting:
-            _add_sorted(grad_array, places, contributions, launch.vec)
-    _assert_fine(fine)
+            _add_sorted(grad_array, places, contributions, group.vec)
+    # Forward has met the same offsets and ids: an assertion that fails has failed there.
     return _projections_gradient(
         grad, read, planned, offsets, projections, batch_size, rows, pooling_mode
     ), grad_weights
@@ -131,15 +133,15 @@ def _projections_gradient(
     if not rows or not planned.partial_numel:
         return torch.zeros_like(projections)
     partials = grad.new_zeros(_MOST_PARTIALS, planned.partial_numel)
-    for launch in planned.projections:
-        tiling = projection_tiling(launch)
-        tiles, chunks = -(-rows // tiling.rows), launch.dim // tiling.columns
-        programs = min(tiles, _MOST_PARTIALS, -(-_PROGRAMS // (launch.num_features * chunks)))
-        projection_kernel[(programs * launch.num_features * chunks,)](
-            grad, read, launch.metadata, offsets, partials, launch.num_features, batch_size, grad.stride(0), read.stride(0),
-            partials.stride(0), tiles, WIDTH=launch.width, DIM=launch.dim, ALIGNED=launch.aligned,
-            POOLING=int(pooling_mode), T=tiling.rows, CHUNK=tiling.columns, num_warps=tiling.warps,
-        )  # fmt: skip
+    for group in planned.projections:
+        tiling = projection_tiling(group)
+        tiles, chunks = -(-rows // tiling.rows), group.dim // tiling.columns
+        programs = min(tiles, _MOST_PARTIALS, -(-_PROGRAMS // (group.num_features * chunks)))
+        tensors = (grad, read, group.metadata, offsets, partials)
+        sizes = (group.num_features, batch_size, grad.stride(0), read.stride(0), partials.stride(0), tiles)
+        constants = {"WIDTH": group.width, "DIM": group.dim, "ALIGNED": group.aligned, "POOLING": int(pooling_mode)}
+        constants |= {"T": tiling.rows, "CHUNK": tiling.columns}
+        launch(projection_kernel, programs * group.num_features * chunks, tensors, sizes, constants, tiling.warps)
     gradients = partials.sum(0)
     for there, here, number in planned.repeated:
         gradients[there : there + number] += gradients[here : here + number]
@@ -161,21 +163,22 @@ def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
 
 
 def _contiguous(array, indices, offsets, weights):
-    """With something in the weights' place where there are none."""
+    """With something to be read in place of weights and indices where there are none."""
     weights = array if weights is None else weights.contiguous()
+    indices = indices if indices.numel() else offsets
     return array.contiguous(), indices.contiguous(), offsets.contiguous(), weights
 
 
-def _constants(launch: Launch, array, pooling_mode: int, weights, hash: int, sign: bool) -> dict:
+def _constants(group: Launch, array, pooling_mode: int, weights, hash: int, sign: bool) -> dict:
     return {
-        "VEC": launch.vec,
-        "UNITS": launch.units,
-        "DIM": launch.dim,
-        "PROJECTED": launch.projected,
-        "HASHED": launch.hashed,
-        "HOT": launch.hot,
-        "CHECKED": launch.checked,
-        "ALIGNED": launch.aligned,
+        "VEC": group.vec,
+        "UNITS": group.units,
+        "DIM": group.dim,
+        "PROJECTED": group.projected,
+        "HASHED": group.hashed,
+        "HOT": group.hot,
+        "CHECKED": group.checked,
+        "ALIGNED": group.aligned,
         "POOLING": int(pooling_mode),
         "WEIGHTED": weights is not None,
         "HASH": int(hash),

@@ -52,12 +52,19 @@ def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.const
         first = tl.load(bag, mask=live, other=0).to(tl.int64)
         length = (tl.load(bag + 1, mask=live, other=0).to(tl.int64) - first).to(tl.int32)
         bad = (first < 0) | (length < 0) | (first + length > num_indices)
-        if tl.max(bad.to(tl.int32), axis=0) > 0:
-            tl.store(fine, 0)
+        tl.store(fine + tl.zeros_like(length), 0, mask=bad)
         length = tl.where(bad, 0, length)
         first = tl.maximum(first, 0)
     last = tl.maximum(tl.minimum(first + length, num_indices) - 1, 0)
     return row, live, first, last, length
+
+
+@triton.jit
+def next_ids(indices, index, last):
+    """Ids (int64 ``[T]``) one turn before they are needed, and their indices; ``last`` as of `tile_rows`."""
+    # Not a masked load: Triton 3.7 fails to compile some tiles of it.
+    index = tl.minimum(index, last)
+    return index, tl.load(indices + index).to(tl.int64)
 
 
 @triton.jit

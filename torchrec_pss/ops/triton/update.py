@@ -10,12 +10,14 @@ _ADAGRAD = tl.constexpr(UpdateKind.ADAGRAD.value)
 _ADAMW = tl.constexpr(UpdateKind.ADAMW.value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("numel",))
 def update_kernel(
     array, sink, state, second, numel, rate, eps, beta1, beta2, decay, correction1, correction2,
-    KIND: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: ``BLOCK`` elements. Zeroes the sink that it reads."""
+    if ALIGNED:
+        numel = numel // 4 * 4
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < numel
     gradient = tl.load(sink + at, mask=live, other=0.0)
