@@ -102,13 +102,11 @@ def verify_case(seed: int, device: str) -> None:
         pairs += zip(results, truth, strict=True)
     for kind in UpdateKind:
         sides = []
-        for function, arguments, where in ((gpu, there, device), (reference, here, "cpu")):
+        for function, kept, arguments, where in ((gpu, found_saved, there, device), (reference, saved, here, "cpu")):
             sink = torch.zeros(len(array), device=where)
             states = [torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)]
             own = case["array"].clone().to(where)
-            function.lookup_backward_update_(
-                grad.to(where), [s.to(where) for s in saved], own, sink, *states, *arguments, int(kind), NUMBERS
-            )
+            function.lookup_backward_update_(grad.to(where), kept, own, sink, *states, *arguments, int(kind), NUMBERS)
             sides.append([own.float(), sink, *states])
         pairs += zip(*sides, strict=True)
     low = case["array"].dtype != torch.float32

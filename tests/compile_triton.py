@@ -33,7 +33,7 @@ from torchrec_pss.ops.update_kinds import UpdateKind
 
 _POINTERS = {
     "array": "*fp32", "metadata": "*i64", "hot_keys": "*i32", "projections": "*fp32", "indices": "*i64", "offsets": "*i64",
-    "weights": "*fp32", "out": "*fp32", "read": "*fp32", "fine": "*i32", "grad": "*fp32", "grad_array": "*fp32",
+    "weights": "*fp32", "out": "*fp32", "read": "*fp32", "numbers": "*i32", "fine": "*i32", "grad": "*fp32", "grad_array": "*fp32",
     "places": "*fp32", "contributions": "*fp32", "partials": "*fp32", "grad_weights": "*fp32", "sink": "*fp32",
     "state": "*fp32", "second": "*fp32",
 }  # fmt: skip
@@ -50,13 +50,14 @@ LAYOUTS = {
 }
 
 
-def compiled(kernel, constants: dict, warps: int, capability: int):
+def compiled(kernel, constants: dict, warps: int, capability: int, array: str):
     """A kernel for ``sm_<capability>``, with pointers aligned to 16 bytes as PyTorch's allocator makes them."""
+    pointers = _POINTERS | {"array": array}
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
         plain = "i32" if name in (*SIZES, "numel") else "fp32"
-        signature[name] = "constexpr" if name in constants else _POINTERS.get(name, plain)
-        if name in _POINTERS:
+        signature[name] = "constexpr" if name in constants else pointers.get(name, plain)
+        if name in pointers:
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
@@ -96,27 +97,27 @@ def main() -> None:
                 own = constants | {"WIDTH": launch.width}
                 report.append(describe(projection_kernel, own, projection_tiling(launch), capability, layout))
         for kind in UpdateKind:
-            report.append(
-                describe(
-                    update_kernel, {"KIND": kind.value, "ALIGNED": True, "BLOCK": 1024}, None, capability, kind.name
-                )
-            )
+            for array in ("*fp32", "*bf16"):
+                constants = {"KIND": kind.value, "ALIGNED": True, "BLOCK": 1024}
+                report.append(describe(update_kernel, constants, None, capability, kind.name, array))
     print(json.dumps(report, indent=1))
 
 
-def describe(kernel, constants: dict, tiling: Tiling | None, capability: int, layout: str) -> dict:
+def describe(kernel, constants: dict, tiling: Tiling | None, capability: int, layout: str, array="*fp32"):
     if tiling:
         constants = constants | {"T": tiling.rows, "CHUNK": tiling.columns}
         constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    result = compiled(kernel, constants, tiling.warps if tiling else 4, capability)
+    result = compiled(kernel, constants, tiling.warps if tiling else 4, capability, array)
     ptx = result.asm["ptx"]
     return {
         "kernel": kernel.fn.__name__,
         "layout": layout,
+        "array": array,
         "capability": capability,
         "loads": widths(ptx, "ld"),
         "stores": widths(ptx, "st"),
         "reductions": widths(ptx, "red") | widths(ptx, "atom"),
+        "waits before it writes": "barrier" in result.asm["ttgir"].partition("tt.store")[0],
         **resources(result.asm["cubin"]),
     }
 

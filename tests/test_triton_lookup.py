@@ -62,7 +62,7 @@ def compare_forward_and_backward(number):
         there = on_device(case)
         found, found_saved = ours.lookup(*there.values())
         close(found, out, out.dtype)
-        assert [s.shape for s in found_saved] == [s.shape for s in saved]
+        assert found_saved[0].shape == saved[0].shape
         found = ours.lookup_backward(grad.to(DEVICE), found_saved, *(there[k] for k in backward))
         close(found[0], truth[0], case["array"].dtype)
         close(found[1], truth[1], out.dtype)
@@ -80,18 +80,19 @@ def test_sorted_backward_equals_the_reference(by_sorting):
 @pytest.mark.parametrize("kind", list(UpdateKind))
 def test_fused_updates_equal_the_reference(kind):
     for seed, case in small_cases(40):
-        out, saved = reference.lookup(**case)
+        out, _ = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
         results = []
         for function, device in ((reference, "cpu"), (ours, DEVICE)):
             here = on_device(case) if function is ours else case
+            _, saved = function.lookup(*here.values())
             array = here["array"].clone()
             sink = torch.zeros(len(array), dtype=out.dtype, device=device)
             state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
             arguments = list(of_backward(here).values())[1:]
             projections, weights = function.lookup_backward_update_(
                 grad.to(device),
-                [s.to(device) for s in saved],
+                saved,
                 array,
                 sink,
                 state,
@@ -163,7 +164,7 @@ def test_compiled_for_sm_80_and_sm_90_without_local_memory(compiled):
 
 
 def test_blocks_are_loaded_and_reduced_16_bytes_at_once(compiled):
-    updates = [r for r in compiled if r["kernel"] == "update_kernel"]
+    updates = [r for r in compiled if r["kernel"] == "update_kernel" and r["array"] == "*fp32"]
     assert len(updates) == 2 * len(UpdateKind) and all(r["loads"].keys() == {"4"} for r in updates)
     blocks = [r for r in compiled if r["layout"] in ("blocks", "wide") and r["kernel"] != "projection_kernel"]
     assert len(blocks) == 8
@@ -174,6 +175,13 @@ def test_blocks_are_loaded_and_reduced_16_bytes_at_once(compiled):
             assert report["reductions"].keys() == ({"4"} if report["capability"] == 90 else {"1"}), report
         else:
             assert report["stores"].get("4"), report
+
+
+def test_updates_read_the_gradient_before_another_thread_zeroes_it(compiled):
+    """Of 16-bit arrays Triton reads the sink eight elements a thread and writes it four: a race on a GPU, unseen in the interpreter."""
+    updates = [r for r in compiled if r["kernel"] == "update_kernel"]
+    assert {r["array"] for r in updates} == {"*fp32", "*bf16"}
+    assert all(r["waits before it writes"] for r in updates)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="benchmarks/gpu_check.py itself is for that")

@@ -14,7 +14,7 @@ from torchrec_pss.ops import reference
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
-# implementation leaves for itself: pooled reads, and on the CPU numbers of repeated ids (csrc/distinct.h).
+# implementation leaves for itself: pooled reads, and on the CPU numbers of repeated ids (csrc/distinct.h), on a GPU of hot rows.
 _ARGUMENTS = (
     "Tensor array, Tensor features, Tensor hot_keys, Tensor projections, Tensor indices, Tensor offsets, "
     "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
@@ -167,8 +167,13 @@ def _(
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
     saved = [array.new_empty(rows, read_width, dtype=dtype)]
-    if HAS_CPU_KERNEL and array.device.type == "cpu":
-        saved.append(indices.new_empty(indices.shape[0], dtype=torch.int32))
+    if array.device.type == "cpu":
+        numbers = indices.shape[0] if HAS_CPU_KERNEL else None
+    else:
+        by_triton = _on_gpu is not reference and array.dtype != torch.float64
+        numbers = (indices.shape[0] if hot_keys.shape[0] else 0) if by_triton else None
+    if numbers is not None:
+        saved.append(indices.new_empty(numbers, dtype=torch.int32))
     return array.new_empty(rows, total_width, dtype=dtype), saved
 
 

@@ -40,10 +40,11 @@ def mix64(x):
 
 
 @triton.jit
-def hot_rows(row_hash, live, hot_keys, feature):
-    """The number of each hot row among its table's, and whether it is one: int32, bool ``[T]``.
+def hot_numbers(ids, live, hot_keys, feature):
+    """The number of each hot row among its table's, -1 of others: int32 ``[T]``.
 
     A binary search among the keys that share the upper bits, or among all where there is no directory."""
+    row_hash = mix64((ids ^ tl.load(feature + KEY)).to(tl.uint64, bitcast=True))
     begin = tl.load(feature + HOT_BEGIN)
     count = (tl.load(feature + HOT_END) - begin).to(tl.int32)
     shift = tl.load(feature + HOT_SHIFT).to(tl.int32)
@@ -64,14 +65,14 @@ def hot_rows(row_hash, live, hot_keys, feature):
         key = tl.load(keys + middle, mask=searching, other=0)
         low, high = tl.where(searching & (key < wanted), middle + 1, low), tl.where(key < wanted, high, middle)
     found = tl.load(keys + low, mask=live & (low < end), other=0)
-    return low, live & (low < end) & (found == wanted)
+    return tl.where(live & (low < end) & (found == wanted), low, -1)
 
 
 @triton.jit
 def row_units(
     ids,
     live,
-    hot_keys,
+    hot_number,
     feature,
     UNITS: tl.constexpr,
     HASHED: tl.constexpr,
@@ -81,7 +82,7 @@ def row_units(
     SIGN: tl.constexpr,
     NARROW: tl.constexpr,
 ):
-    """Places of the rows ``ids`` (int64 ``[T]``) in units of the launch.
+    """Places of the rows ``ids`` (int64 ``[T]``) in units of the launch; ``hot_number`` as of `hot_numbers`.
 
     Returns:
         Units and signs ``[T, UNITS]``, whether each is there to be read, and the ids that are live and valid ``[T]``.
@@ -114,8 +115,8 @@ def row_units(
                 sign = tl.where((unit >= prefix) & ((hashes & 1) != 0), -1.0, 1.0)
         hashed = first.to(place_type) + shared % block
         if HOT:
-            number, is_hot = hot_rows(row_hash, valid, hot_keys, feature)
-            own = tl.load(feature + HOT_BASE) + number.to(tl.int64) * (units - prefix)
+            is_hot = hot_number >= 0
+            own = tl.load(feature + HOT_BASE) + hot_number.to(tl.int64) * (units - prefix)
             hashed = tl.where(is_hot[:, None], own.to(place_type)[:, None] + shared, hashed)
             sign = tl.where(is_hot[:, None], 1.0, sign)
         place = tl.where(unit < prefix, place, hashed)

@@ -11,7 +11,7 @@ from torchrec_pss.ops.triton.columns import (
     output_columns,
 )
 from torchrec_pss.ops.triton.reads import load_read, matrix_rows, with_bias
-from torchrec_pss.ops.triton.rows import MEAN, SIZES, index_scale, next_ids, row_range, tile_rows
+from torchrec_pss.ops.triton.rows import MEAN, SIZES, ids_at, index_scale, row_range, tile_rows
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -19,7 +19,7 @@ def backward_kernel(
     grad,
     array,
     metadata,
-    hot_keys,
+    numbers,
     projections,
     indices,
     offsets,
@@ -61,7 +61,7 @@ def backward_kernel(
     grad_stride, column, dim = output_columns(feature, grad_stride, ALIGNED)
     row, live, first, last, length = tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T, POOLING)
     grad_row = grad + row[:, None] * grad_stride + column
-    index, ids = next_ids(indices, first, last)
+    index, ids = ids_at(indices, first, last)  # on their way while the gradient is multiplied
     if PROJECTED:
         k, has_row = matrix_rows(feature, UNITS * VEC)
         matrix = projections + tl.load(feature + PROJECTION) + k[None, :] * dim
@@ -80,7 +80,12 @@ def backward_kernel(
     grad_units = tl.reshape(grad_read, [T, UNITS, VEC])
     for position in range(0, tl.max(length, axis=0)):
         here = position < length
-        place, sign, there, _ = row_units(ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW)
+        hot_number = tl.full([T], -1, tl.int32)
+        if HOT:
+            hot_number = tl.load(numbers + index, mask=here, other=-1)
+        place, sign, there, _ = row_units(
+            ids, here, hot_number, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
+        )
         element = (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
         step = grad_units * (sign * (scale * factor)[:, None])[:, :, None]
@@ -98,7 +103,7 @@ def backward_kernel(
             if POOLING == MEAN:
                 total = total / tl.maximum(length, 1).to(tl.float32)
             tl.store(grad_weights + index, total, mask=here)
-        index, ids = next_ids(indices, first + position + 1, last)
+        index, ids = ids_at(indices, first + position + 1, last)
 
 
 @triton.jit(do_not_specialize=SIZES)

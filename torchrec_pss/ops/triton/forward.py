@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from torchrec_pss.ops.triton.addresses import row_units
+from torchrec_pss.ops.triton.addresses import hot_numbers, row_units
 from torchrec_pss.ops.triton.columns import COLUMNS, PROJECTION, output_columns
 from torchrec_pss.ops.triton.reads import matrix_rows, store_read, with_bias
-from torchrec_pss.ops.triton.rows import SIZES, index_scale, next_ids, tile_rows
+from torchrec_pss.ops.triton.rows import SIZES, ids_at, index_scale, tile_rows
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -20,6 +20,7 @@ def forward_kernel(
     weights,
     out,
     read,
+    numbers,
     fine,
     num_features,
     batch_size,
@@ -47,11 +48,15 @@ def forward_kernel(
     row, live, first, last, length = tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T, POOLING)
     pooled = tl.zeros([T, UNITS, VEC], tl.float32)
     scales = tl.zeros([T], tl.float32)
-    index, ids = next_ids(indices, first, last)
     for position in range(0, tl.max(length, axis=0)):
         here = position < length
+        index, ids = ids_at(indices, first + position, last)
+        hot_number = tl.full([T], -1, tl.int32)
+        if HOT:
+            hot_number = hot_numbers(ids, here, hot_keys, feature)
+            tl.store(numbers + index, hot_number, mask=here)
         place, sign, there, valid = row_units(
-            ids, here, hot_keys, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
+            ids, here, hot_number, feature, UNITS, HASHED, HOT, CHECKED, HASH, SIGN, NARROW
         )
         if CHECKED:
             bad = here & (valid == 0)
@@ -61,7 +66,6 @@ def forward_kernel(
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
         pooled += values * (sign * scale[:, None])[:, :, None]
         scales += scale
-        index, ids = next_ids(indices, first + position + 1, last)
     pooled = tl.reshape(pooled, [T, UNITS * VEC])
     out_stride, column, dim = output_columns(feature, out_stride, ALIGNED)
     out_row = out + row[:, None] * out_stride + column

@@ -211,15 +211,17 @@ class Tiling:
 def forward_tiling(group: Launch) -> Tiling:
     if group.projected:
         rows = max(_LEAST_DOT, min(64, 1024 // group.units, 8192 // group.dim))
-        return Tiling(rows, group.dim, 4)
+        return Tiling(rows, group.dim, 2 if group.dim <= 32 else 4)
     rows = max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // _read(group)))
     return Tiling(rows, group.dim, _warps(rows * _read(group)))
 
 
 def backward_tiling(group: Launch) -> Tiling:
-    if group.projected:
-        return Tiling(max(_LEAST_DOT, min(32, 512 // group.units)), min(group.dim, 32), 2)
-    return Tiling(_LEAST_ROWS, group.dim, _warps(_LEAST_ROWS * _read(group)))
+    if not group.projected:
+        return Tiling(_LEAST_ROWS, group.dim, _warps(_LEAST_ROWS * _read(group)))
+    if _read(group) <= 8:
+        return Tiling(_LEAST_DOT, min(group.dim, 32), 1)
+    return Tiling(max(_LEAST_DOT, min(32, 512 // group.units)), min(group.dim, 64), 2)
 
 
 def projection_tiling(group: ProjectionLaunch) -> Tiling:

@@ -43,17 +43,18 @@ def lookup(
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
     out = empty(rows, total_width, dtype=torch.float32, device=array.device)
     read = empty(rows, read_width, dtype=torch.float32, device=array.device)
+    numbers = indices.new_empty(indices.numel() if hot_keys.numel() else 0, dtype=torch.int32)
     projections, fine = projections.contiguous(), _fine_flag(array.device)
     num_indices = indices.numel()
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     for group in planned.launches if rows else ():
         tiling = forward_tiling(group)
-        tensors = (array, group.metadata, hot_keys, projections, indices, offsets, weights, out, read, fine)
+        tensors = (array, group.metadata, hot_keys, projections, indices, offsets, weights, out, read, numbers, fine)
         sizes = (group.num_features, batch_size, num_indices, out.stride(0), read.stride(0))
         constants = _constants(group, array, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
         launch(forward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
     _assert_fine(fine)
-    return out, [read]
+    return out, [read, numbers]
 
 
 def lookup_backward(
@@ -90,7 +91,7 @@ def lookup_backward_update_(
 
 
 def _backward(
-    grad, read, array, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
+    grad, read, numbers, array, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
     pooling_mode, hash, sign,
 ):  # fmt: skip
     """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections', and the weights'."""
@@ -111,7 +112,7 @@ def _backward(
             contributions = grad.new_zeros(*shape, group.vec)
         tiling = backward_tiling(group)
         tensors = (
-            grad, array, group.metadata, hot_keys, projections, indices, offsets, weights, grad_array, places, contributions,
+            grad, array, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
             grad_weights, fine,
         )  # fmt: skip
         sizes = (group.num_features, batch_size, num_indices, grad.stride(0), factor)

@@ -60,8 +60,8 @@ def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.const
 
 
 @triton.jit
-def next_ids(indices, index, last):
-    """Ids (int64 ``[T]``) one turn before they are needed, and their indices; ``last`` as of `tile_rows`."""
+def ids_at(indices, index, last):
+    """The index, kept to rows that have it, and the id there, both int64 ``[T]``; ``last`` as of `tile_rows`."""
     # Not a masked load: Triton 3.7 fails to compile some tiles of it.
     index = tl.minimum(index, last)
     return index, tl.load(indices + index).to(tl.int64)

@@ -22,6 +22,8 @@ def update_kernel(
     live = at < numel
     gradient = tl.load(sink + at, mask=live, other=0.0)
     value = tl.load(array + at, mask=live, other=0.0).to(tl.float32)
+    # Of an array of 16-bit numbers, a thread zeroes other elements than it reads.
+    tl.debug_barrier()
     tl.store(sink + at, tl.zeros_like(gradient), mask=live)
     if KIND == _SGD:
         value -= rate * gradient
