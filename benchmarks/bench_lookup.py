@@ -5,11 +5,10 @@
 For each case, how many times as fast the shared array is as each rival: all sides run in turn in one process, and the figure is the
 ratio of the medians. Full tables are Kaggle's or MLPerf's 26, fp32, with as many of their rows as --table_gib holds.
 
-Limits, each a part of what a lookup does, as a share of our time: ``copy`` is a plain copy of the output's bytes (a step
-must at least read its gradient and write it); ``floor``, where a bag has one id, is what each id costs however little its row does: to
-find repeated ids, to copy a row and to add a gradient (lookup_floor.cpp); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache
-lines of an array of that size as the forward reads; ``products`` are those with the projections (one forward, two more backward) by
-PyTorch's own BLAS, of all ids: the lookup makes them of distinct ones only, where ids repeat.
+Limits, as a share of our time: ``floor`` is the whole lookup by a C++ program that is told where each distinct row lies in the array
+(lookup_floor.cpp): no hashing, no checks, sums in any order; ``copy`` is a plain copy of the output's bytes (a step must at least read its
+gradient and write it); ``lines`` sums, by `embedding_bag` and places given beforehand, as many cache lines of an array of that size as
+the forward reads where no id repeats.
 """
 
 import argparse
@@ -45,7 +44,7 @@ _WARM_UP = 2  # rounds
 _BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
 _LINE = 16  # fp32 elements of a cache line
 _LINES_A_BAG = 64
-_LIMITS = ("copy", "floor", "lines", "products")
+_LIMITS = ("copy", "floor", "lines")
 _LIMIT_COLUMNS = tuple(f"ratio_vs_{limit}" for limit in _LIMITS)
 
 # Forward; forward, backward and optimizer: each of the batch with that number.
@@ -75,11 +74,6 @@ def trained(module: PSSEmbeddingBagCollection, batches: list[KeyedJaggedTensor],
             optimizer.zero_grad()
 
     return forward, step
-
-
-def shared_array(case: Case, rows: list[int], batches: Batches, grad: torch.Tensor) -> tuple[Contestant, ArrayLayout]:
-    module = collection(case, rows)
-    return trained(module, [batch_of(case, ids) for ids in batches], grad), module.layout
 
 
 def robe_gather(case: Case, rows: list[int], batches: Batches) -> Contestant:
@@ -123,33 +117,6 @@ def cache_lines(layout: ArrayLayout, batches: Batches) -> Contestant:
     return forward, None
 
 
-def products(case: Case, layout: ArrayLayout) -> Contestant | None:
-    """Of tables of one shape at once; None where no table is projected."""
-    shapes: dict[tuple[int, int], int] = {}
-    for table in layout.tables:
-        if table.is_projected:
-            shapes[table.projection_shape] = shapes.get(table.projection_shape, 0) + 1
-    made = []
-    for (width, dim), number in shapes.items():
-        read, projection = torch.rand(number, case.batch_size, width), torch.rand(number, width, dim)
-        made.append(
-            (read, projection, torch.rand(number, case.batch_size, dim), *map(torch.empty_like, (read, projection)))
-        )
-    outputs = [torch.empty_like(grad) for _, _, grad, _, _ in made]
-
-    def forward(_: int):
-        for (read, projection, *_), out in zip(made, outputs, strict=True):
-            torch.bmm(read, projection, out=out)
-
-    def step(batch: int):
-        forward(batch)
-        for read, projection, grad, grad_read, grad_projection in made:
-            torch.bmm(grad, projection.mT, out=grad_read)
-            torch.bmm(read.mT, grad, out=grad_projection)
-
-    return (forward, torch.no_grad()(step)) if made else None
-
-
 class FullTables:
     """Tables of one size, made once for all cases that use them."""
 
@@ -191,20 +158,17 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
     offsets = torch.arange(0, batches[0].numel() + 1, case.ids_per_bag)
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim)
     copied = torch.empty_like(grad)
-    ours, layout = shared_array(case, rows, batches, grad)
+    module = collection(case, rows)
+    least = floor(module, batches, case.ids_per_bag, case.threads, grad)
     contestants: dict[str, Contestant] = {
-        "shared array": ours,
+        "shared array": trained(module, [batch_of(case, ids) for ids in batches], grad),
         "fbgemm": tables.fbgemm(batches, offsets, grad),
         "embedding_bag": tables.embedding_bags(case, batches, grad),
         "robe_gather": robe_gather(case, rows, batches),
         "copy": (lambda _: copied.copy_(grad), lambda _: copied.copy_(grad)),
-        "lines": cache_lines(layout, batches),
+        "lines": cache_lines(module.layout, batches),
+        **({"floor": least} if least else {}),
     }
-    limits = {
-        "products": products(case, layout),
-        "floor": floor(batches, case.embedding_dim, case.threads, grad) if case.ids_per_bag == 1 else None,
-    }
-    contestants.update({name: limit for name, limit in limits.items() if limit})
     times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
     for repeat in range(repeats + _WARM_UP):
         for name, (forward, step) in contestants.items():

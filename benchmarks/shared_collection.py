@@ -11,18 +11,18 @@ from torchrec_pss.modules.id_counts import IdCounts
 _COUNTED = 131_072  # ids a table by which the default layout is chosen
 
 
-def collection(case: Case, rows: list[int], device: str = "cpu") -> PSSEmbeddingBagCollection:
+def collection(case: Case, rows: list[int], device: str = "cpu", sign: bool | None = None) -> PSSEmbeddingBagCollection:
     """One feature ``f<i>`` a table of ``rows[i]`` rows, in the case's layout."""
     tables = [
         EmbeddingBagConfig(num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"])
         for i, n in enumerate(rows)
     ]
     if case.layout == "plain":
-        config = PSSConfig(array_bytes=case.array_bytes, layout="plain")
+        config = PSSConfig(array_bytes=case.array_bytes, layout="plain", sign=sign)
     else:
         counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
         counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
-        config = PSSConfig(array_bytes=case.array_bytes, counts=counts)
+        config = PSSConfig(array_bytes=case.array_bytes, counts=counts, sign=sign)
     return PSSEmbeddingBagCollection(tables, config=config, device=torch.device(device))
 
 
