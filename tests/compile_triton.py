@@ -19,15 +19,9 @@ from triton.compiler import ASTSource
 
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
-from torchrec_pss.ops.triton.launches import (
-    Launch,
-    ProjectionLaunch,
-    Tiling,
-    backward_tiling,
-    forward_tiling,
-    projection_tiling,
-)
+from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
 from torchrec_pss.ops.triton.rows import SIZES
+from torchrec_pss.ops.triton.tiling import Tiling, backward_tiling, forward_tiling, projection_tiling
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 

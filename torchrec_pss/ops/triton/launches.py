@@ -11,9 +11,7 @@ from torchrec_pss.ops.features import FeatureColumn, PoolingMode, padded, read_w
 from torchrec_pss.ops.hashing import HASH_ROBE
 
 _VECTOR_BYTES = 16
-_LEAST_DOT = 16  # smallest inner dimension of tl.dot
-_TILE_NUMEL = 512  # of a tile that is not projected; few, for then many are on their way at once
-_LEAST_ROWS, _MOST_ROWS = 8, 32
+LEAST_DOT = 16  # smallest dimension of tl.dot
 
 
 class LaunchColumn(IntEnum):
@@ -153,8 +151,8 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
             partial_numel += inner * dim
         seen.append((projection, end))
         place = [out_column, read_column, projection, inner, dim, width, partial]
-        wide = max(_power_of_two(width), _LEAST_DOT // 2 * projected)  # the other half is the bias's
-        key = (vec, wide // vec, max(_power_of_two(dim), _LEAST_DOT * projected), projected, hashed, hot, checked)
+        wide = max(_power_of_two(width), LEAST_DOT // 2 * projected)  # the other half is the bias's
+        key = (vec, wide // vec, max(_power_of_two(dim), LEAST_DOT * projected), projected, hashed, hot, checked)
         groups.setdefault(key, []).append([feature, *_in_units(row, vec), *place])
         if pooling_mode != PoolingMode.NONE:
             out_column += dim
@@ -197,44 +195,6 @@ def _in_units(row: list[int], vec: int) -> list[int]:
         row[c.KEY], row[c.ROWS], units[c.WIDTH], units[c.PREFIX], units[c.BASE], max(units[c.BLOCK], 1), row[c.SLOTS],
         units[c.FIRST], row[c.HOT_BEGIN], row[c.HOT_END], units[c.HOT_BASE], row[c.HOT_DIRECTORY], row[c.HOT_SHIFT],
     ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How much a program of a kernel takes at once: rows, and columns of output or gradient, by so many warps."""
-
-    rows: int
-    columns: int
-    warps: int
-
-
-def forward_tiling(group: Launch) -> Tiling:
-    if group.projected:
-        rows = max(_LEAST_DOT, min(64, 1024 // group.units, 8192 // group.dim))
-        return Tiling(rows, group.dim, 2 if group.dim <= 32 else 4)
-    rows = max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // _read(group)))
-    return Tiling(rows, group.dim, _warps(rows * _read(group)))
-
-
-def backward_tiling(group: Launch) -> Tiling:
-    if not group.projected:
-        return Tiling(_LEAST_ROWS, group.dim, _warps(_LEAST_ROWS * _read(group)))
-    if _read(group) <= 8:
-        return Tiling(_LEAST_DOT, min(group.dim, 32), 1)
-    return Tiling(max(_LEAST_DOT, min(32, 512 // group.units)), min(group.dim, 64), 2)
-
-
-def projection_tiling(group: ProjectionLaunch) -> Tiling:
-    columns = min(group.dim, 128)
-    return Tiling(32, columns, 4 if columns >= 64 else 2)
-
-
-def _read(group: Launch) -> int:
-    return group.vec * group.units
-
-
-def _warps(numel: int) -> int:
-    return min(max(1, numel // 1024), 8)
 
 
 def _power_of_two(number: int) -> int:

@@ -15,7 +15,8 @@ from torchrec_pss.ops.features import PoolingMode, check_read_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import launch
-from torchrec_pss.ops.triton.launches import Launch, Plan, backward_tiling, forward_tiling, plan, projection_tiling
+from torchrec_pss.ops.triton.launches import Launch, Plan, plan
+from torchrec_pss.ops.triton.tiling import backward_tiling, forward_tiling, projection_tiling
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
