@@ -60,18 +60,19 @@ def rows_of(case: Case, table_gib: float) -> list[int]:
 
 
 def trained(module: PSSEmbeddingBagCollection, batches: list[KeyedJaggedTensor], grad: torch.Tensor) -> Contestant:
-    """A shared array, SGD in its backward and over its projections."""
+    """A shared array, SGD in its backward; its projections are one more parameter of the dense layers' optimizer, and cost here what that
+    does to one parameter."""
     module.step_in_backward(torch.optim.SGD([module.array], lr=LEARNING_RATE))
-    optimizer = None if module.projections is None else torch.optim.SGD([module.projections], lr=LEARNING_RATE)
 
     def forward(batch: int):
         return module(batches[batch]).values()
 
     def step(batch: int):
         forward(batch).backward(grad)
-        if optimizer:
-            optimizer.step()
-            optimizer.zero_grad()
+        if module.projections is not None:
+            with torch.no_grad():
+                module.projections.add_(module.projections.grad, alpha=-LEARNING_RATE)
+            module.projections.grad = None
 
     return forward, step
 
