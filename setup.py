@@ -68,7 +68,10 @@ def extension() -> dict:
         "torchrec_pss._C",
         [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
-        extra_compile_args=["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", *sanitize],
+        # No calls of memcpy in place of loops: most copies are a few registers long.
+        extra_compile_args=[
+            "-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns", *sanitize
+        ],  # fmt: skip
         extra_link_args=sanitize[:1],
     )
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}

@@ -20,7 +20,8 @@ def permute_to(features: KeyedJaggedTensor, names: Sequence[str]) -> KeyedJagged
         return features
     if features.device().type == "cpu" and not torch.compiler.is_compiling():
         _require_sound_offsets(features)
-    return features.permute([keys.index(name) for name in names])
+    positions = {key: i for i, key in enumerate(keys)}
+    return features.permute([positions[name] for name in names])
 
 
 def _require_sound_offsets(features: KeyedJaggedTensor) -> None:
@@ -54,8 +55,9 @@ def require_features(
         ValueError: weights missing or too few, wrong dtype of ids or weights, or another device than the array's.
     """
     keys = features.keys()
-    for name, table in zip(names, table_of_feature, strict=True):
-        if name not in keys:
+    missing = set(names).difference(keys)
+    for name, table in zip(names, table_of_feature, strict=True) if missing else ():
+        if name in missing:
             raise KeyError(
                 f"feature {name!r} of table {layout.tables[table].name!r} is not in the KJT, which has {keys}"
             )

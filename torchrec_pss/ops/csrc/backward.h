@@ -33,7 +33,7 @@ void add_blocks(const Tile<Acc>& tile, const Acc* grad, int64_t stride, Acc* sin
       }
     }
   };
-  with_length(f.block, of_length);
+  with_constant<1, 4>(f.block, of_length);
 }
 
 // Adds a tile's gradient to what `share` owns.
@@ -124,13 +124,16 @@ void prepare_repeated(const Problem& p, const Tensors<T, Acc>& t, const Distinct
   Buffer<Acc> projected(f.is_projected() ? distinct.count * dim : 0), transposed(f.is_projected() ? dim * f.room : 0);
   Acc* const sums = f.is_projected() ? projected.data : chunk.row_grads;
   __builtin_memset(sums, 0, distinct.count * dim * sizeof(Acc));
-  const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
-  for (int64_t i = 0; i < rows.rows(); ++i, grad += p.out_stride) {
-    if (i + kRowsAhead < rows.rows()) {
-      prefetch_row<0>(grad + kRowsAhead * p.out_stride, dim);
+  const auto add = [&](int64_t width) __attribute__((always_inline)) {
+    const Acc* grad = t.grad + f.out_column + chunk.first * p.out_stride;
+    for (int64_t i = 0; i < rows.rows(); ++i, grad += p.out_stride) {
+      if (i + kRowsAhead < rows.rows()) {
+        prefetch_row<0>(grad + kRowsAhead * p.out_stride, width);
+      }
+      add_run<false>(sums + distinct.number[i] * width, grad, width, Acc(1));
     }
-    add_run<false>(sums + distinct.number[i] * dim, grad, dim, Acc(1));
-  }
+  };
+  with_constant<16, 64, 128>(dim, add);
   if (!f.is_projected()) {
     return;
   }

@@ -43,13 +43,19 @@ BadId forward_repeated(const Problem& p, const Tensors<T, Acc>& t, const RowTile
       assign_tile(tile, t.array, to, dim);
     }
   });
-  Acc* out = t.out + f.out_column + rows.first_row * p.out_stride;
-  for (int64_t i = 0; bad.feature < 0 && i < rows.rows(); ++i, out += p.out_stride) {
-    if (!kStream && i + kRowsAhead < rows.rows()) {
-      prefetch_row<1>(out + kRowsAhead * p.out_stride, dim);
-    }
-    copy_run<kStream>(out, made.data + distinct.number[i] * dim, dim);
+  if (bad.feature >= 0) {
+    return bad;
   }
+  const auto copy = [&](int64_t width) __attribute__((always_inline)) {
+    Acc* out = t.out + f.out_column + rows.first_row * p.out_stride;
+    for (int64_t i = 0; i < rows.rows(); ++i, out += p.out_stride) {
+      if (!kStream && i + kRowsAhead < rows.rows()) {
+        prefetch_row<1>(out + kRowsAhead * p.out_stride, width);
+      }
+      copy_run<kStream>(out, made.data + distinct.number[i] * width, width);
+    }
+  };
+  with_constant<16, 64, 128>(dim, copy);
   return bad;
 }
 

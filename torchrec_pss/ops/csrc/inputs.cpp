@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 namespace torchrec_pss {
@@ -14,7 +15,7 @@ Inputs::Inputs(
     const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
     bool sign)
     : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
-      indices(indices_.contiguous()), offsets(offsets_.to(at::kLong).contiguous()), num_indices(indices_.numel()) {
+      indices(indices_.contiguous()), num_indices(indices_.numel()) {
   if (per_sample_weights) {
     weights = per_sample_weights->contiguous();
   }
@@ -24,6 +25,7 @@ Inputs::Inputs(
   for (int64_t f = 0; f < rows.size(0); ++f) {
     features.emplace_back(rows.const_data_ptr<int64_t>() + f * kNumColumns);
   }
+  take_offsets(offsets_.contiguous());
   const int64_t num_bags = offsets.numel() - 1;
   TORCH_CHECK_VALUE(!features.empty() || num_bags == 0, "there are bags, but no features");
   problem.features = features.data();
@@ -37,7 +39,6 @@ Inputs::Inputs(
   problem.sign = sign;
   problem.numel = array.numel();
   problem.prefetch = array.nbytes() > (1 << 19);
-  check_offsets();
   check_features();
   lay_out(total_width);
   lay_out_reads();
@@ -53,21 +54,38 @@ int64_t Inputs::read_width() const {
   return problem.pooling_mode == kNone ? most : sum;
 }
 
-void Inputs::check_offsets() const {
-  const int64_t* const begin = problem.offsets;
-  const int64_t num_bags = offsets.numel() - 1;
-  TORCH_CHECK_INDEX(begin[0] == 0, "offsets must start at 0, got ", begin[0]);
-  std::atomic<bool> all_ascend{true};
+// Whether they are not negative and do not decrease; they are widened to `to`, where that is not null.
+template <typename Offset>
+static bool ascend(const Offset* from, int64_t num_bags, int64_t* to) {
+  using Bits = std::make_unsigned_t<Offset>;
+  std::atomic<bool> all{true};
   at::parallel_for(0, num_bags, 1 << 15, [&](int64_t first, int64_t last) {
-    bool ascend = true;
+    Bits signs = 0; // no comparison: the least instruction set compares no 64-bit numbers
     for (int64_t bag = first; bag < last; ++bag) {
-      ascend &= begin[bag] <= begin[bag + 1];
+      const Bits next = static_cast<Bits>(from[bag + 1]);
+      signs |= next | (next - static_cast<Bits>(from[bag]));
     }
-    if (!ascend) {
-      all_ascend = false;
+    if (static_cast<Offset>(signs) < 0) {
+      all = false;
+    }
+    if (to != nullptr) {
+      std::copy(from + first, from + last, to + first);
     }
   });
-  const bool ascending = all_ascend;
+  if (to != nullptr) {
+    to[num_bags] = from[num_bags];
+  }
+  return all;
+}
+
+void Inputs::take_offsets(const at::Tensor& given) {
+  const int64_t num_bags = given.numel() - 1;
+  const bool narrow = given.scalar_type() == at::kInt;
+  offsets = narrow ? at::empty({num_bags + 1}, given.options().dtype(at::kLong)) : given;
+  const bool ascending = narrow ? ascend(given.const_data_ptr<int32_t>(), num_bags, offsets.mutable_data_ptr<int64_t>())
+                                : ascend(given.const_data_ptr<int64_t>(), num_bags, nullptr);
+  const int64_t* const begin = offsets.const_data_ptr<int64_t>();
+  TORCH_CHECK_INDEX(begin[0] == 0, "offsets must start at 0, got ", begin[0]);
   for (int64_t bag = 0; !ascending && bag < num_bags; ++bag) {
     TORCH_CHECK_INDEX(
         begin[bag] <= begin[bag + 1], "offsets must not decrease: offsets[", bag, "] = ", begin[bag], ", offsets[",

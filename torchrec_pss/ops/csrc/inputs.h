@@ -32,7 +32,7 @@ struct Inputs {
   void lay_out(int64_t total_width);
   void lay_out_reads();
   void check_features() const;
-  void check_offsets() const;
+  void take_offsets(const at::Tensor& given); // int32 or int64
 };
 
 } // namespace torchrec_pss

@@ -87,6 +87,14 @@ PSS_INLINE void store_out(Acc* to, const Lanes<Acc, n>& v) {
   store(to, v);
 }
 
+// Calls run(value), for the usual values with a constant.
+template <int64_t... kUsual, typename Run>
+PSS_INLINE void with_constant(int64_t value, Run&& run) {
+  if (!((value == kUsual && (run(kUsual), true)) || ...)) {
+    run(value);
+  }
+}
+
 // Calls visit(j, lanes) for runs of sixteen, then at most one of eight, four and two; the rest is one number or none: visit(j).
 // Not a loop, which would be vectorised for long runs: most are short.
 template <typename Acc, typename Visit, typename Last>

@@ -195,7 +195,7 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
         });
       }
     };
-    with_length(f.block, of_length);
+    with_constant<1, 4>(f.block, of_length);
   });
 }
 

@@ -100,7 +100,8 @@ struct Share {
   static constexpr int kPageBits = 12;
 
   bool owns(int64_t address) const {
-    return static_cast<uint32_t>(address >> kPageBits) % static_cast<uint32_t>(parts) == static_cast<uint32_t>(part);
+    const uint32_t page = static_cast<uint32_t>(address >> kPageBits) * 0x9E3779B1U; // spread over all 32 bits: no division
+    return (static_cast<uint64_t>(page) * static_cast<uint32_t>(parts)) >> 32 == static_cast<uint64_t>(part);
   }
 };
 

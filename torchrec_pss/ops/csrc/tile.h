@@ -247,16 +247,6 @@ struct Tile {
   static int64_t clamp(int64_t value, int64_t most) { return value < 0 ? 0 : value > most ? most : value; }
 };
 
-// Calls run(block), the usual lengths of hashed blocks as constants.
-template <typename Run>
-PSS_INLINE void with_length(int64_t block, Run&& run) {
-  switch (block) {
-    case 1: return run(1);
-    case 4: return run(4);
-    default: return run(block);
-  }
-}
-
 // Calls visit(coordinate, address, length, sign) for each run of one row's coordinates that is contiguous.
 template <typename Acc, typename Visit>
 PSS_INLINE void each_cold_run(const Tile<Acc>& tile, int64_t c, Visit&& visit) {
@@ -268,7 +258,7 @@ PSS_INLINE void each_cold_run(const Tile<Acc>& tile, int64_t c, Visit&& visit) {
       visit(prefix + b * length, a ^ (a >> 63), length, a < 0 ? Acc(-1) : Acc(1));
     }
   };
-  with_length(block, each);
+  with_constant<1, 4>(block, each);
 }
 
 } // namespace PSS_ISA
