@@ -41,6 +41,7 @@ from torchrec_pss.whole_file import write_json
 
 LEARNING_RATE = 0.01
 _WARM_UP = 2  # rounds
+_TURN = 0.01  # seconds that a side is called for, over and over, when it is its turn
 _BATCHES = 4  # that take turns: no rival finds its rows in the cache because it has just read the same ids
 _LINE = 16  # fp32 elements of a cache line
 _LINES_A_BAG = 64
@@ -152,6 +153,15 @@ class FullTables:
         return forward, step
 
 
+def _turn(function: Callable[[int], object], calls: int) -> float:
+    """Seconds a call, after one so that the caches hold what this side leaves there, as in training, and not what another left."""
+    function(0)
+    started = time.perf_counter()
+    for call in range(1, 1 + calls):
+        function(call % _BATCHES)
+    return (time.perf_counter() - started) / calls
+
+
 def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> dict:
     """Medians of every contestant, measured in turn, and ours as ratios."""
     torch.set_num_threads(case.threads)
@@ -171,17 +181,16 @@ def measure(case: Case, tables: FullTables, rows: list[int], repeats: int) -> di
         **({"floor": least} if least else {}),
     }
     times: dict[str, dict[str, list[float]]] = {n: {"forward": [], "step": []} for n in contestants}
+    calls: dict[tuple[str, str], int] = {}
     for repeat in range(repeats + _WARM_UP):
         for name, (forward, step) in contestants.items():
             for kind, function in (("forward", torch.no_grad()(forward)), ("step", step)):
                 if function is None:
                     continue
-                # So that the caches hold what this one leaves there, as in training, and not what another left.
-                function(2 * repeat % _BATCHES)
-                started = time.perf_counter()
-                function((2 * repeat + 1) % _BATCHES)
+                spent = _turn(function, calls.get((name, kind), 1))
+                calls[name, kind] = max(1, int(_TURN / spent))
                 if repeat >= _WARM_UP:
-                    times[name][kind].append(time.perf_counter() - started)
+                    times[name][kind].append(spent)
     seconds = {n: {kind: statistics.median(v) for kind, v in kinds.items() if v} for n, kinds in times.items()}
     ours = seconds["shared array"]
     ratios = {
