@@ -13,6 +13,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# No calls of memcpy in place of loops: most copies are a few registers long.
+COMPILE = ["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns"]
 # For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
@@ -68,10 +70,7 @@ def extension() -> dict:
         "torchrec_pss._C",
         [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
-        # No calls of memcpy in place of loops: most copies are a few registers long.
-        extra_compile_args=[
-            "-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns", *sanitize
-        ],  # fmt: skip
+        extra_compile_args=[*COMPILE, *sanitize],
         extra_link_args=sanitize[:1],
     )
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}

@@ -21,15 +21,10 @@ from tqdm import tqdm
 
 from benchmarks.limited_network import ADDRESSES, two_namespaces
 from benchmarks.step_model import errors, predictions
+from benchmarks.step_worker import SIDES
 from torchrec_pss.whole_file import write_json
 
 ROOT = Path(__file__).parents[1]
-SIDES = {
-    "full": {"side": "full"},
-    "shared array": {"side": "array"},
-    "array, bf16": {"side": "array", "reduction": "bf16"},
-    "array, sparse": {"side": "array", "reduction": "sparse"},
-}
 _PORT = 29611
 
 
@@ -43,7 +38,7 @@ def network(gbit: float | None):
             yield ranks, ADDRESSES[0]
 
 
-def run(ranks, address: str, apart: bool, settings: dict) -> dict:
+def run(ranks, address: str, settings: dict) -> dict:
     """Starts both ranks; what the first reports.
 
     Raises:
@@ -55,7 +50,7 @@ def run(ranks, address: str, apart: bool, settings: dict) -> dict:
         for rank, (prefix, interface) in enumerate(ranks):
             flags = [f"--{name}={value}" for name, value in settings.items()]
             command = [*prefix, sys.executable, "-W", "ignore", "-m", "benchmarks.step_worker", *flags]
-            command += [f"--interface={interface}", f"--json={report}", *(["--apart"] if apart else [])]
+            command += [f"--interface={interface}", f"--json={report}"]
             environment = os.environ | {
                 "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": address, "MASTER_PORT": str(_PORT), "GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1",
@@ -84,7 +79,7 @@ def print_case(case: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one batch size, fewer steps")
+    parser.add_argument("--quick", action="store_true", help="one batch size, fewer turns")
     parser.add_argument(
         "--gbit", type=float, nargs="*", default=[1.0, 10.0], help="limited networks besides the loopback"
     )
@@ -94,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     batches = [2048] if args.quick else [128, 2048, 8192]
-    steps = 12 if args.quick else 24
+    turns = 8 if args.quick else 16
     cases = []
     for gbit, batch_size in tqdm(list(itertools.product([None, *args.gbit], batches)), "cases"):
         case = {
@@ -105,13 +100,11 @@ def main() -> None:
         }
         try:
             with network(gbit) as (ranks, address):
-                for side, flags in SIDES.items():
-                    settings = {
-                        **flags, "batch_size": batch_size, "steps": steps, "embedding_dim": args.embedding_dim,
-                        "array_bytes": args.array_bytes, "rows_share": args.rows_share,
-                    }  # fmt: skip
-                    apart = run(ranks, address, True, settings)
-                    case[side] = {**apart, **run(ranks, address, False, settings)}
+                settings = {
+                    "batch_size": batch_size, "turns": turns, "embedding_dim": args.embedding_dim,
+                    "array_bytes": args.array_bytes, "rows_share": args.rows_share,
+                }  # fmt: skip
+                case |= run(ranks, address, settings)
         except RuntimeError as error:
             if "no network of limited bandwidth" not in str(error):
                 raise
