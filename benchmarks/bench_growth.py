@@ -19,8 +19,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
-from benchmarks.bench_lookup import FullTables, shared_array
+from benchmarks.bench_lookup import FullTables, trained
 from benchmarks.lookup_cases import MB, Case, draw_ids
+from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.whole_file import write_json
 
@@ -48,9 +49,10 @@ def declared(rows: int, ids: torch.Tensor):
 
 
 def of_case(case: Case):
-    ids = draw_ids([10**7] * _TABLES, case.batch_size, case.ids)
+    rows = [10**7] * _TABLES
+    ids = draw_ids(rows, case.batch_size, case.ids)
     grad = torch.randn(case.batch_size, _TABLES * case.embedding_dim)
-    step = shared_array(case, [10**7] * _TABLES, [ids], grad)[0][1]
+    step = trained(collection(case, rows), [batch_of(case, ids)], grad)[1]
     return lambda: step(0)
 
 
@@ -83,7 +85,7 @@ def _peak_growth(side: str, connection) -> None:
     if side == "fbgemm":
         step = FullTables(rows, case.embedding_dim).fbgemm([ids], torch.arange(ids.numel() + 1), grad)[1]
     else:
-        step = shared_array(case, rows, [ids], grad)[0][1]
+        step = trained(collection(case, rows), [batch_of(case, ids)], grad)[1]
     step(0)
     connection.send((_status_kib("VmHWM") - before) * 1024)
 

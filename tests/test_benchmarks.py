@@ -1,0 +1,30 @@
+"""Every benchmark starts: it imports, and knows its own command line."""
+
+import importlib
+import pkgutil
+import sys
+
+import pytest
+
+import benchmarks
+import benchmarks.quality
+
+MODULES = sorted(
+    package.__name__ + "." + module.name
+    for package in (benchmarks, benchmarks.quality)
+    for module in pkgutil.iter_modules(package.__path__)
+    if not module.ispkg
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_benchmark_starts(name, monkeypatch, capsys):
+    module = importlib.import_module(name)
+    if not hasattr(module, "main"):
+        return  # a part of others
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "set")  # or those that want it set would start themselves anew
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    assert left.value.code == 0
+    assert "usage" in capsys.readouterr().out
