@@ -237,6 +237,14 @@ def test_bad_offsets(function, message):
         function(**case | BAD[message])
 
 
+@pytest.mark.skipif(not HAS_CPU_KERNEL, reason="the C++ kernel's own check")
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_no_offsets_at_all(dtype):
+    case = simple_case(torch.tensor([1, 2, 3]), torch.zeros(0, dtype=dtype))
+    with pytest.raises(ValueError, match="offsets must hold F \\* B \\+ 1 values, got none"):
+        torch.ops.torchrec_pss.lookup(*positional(case))
+
+
 @pytest.mark.parametrize("message", list(BAD)[3:])
 def test_bad_arguments(message):
     case = simple_case(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3]))

@@ -79,6 +79,7 @@ static bool ascend(const Offset* from, int64_t num_bags, int64_t* to) {
 }
 
 void Inputs::take_offsets(const at::Tensor& given) {
+  TORCH_CHECK_VALUE(given.numel() > 0, "offsets must hold F * B + 1 values, got none");
   const int64_t num_bags = given.numel() - 1;
   const bool narrow = given.scalar_type() == at::kInt;
   offsets = narrow ? at::empty({num_bags + 1}, given.options().dtype(at::kLong)) : given;
