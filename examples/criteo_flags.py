@@ -19,6 +19,7 @@ _SENSELESS = {
         "array_reduction",
         "planner_pss",
         "watch",
+        "keep_array",
     ),
     "hash": ("block_size", "exact_fraction", "layout", "planner_pss"),
     "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss"),
@@ -123,7 +124,17 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--print_sharding_plan", action="store_true", help="and the array's division among tables")
 
     train = p.add_argument_group("training")
-    train.add_argument("--epochs", type=int, default=1)
+    train.add_argument(
+        "--epochs",
+        type=int,
+        help="passes over the training rows (default: 2 over fewer than 100,000, else 1; 1 for full and with --planner_pss)",
+    )
+    train.add_argument(
+        "--keep_array",
+        action="store_true",
+        default=None,
+        help="from epoch to epoch; without it, array and projections begin anew before each (docs/training.md)",
+    )
     train.add_argument(
         "--batch_size",
         type=int,
@@ -215,6 +226,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("give --array_bytes or --compression, not both")
     if args.rank_memory is not None and not args.planner_pss:
         p.error("--rank_memory makes no sense without --planner_pss")
+    if args.keep_array and args.planner_pss:
+        p.error("--keep_array makes no sense with --planner_pss: what it shares is kept as the tables beside it are")
     if args.data_path and args.in_memory_binary_criteo_path:
         p.error("give --data_path or --in_memory_binary_criteo_path, not both")
     if args.num_embeddings and args.num_embeddings_per_feature:

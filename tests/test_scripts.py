@@ -16,7 +16,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
-SMALL = ["--synthetic_rows", "40000", "--synthetic_scale", "0.01", "--batch_size", "256", "--test_batch_size", "512"]
+SMALL = ["--synthetic_rows", "40000", "--synthetic_scale", "0.01", "--batch_size", "256", "--test_batch_size", "512",
+         "--epochs", "1"]  # fmt: skip
 KEYS = {"auroc_test", "auroc_val", "auroc_bayes", "steps", "samples_per_second", "embedding_bytes", "full_embedding_bytes",
         "compression", "world_size", "config"}  # fmt: skip
 
@@ -187,7 +188,25 @@ def test_target_auroc_stops_early_and_one_process_needs_no_launcher(tmp_path):
     assert found["target_reached"] and found["steps"] < 5 * 157 and found["world_size"] == 1
 
 
+@pytest.mark.slow
+def test_few_rows_are_passed_twice_with_the_array_begun_anew(tmp_path):
+    """By default; with --keep_array the second pass starts from the first's array, and learns its rows by heart."""
+    flags = [*SMALL[:-2], "--compression", "10"]
+    train(*flags, "--output_dir", tmp_path / "anew")
+    train(*flags, "--keep_array", "--output_dir", tmp_path / "kept")
+    anew, kept = results(tmp_path / "anew"), results(tmp_path / "kept")
+    assert anew["steps"] == kept["steps"] == 2 * 157 and anew["config"]["epochs"] == 2
+    (first, second), (kept_first, kept_second) = (
+        [h["auroc_val"] for h in r["history"] if "auroc_val" in h] for r in (anew, kept)
+    )
+    assert first == kept_first and second > kept_second
+    train(*flags, "--embedding", "narrow", "--limit_train_batches", "20", "--output_dir", tmp_path / "narrow")
+    assert results(tmp_path / "narrow")["steps"] == 40
+
+
 BAD_FLAGS = {
+    "--keep_array makes no sense with --embedding full": ["--embedding", "full", "--keep_array"],
+    "--keep_array makes no sense with --planner_pss": ["--planner_pss", "auto", "--keep_array"],
     "--compression makes no sense with --embedding full": ["--embedding", "full", "--compression", "10"],
     "--watch makes no sense with --embedding full": ["--embedding", "full", "--watch", "10"],
     "--width makes no sense with --embedding narrow": ["--embedding", "narrow", "--width", "2"],

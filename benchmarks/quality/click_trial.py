@@ -1,4 +1,4 @@
-"""One training of one contestant on a click log: TorchRec's DLRM or DCN, Adam, averaged weights; one pass."""
+"""One training of one contestant on a click log: TorchRec's DLRM or DCN, Adam, averaged weights; one pass unless said."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from benchmarks.quality.composed import Clustered
 from benchmarks.quality.rivals import CONTESTANTS, tables_of
 from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
+from torchrec_pss.optim.begin_anew import begin_anew
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 _EVALUATION_ROWS = 8192
@@ -33,6 +34,7 @@ class ClickTrial:
         embedding_dim: D.
         batch_size: rows a step.
         points: evaluations on the test rows, evenly spread over the steps.
+        passes: over the rows, the embeddings begun anew before each; several for layouts of the array only.
     """
 
     contestant: str
@@ -43,6 +45,7 @@ class ClickTrial:
     embedding_dim: int = 16
     batch_size: int = 64
     points: int = 1
+    passes: int = 1
 
 
 def run(log: ClickLog, trial: ClickTrial) -> dict:
@@ -73,7 +76,7 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
 def train(
     log: ClickLog, trial: ClickTrial, embeddings: nn.Module, factor: float = 1.0
 ) -> tuple[nn.Module, WeightAverage, list[tuple[int, float]]]:
-    """One pass, with ``factor`` on the embeddings' learning rate: the model, its averaged weights, and `run`'s curve.
+    """The trial's passes, with ``factor`` on the embeddings' learning rate: the model, its averaged weights, and `run`'s curve.
 
     Raises:
         RuntimeError: the loss is not finite.
@@ -94,13 +97,18 @@ def train(
         ]
     )
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
-    steps = log.num_train // trial.batch_size
+    a_pass = log.num_train // trial.batch_size
+    steps = trial.passes * a_pass
     evaluate_at = {round(steps * (k + 1) / trial.points) for k in range(trial.points)}
     curve = []
     for step in range(steps):
         if step == steps // 2:
             _cluster(embeddings, trial.seed)
-        rows = slice(step * trial.batch_size, (step + 1) * trial.batch_size)
+        number, first = divmod(step, a_pass)
+        if number and first == 0:
+            begin_anew(embeddings, optimizer, trial.seed + number)
+            average.restart()
+        rows = slice(first * trial.batch_size, (first + 1) * trial.batch_size)
         logits = _logits(model, log, rows)
         loss = binary_cross_entropy_with_logits(logits, log.labels[rows])
         optimizer.zero_grad()

@@ -1,4 +1,7 @@
-"""Adam's defaults by global batch, for a click model on a shared array; docs/training.md has what they rest on."""
+"""Adam's defaults by global batch and the number of passes, for a click model on a shared array; docs/training.md has what
+they rest on."""
+
+_FEW_ROWS = 100_000
 
 
 def adam_learning_rates(global_batch: int) -> tuple[float, float]:
@@ -10,3 +13,9 @@ def array_eps(global_batch: int) -> float:
     """Of the array's Adam: high enough that rows of a few reads do not move as far as frequent ones. The gradient is a mean
     over the global batch, so it falls with it."""
     return min(1e-4, 0.0256 / global_batch)
+
+
+def num_passes(num_rows: int) -> int:
+    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.begin_anew`): with few rows the dense
+    layers have not learned all from one."""
+    return 2 if num_rows < _FEW_ROWS else 1
