@@ -38,7 +38,7 @@ from torchrec_pss.datasets.rows import SPARSE_NAMES, rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError, check_replicas
 from torchrec_pss.optim import WeightAverage
-from torchrec_pss.optim.begin_anew import begin_anew
+from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.recipe import num_passes
 from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
 from torchrec_pss.whole_file import write_json
@@ -67,13 +67,14 @@ class Trainer:
         self.data = criteo_data.load(args)
         args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch.
-        self.begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
-        args.epochs = args.epochs or (num_passes(len(self.data.splits.train)) if self.begins_anew else 1)
+        begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
+        args.epochs = args.epochs or (num_passes(len(self.data.splits.train)) if begins_anew else 1)
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
+        self.restart = ArrayRestart(self.model) if begins_anew and args.epochs > 1 else None
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
@@ -128,10 +129,8 @@ class Trainer:
     def _train(self, stop: int, bar: tqdm) -> None:
         """Trains up to step ``stop``, inside one epoch."""
         epoch, first = divmod(self.step, self.steps_per_epoch)
-        if self.begins_anew and epoch and first == 0:
-            begin_anew(self.model, self.optimizer, self.args.seed + epoch)
-            if self.average is not None:
-                self.average.restart()
+        if self.restart is not None and epoch and first == 0:
+            self.restart.restart(self.optimizer)
         batches = self.data.batches(
             self.data.splits.train,
             self.args.batch_size,

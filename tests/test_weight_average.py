@@ -76,17 +76,3 @@ def test_bad_arguments():
         WeightAverage({}, -1)
     with pytest.raises(ValueError, match="every at least 1"):
         WeightAverage({}, 1, every=0)
-
-
-def test_restart_forgets_what_was_before():
-    values = walk(30)
-    parameter, average = averaged(values[:20], 8)
-    average.restart()
-    with average.applied():
-        assert torch.equal(parameter.detach(), values[19])
-    for value in values[20:]:
-        parameter.data.copy_(value)
-        average.step()
-    expected, fresh = averaged(values[20:], 8)
-    with average.applied(), fresh.applied():
-        assert torch.equal(parameter, expected)

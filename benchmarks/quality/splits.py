@@ -5,10 +5,12 @@ import statistics
 from benchmarks.quality import tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results
+from torchrec_pss.optim.recipe import num_passes
 
 SPLITS = 12
 RIVALS = {10.0: ("row hashing", "narrow", "full"), 100.0: ("row hashing",)}  # by compression
 _BATCH_SIZE = 32  # what train_criteo.py takes for so few rows
+_PASSES = num_passes(64_000)  # likewise; here full tables too
 _FULL = 1.0
 
 
@@ -18,7 +20,9 @@ def study(results: Results, workers: int, quick: bool) -> list[dict]:
     splits = range(2 if quick else SPLITS)
 
     def job(name: str, compression: float, split: int) -> Job:
-        trial = ClickTrial(name, _FULL if name == "full" else compression, seed=split, batch_size=_BATCH_SIZE)
+        trial = ClickTrial(
+            name, _FULL if name == "full" else compression, seed=split, batch_size=_BATCH_SIZE, passes=_PASSES
+        )
         return Job(f"shuffled:{split}", trial)
 
     names = [(c, name) for c, rivals in RIVALS.items() for name in ("pss", *rivals)]

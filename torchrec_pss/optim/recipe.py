@@ -16,6 +16,6 @@ def array_eps(global_batch: int) -> float:
 
 
 def num_passes(num_rows: int) -> int:
-    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.begin_anew`): with few rows the dense
+    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): with few rows the dense
     layers have not learned all from one."""
     return 2 if num_rows < _FEW_ROWS else 1

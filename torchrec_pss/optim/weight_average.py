@@ -41,13 +41,6 @@ class WeightAverage:
             weight = (self._power + 1) / (self._steps // self._every + self._power)
             torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), weight)
 
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Forgets all that it has seen: for weights that have been drawn anew."""
-        for name, average in self._average.items():
-            average.copy_(self._live[name])
-        self._steps = 0
-
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within it the parameters hold the average (before the first update, their own values)."""

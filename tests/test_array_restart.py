@@ -1,4 +1,4 @@
-"""begin_anew: afterwards array, projections and optimizer are those of a module just built; nothing else has moved."""
+"""ArrayRestart: afterwards array, projections and optimizer are those of a module just built; nothing else has moved."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
-from torchrec_pss.optim.begin_anew import begin_anew
+from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.recipe import num_passes
 
 TABLES = [
@@ -22,9 +22,9 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
 
 
 class Model(torch.nn.Module):
-    def __init__(self, seed=0):
+    def __init__(self):
         super().__init__()
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         self.ebc = PSSEmbeddingBagCollection(TABLES, config=CONFIG)
         self.over = torch.nn.Linear(16, 1)
 
@@ -59,18 +59,16 @@ def plain(model, optimizer_class):
 def test_goes_on_as_a_module_just_built(name, optimizer_of):
     model = Model()
     optimizer = optimizer_of(model, OPTIMIZERS[name])
+    restart = ArrayRestart(model)
     steps(model, optimizer)
     dense = model.over.weight.clone()
     moments = {k: v.clone() for k, v in optimizer.state[model.over.weight].items()}
-    random_state = torch.get_rng_state()
-    begin_anew(model, optimizer, seed=7)
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert torch.equal(model.over.weight, dense) and dense.abs().sum() > 0
+    restart.restart(optimizer)
+    assert torch.equal(model.over.weight, dense)
     assert all(torch.equal(v, moments[k]) for k, v in optimizer.state[model.over.weight].items())
 
-    other = Model(seed=1)
-    torch.manual_seed(7)
-    other.ebc.reset_parameters()
+    other = Model()
+    assert not torch.equal(model.over.weight, other.over.weight)
     other.over.load_state_dict(model.over.state_dict())
     assert torch.equal(model.ebc.array, other.ebc.array)
     assert torch.equal(model.ebc.projections, other.ebc.projections)
@@ -84,9 +82,9 @@ def test_goes_on_as_a_module_just_built(name, optimizer_of):
 def sharded(rank, world_size):
     model = DistributedModelParallel(Model(), sharders=get_default_pss_sharders(), device=torch.device("cpu"))
     optimizer = keyed(model, torch.optim.Adam)
-    torch.manual_seed(rank)  # ranks' random states may differ
+    restart = ArrayRestart(model)
     steps(model, optimizer)
-    begin_anew(model, optimizer, seed=7)
+    restart.restart(optimizer)
     begun = {n: p.detach().clone().numpy() for n, p in model.named_parameters()}
     steps(model, optimizer)
     return begun, {n: p.detach().clone().numpy() for n, p in model.named_parameters()}
@@ -98,18 +96,14 @@ def test_replicas_stay_equal(tmp_path):
     for name in begun:
         assert (begun[name] == other_begun[name]).all() and (after[name] == other_after[name]).all()
         assert (begun[name] != after[name]).any()
-    torch.manual_seed(7)
-    alone = Model().ebc
-    torch.manual_seed(7)
-    alone.reset_parameters()
     (array,) = (v for n, v in begun.items() if n.endswith("ebc.array"))
-    assert (array == alone.array.detach().numpy()).all()
+    assert (array == Model().ebc.array.detach().numpy()).all()
 
 
 def test_no_array_is_refused():
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Linear has no shared array"):
-        begin_anew(model, torch.optim.SGD(model.parameters(), lr=0.1), 0)
+        ArrayRestart(model)
 
 
 def test_only_few_rows_are_passed_twice():
