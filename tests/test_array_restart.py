@@ -106,5 +106,5 @@ def test_no_array_is_refused():
         ArrayRestart(model)
 
 
-def test_only_few_rows_are_passed_twice():
-    assert [num_passes(n) for n in (1, 99_999, 100_000, 10**9)] == [2, 2, 1, 1]
+def test_only_few_rows_are_passed_several_times():
+    assert [num_passes(n) for n in (1, 249_999, 250_000, 10**9)] == [3, 3, 1, 1]

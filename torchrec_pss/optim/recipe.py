@@ -1,7 +1,7 @@
 """Adam's defaults by global batch and the number of passes, for a click model on a shared array; docs/training.md has what
 they rest on."""
 
-_FEW_ROWS = 100_000
+_FEW_ROWS = 250_000
 
 
 def adam_learning_rates(global_batch: int) -> tuple[float, float]:
@@ -18,4 +18,4 @@ def array_eps(global_batch: int) -> float:
 def num_passes(num_rows: int) -> int:
     """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): with few rows the dense
     layers have not learned all from one."""
-    return 2 if num_rows < _FEW_ROWS else 1
+    return 3 if num_rows < _FEW_ROWS else 1
