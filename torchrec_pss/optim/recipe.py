@@ -1,7 +1,7 @@
 """Adam's defaults by global batch and the number of passes, for a click model on a shared array; docs/training.md has what
 they rest on."""
 
-_FEW_ROWS = 250_000
+_PASSES_BELOW = ((250_000, 3), (3_000_000, 2))
 
 
 def adam_learning_rates(global_batch: int) -> tuple[float, float]:
@@ -16,6 +16,6 @@ def array_eps(global_batch: int) -> float:
 
 
 def num_passes(num_rows: int) -> int:
-    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): with few rows the dense
-    layers have not learned all from one."""
-    return 3 if num_rows < _FEW_ROWS else 1
+    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): from few rows the dense
+    layers do not learn in one pass what they could. More rows are worth less of it, and cost more time."""
+    return next((passes for limit, passes in _PASSES_BELOW if num_rows < limit), 1)
