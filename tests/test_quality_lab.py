@@ -17,6 +17,7 @@ from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss import PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.optim.array_restart import ParameterRestart
 
 ROWS = (5000, 1200, 700, 40, 3)
 
@@ -102,6 +103,33 @@ def test_a_trial_learns_and_repeats(log):
     assert 0 < first["unresolved"] < 1 and first["bytes"] <= first["budget"]
 
 
+@pytest.mark.parametrize("name", ["QR", "pss"])
+def test_several_passes_begin_anew(name, log, monkeypatch):
+    """The last pass begins with the first values of what the contestant stores, be it a layout of the array or not."""
+    seen = []
+    restart = ParameterRestart.restart
+
+    def watched(self, optimizer):
+        moved = [p.detach().clone() for p in self._first]
+        restart(self, optimizer)
+        seen.append((moved, [p.detach().clone() for p in self._first]))
+
+    monkeypatch.setattr(ParameterRestart, "restart", watched)
+    once, thrice = (run_trial(log, ClickTrial(name, 10.0, batch_size=64, passes=n)) for n in (1, 3))
+    (moved, first), (_, first_again) = seen
+    assert first and all(torch.equal(a, b) for a, b in zip(first, first_again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, moved, strict=True))
+    assert once["auroc_test"] != thrice["auroc_test"] and once["bytes"] == thrice["bytes"]
+
+
+def test_of_several_passes_the_last_clusters(log, monkeypatch):
+    events = []
+    monkeypatch.setattr(ParameterRestart, "restart", lambda self, optimizer: events.append("restart"))
+    monkeypatch.setattr(Clustered, "cluster", lambda self, generator: events.append("cluster"))
+    run_trial(log, ClickTrial("CCE", 10.0, batch_size=64, passes=3))
+    assert events == ["restart"] * 2 + ["cluster"] * len(log.num_embeddings)
+
+
 @pytest.fixture(scope="module")
 def pairs():
     """Users of two kinds, who like the even or the odd items, and low numbers more."""
@@ -161,6 +189,14 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
     rows = run.main_study(["generated:2000:0.0005:1.1"], results, workers=2, quick=True)
     found = rows[0]["contestants"]
     assert set(found) == set(rivals.CONTESTANTS) and "mean" in found["pss"] and rows[0]["bayes"] > 0.6
+    (passed,) = run.passes_study(rows, Results(tmp_path / "passes.jsonl"), workers=2, quick=True)
+    assert passed["passes"] == 3 and passed["bayes"] == rows[0]["bayes"]
+    for name, result in passed["contestants"].items():
+        if "impossible" in found[name]:
+            assert result == found[name]
+        else:
+            assert (result["trial"], result["bytes"]) == (found[name]["trial"], found[name]["bytes"])
+            assert result["auroc_test"] != found[name]["auroc_test"]
     again = Results(tmp_path / "trials.jsonl")
     monkeypatch.setattr("benchmarks.quality.jobs._run", None)  # nothing is left to run
     assert run.main_study(["generated:2000:0.0005:1.1"], again, workers=2, quick=True) == rows

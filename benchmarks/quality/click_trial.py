@@ -14,7 +14,7 @@ from benchmarks.quality.composed import Clustered
 from benchmarks.quality.rivals import CONTESTANTS, tables_of
 from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
-from torchrec_pss.optim.array_restart import ArrayRestart
+from torchrec_pss.optim.array_restart import ParameterRestart
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 _EVALUATION_ROWS = 8192
@@ -34,7 +34,7 @@ class ClickTrial:
         embedding_dim: D.
         batch_size: rows a step.
         points: evaluations on the test rows, evenly spread over the steps.
-        passes: over the rows, the embeddings begun anew before each; several only of layouts of the array.
+        passes: over the rows, the embeddings begun anew before each.
     """
 
     contestant: str
@@ -97,17 +97,17 @@ def train(
         ]
     )
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
-    restart = ArrayRestart(embeddings) if trial.passes > 1 else None
+    restart = ParameterRestart(embeddings.parameters()) if trial.passes > 1 else None
     a_pass = log.num_train // trial.batch_size
     steps = trial.passes * a_pass
     evaluate_at = {round(steps * (k + 1) / trial.points) for k in range(trial.points)}
     curve = []
     for step in range(steps):
-        if step == steps // 2:
-            _cluster(embeddings, trial.seed)
         number, first = divmod(step, a_pass)
         if number and first == 0:
             restart.restart(optimizer)
+        if number == trial.passes - 1 and first == a_pass // 2:
+            _cluster(embeddings, trial.seed)
         rows = slice(first * trial.batch_size, (first + 1) * trial.batch_size)
         logits = _logits(model, log, rows)
         loss = binary_cross_entropy_with_logits(logits, log.labels[rows])

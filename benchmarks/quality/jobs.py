@@ -39,7 +39,7 @@ class Job:
 
 
 @cache
-def _data(name: str):
+def data_of(name: str):
     kind, *rest = name.split(":")
     if kind == "gowalla":
         return pair_trial.gowalla()
@@ -53,7 +53,7 @@ def _data(name: str):
 def _run(job: Job) -> dict:
     torch.set_num_threads(1)
     started = time.perf_counter()
-    data = _data(job.data)
+    data = data_of(job.data)
     try:
         result = _RUN[type(job.trial)](data, job.trial)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The quality lab: contestants at equal bytes.
 
     python -m benchmarks.quality.run main [--quick] [--data criteo,gowalla,...] [--out DIR]
+    python -m benchmarks.quality.run passes [--quick] [--data criteo,...]
     python -m benchmarks.quality.run steps [--quick]
     python -m benchmarks.quality.run calibrate [--install]
     python -m benchmarks.quality.run headline [--quick]
@@ -8,6 +9,7 @@
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
 figure is the mean test AUROC, with a 95 % interval, of the trial whose mean validation AUROC is best.
+``passes``: of the click logs in ``main``, the trials that it chose, trained again in as many passes as `train_criteo.py` takes.
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
 ``headline``: `train_criteo.py` at Kaggle's shape, 1000x and 10,000x, and at MLPerf's with an array of 10 MB.
 ``splits``: the array against row hashing, narrow and full tables on random splits of Criteo's rows, split by split.
@@ -26,14 +28,16 @@ from pathlib import Path
 
 from benchmarks.quality import headline, pair_trial, rivals, sequence_trial, splits, tables
 from benchmarks.quality.click_trial import ClickTrial
-from benchmarks.quality.jobs import Job, Results, Trial
+from benchmarks.quality.jobs import Job, Results, Trial, data_of
 from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.advise.prediction import CALIBRATION, Calibration
+from torchrec_pss.optim.recipe import num_passes
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
 
+RECORDED_MAIN = Path(__file__).parents[1] / "results" / "quality" / "main.json"
 GENERATED = "generated:200000:0.02:1.1"
 SKEWED = "generated:200000:0.02:1.4"
 MAIN = {  # data: models, compressions, rows a step
@@ -105,13 +109,42 @@ def main_study(data_sets: list[str], results: Results, workers: int, quick: bool
                 row["contestants"][name] = {"impossible": results.of(trials[0][0])["impossible"]}
                 continue
             found = max(possible, key=lambda runs: statistics.mean(r["auroc_val"] for r in runs))
-            mean, half = tables.interval([r["auroc_test"] for r in found])
             row["bayes"] = found[0]["bayes"]
-            row["contestants"][name] = {
-                "mean": mean, "half": half, "bytes": found[0]["bytes"], "trial": found[0]["job"]["trial"],
-                "auroc_test": [r["auroc_test"] for r in found],
-            }  # fmt: skip
+            row["contestants"][name] = _summary(found)
         rows.append(row)
+    return rows
+
+
+def _summary(found: list[dict]) -> dict:
+    """Of a trial's runs, one a seed."""
+    mean, half = tables.interval([r["auroc_test"] for r in found])
+    return {
+        "mean": mean, "half": half, "bytes": found[0]["bytes"], "trial": found[0]["job"]["trial"],
+        "auroc_test": [r["auroc_test"] for r in found],
+    }  # fmt: skip
+
+
+def passes_study(main_rows: list[dict], results: Results, workers: int, quick: bool) -> list[dict]:
+    """``main_rows`` of click logs, each contestant's figure that of its trial there in `num_passes` passes, three seeds."""
+    rows, jobs = [], {}
+    for row in main_rows:
+        batch_size = MAIN[row["data"]][2]
+        if batch_size is None:
+            continue
+        passes = num_passes(data_of(row["data"]).num_train)
+        rows.append(row | {"passes": passes, "contestants": dict(row["contestants"])})
+        for name, chosen in row["contestants"].items():
+            if "trial" in chosen:
+                compression = FULL if name == "full" else float(row["compression"])
+                trial = ClickTrial(
+                    name, compression, chosen["trial"], row["model"], batch_size=batch_size, passes=passes
+                )
+                jobs[len(rows) - 1, name] = [
+                    Job(row["data"], replace(trial, seed=seed)) for seed in (SEEDS[:1] if quick else SEEDS)
+                ]
+    results.run([job for seeds in jobs.values() for job in seeds], workers, "passes")
+    for (index, name), seeds in jobs.items():
+        rows[index]["contestants"][name] = _summary([results.of(job) for job in seeds])
     return rows
 
 
@@ -161,8 +194,10 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "steps", "calibrate", "headline", "splits"])
-    parser.add_argument("--data", default=",".join(MAIN), help=f"of main, comma-separated: {', '.join(MAIN)}")
+    parser.add_argument("study", choices=["main", "passes", "steps", "calibrate", "headline", "splits"])
+    parser.add_argument(
+        "--data", default=",".join(MAIN), help=f"of main and passes, comma-separated: {', '.join(MAIN)}"
+    )
     parser.add_argument(
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
     )
@@ -195,10 +230,14 @@ def main() -> None:
         unknown = [d for d in data_sets if d not in MAIN]
         if unknown:
             parser.error(f"unknown data {unknown}; there are {', '.join(MAIN)}")
-        found = main_study(data_sets, results, args.workers, args.quick)
+        if args.study == "main":
+            found = main_study(data_sets, results, args.workers, args.quick)
+        else:
+            chosen = json.loads(next(p for p in (out / "main.json", RECORDED_MAIN) if p.exists()).read_text())
+            found = passes_study([r for r in chosen if r["data"] in data_sets], results, args.workers, args.quick)
         text = tables.markdown(found, list(rivals.CONTESTANTS))
-        (out / "main.md").write_text(text)
-        tables.plot(out / "main.png", found)
+        (out / f"{args.study}.md").write_text(text)
+        tables.plot(out / f"{args.study}.png", found)
         print(text)
     write_json(out / f"{args.study}.json", found)
 

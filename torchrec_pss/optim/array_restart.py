@@ -5,14 +5,34 @@ own examples' labels. Dense layers that go on, with embeddings that begin anew, 
 2305.19531; there with new random values: the same ones are better here, docs/training.md).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from torchrec_pss.modules.shared_array import SharedArrayModule
 
 
-class ArrayRestart:
-    """Remembers every shared array inside a module, with its projections, as it is on construction: a second array's memory.
+class ParameterRestart:
+    """Remembers parameters as they are on construction: a second copy of them in memory."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._first = {p: p.detach().clone() for p in parameters}
+
+    @torch.no_grad()
+    def restart(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gives the parameters their first values, and zeroes what ``optimizer`` (or a `torchrec.optim.keyed.KeyedOptimizer`)
+        keeps of them: moments, Adagrad's sums, the number of steps. Replicas that were equal stay equal; nothing is
+        communicated."""
+        for parameter, first in self._first.items():
+            parameter.copy_(first)
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+
+class ArrayRestart(ParameterRestart):
+    """Of every shared array inside a module, with its projections.
 
     Args:
         module: sharded or not, before its first step (and before a checkpoint is loaded, so that a resumed run returns to the
@@ -26,14 +46,4 @@ class ArrayRestart:
         arrays = [m for m in module.modules() if isinstance(m, SharedArrayModule)]
         if not arrays:
             raise ValueError(f"{type(module).__name__} has no shared array to begin anew")
-        self._first = {p: p.detach().clone() for array in arrays for p in array.parameters()}
-
-    @torch.no_grad()
-    def restart(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gives the arrays their first values, and zeroes what ``optimizer`` (or a `torchrec.optim.keyed.KeyedOptimizer`) keeps
-        of them: moments, Adagrad's sums, the number of steps. Replicas that were equal stay equal; nothing is communicated."""
-        for parameter, first in self._first.items():
-            parameter.copy_(first)
-            for value in optimizer.state.get(parameter, {}).values():
-                if isinstance(value, torch.Tensor):
-                    value.zero_()
+        super().__init__(p for array in arrays for p in array.parameters())
