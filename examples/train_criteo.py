@@ -46,6 +46,7 @@ from torchrec_pss.whole_file import write_json
 logger: logging.Logger = logging.getLogger("__main__")
 
 _AVERAGE_EVERY = 4  # steps
+_LOST_IN_A_PASS = 0.001  # validation AUROC
 
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
@@ -68,7 +69,9 @@ class Trainer:
         args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch.
         begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
-        args.epochs = args.epochs or (num_passes(len(self.data.splits.train)) if begins_anew else 1)
+        if not args.epochs:
+            has_dot = args.interaction_type == "original"
+            args.epochs = num_passes(len(self.data.splits.train), has_dot) if begins_anew else 1
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
@@ -114,11 +117,23 @@ class Trainer:
                 metrics = self.evaluate(self.data.splits.val, args.limit_val_batches)
                 self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
                 logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
+                self._warn_of_lost_pass()
                 reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
                 self._save()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
         return self._results(reached)
+
+    def _warn_of_lost_pass(self) -> None:
+        """Of a pass over the rows that ended below the one before it: the model has begun to learn them by heart."""
+        epoch, within = divmod(self.step, self.steps_per_epoch)
+        ends = [h["auroc_val"] for h in self.history if "auroc_val" in h and h["step"] % self.steps_per_epoch == 0]
+        if within == 0 and len(ends) > 1 and ends[-1] < ends[-2] - _LOST_IN_A_PASS:
+            logger.warning(
+                "pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
+                "these rows; --epochs %d gives the better one",
+                epoch, ends[-1], epoch - 1, ends[-2], epoch - 1,
+            )  # fmt: skip
 
     def _segment_end(self) -> int:
         """The step before which training does not stop: the next validation, checkpoint or end of an epoch."""

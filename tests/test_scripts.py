@@ -198,9 +198,13 @@ def test_few_rows_are_passed_several_times_with_the_array_begun_anew(tmp_path):
     assert anew["config"]["epochs"] == 3 and anew["steps"] == 3 * 157 and kept["steps"] == 2 * 157
     first, second, _ = (h["auroc_val"] for h in anew["history"] if "auroc_val" in h)
     kept_first, kept_second = (h["auroc_val"] for h in kept["history"] if "auroc_val" in h)
-    assert first == kept_first and second > kept_second
-    train(*flags, "--embedding", "narrow", "--limit_train_batches", "20", "--output_dir", tmp_path / "narrow")
-    assert results(tmp_path / "narrow")["steps"] == 60
+    assert first == kept_first and second > kept_second and kept_second < kept_first - 0.001
+    assert "pass 2 ended at validation AUROC" in (tmp_path / "kept" / "log.txt").read_text()
+    assert "ended at validation AUROC" not in (tmp_path / "anew" / "log.txt").read_text()
+    short = [*flags, "--limit_train_batches", "20"]
+    train(*short, "--embedding", "narrow", "--output_dir", tmp_path / "narrow")
+    train(*short, "--interaction_type", "dcn", "--output_dir", tmp_path / "dcn")
+    assert [results(tmp_path / name)["steps"] for name in ("narrow", "dcn")] == [60, 40]
 
 
 BAD_FLAGS = {
