@@ -70,8 +70,8 @@ class Trainer:
         # Tables that learn in backward go on from epoch to epoch.
         begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
         if not args.epochs:
-            has_dot = args.interaction_type == "original"
-            args.epochs = num_passes(len(self.data.splits.train), has_dot) if begins_anew else 1
+            crosses = args.interaction_type == "dcn"
+            args.epochs = num_passes(len(self.data.splits.train), crosses) if begins_anew else 1
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)

@@ -109,4 +109,4 @@ def test_no_array_is_refused():
 def test_only_few_rows_are_passed_several_times():
     numbers = (1, 249_999, 250_000, 2_999_999, 3_000_000, 10**9)
     assert [num_passes(n) for n in numbers] == [3, 3, 2, 2, 1, 1]
-    assert [num_passes(n, dot_interaction=False) for n in numbers] == [2, 2, 2, 2, 1, 1]
+    assert [num_passes(n, cross_layers=True) for n in numbers] == [2, 2, 2, 2, 1, 1]

@@ -131,7 +131,7 @@ def passes_study(main_rows: list[dict], results: Results, workers: int, quick: b
         batch_size = MAIN[row["data"]][2]
         if batch_size is None:
             continue
-        passes = num_passes(data_of(row["data"]).num_train, row["model"] == "dlrm")
+        passes = num_passes(data_of(row["data"]).num_train, row["model"] == "dcn")
         rows.append(row | {"passes": passes, "contestants": dict(row["contestants"])})
         for name, chosen in row["contestants"].items():
             if "trial" in chosen:

@@ -15,9 +15,9 @@ def array_eps(global_batch: int) -> float:
     return min(1e-4, 0.0256 / global_batch)
 
 
-def num_passes(num_rows: int, dot_interaction: bool = True) -> int:
+def num_passes(num_rows: int, cross_layers: bool = False) -> int:
     """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): from few rows the dense
-    layers do not learn in one pass what they could. More rows are worth less of it, and cost more time. Without
-    ``dot_interaction`` (DCN and the like) two at most: in a third such layers learn the rows of a small array by heart."""
+    layers do not learn in one pass what they could. More rows are worth less of it, and cost more time. With
+    ``cross_layers`` (DCN) two at most: in a third they learn the rows of a small array by heart."""
     passes = next((passes for limit, passes in _PASSES_BELOW if num_rows < limit), 1)
-    return passes if dot_interaction else min(passes, 2)
+    return min(passes, 2) if cross_layers else passes
