@@ -125,12 +125,10 @@ def _summary(found: list[dict]) -> dict:
 
 
 def passes_study(main_rows: list[dict], results: Results, workers: int, quick: bool) -> list[dict]:
-    """``main_rows`` of click logs, each contestant's figure that of its trial there in `num_passes` passes, three seeds."""
+    """``main_rows``, of click logs, with each contestant's figure that of its trial there in `num_passes` passes."""
     rows, jobs = [], {}
     for row in main_rows:
         batch_size = MAIN[row["data"]][2]
-        if batch_size is None:
-            continue
         passes = num_passes(data_of(row["data"]).num_train, row["model"] == "dcn")
         rows.append(row | {"passes": passes, "contestants": dict(row["contestants"])})
         for name, chosen in row["contestants"].items():
@@ -233,8 +231,11 @@ def main() -> None:
         if args.study == "main":
             found = main_study(data_sets, results, args.workers, args.quick)
         else:
-            chosen = json.loads(next(p for p in (out / "main.json", RECORDED_MAIN) if p.exists()).read_text())
-            found = passes_study([r for r in chosen if r["data"] in data_sets], results, args.workers, args.quick)
+            chosen_in = next(p for p in (out / "main.json", RECORDED_MAIN) if p.exists())
+            chosen = [r for r in json.loads(chosen_in.read_text()) if r["data"] in data_sets and MAIN[r["data"]][2]]
+            if not chosen:
+                parser.error(f"{chosen_in} has no click log of {args.data}")
+            found = passes_study(chosen, results, args.workers, args.quick)
         text = tables.markdown(found, list(rivals.CONTESTANTS))
         (out / f"{args.study}.md").write_text(text)
         tables.plot(out / f"{args.study}.png", found)
