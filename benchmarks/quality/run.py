@@ -126,24 +126,24 @@ def _summary(found: list[dict]) -> dict:
 
 def passes_study(main_rows: list[dict], results: Results, workers: int, quick: bool) -> list[dict]:
     """``main_rows``, of click logs, with each contestant's figure that of its trial there in `num_passes` passes."""
-    rows, jobs = [], {}
+    seeds = SEEDS[:1] if quick else SEEDS
+    cells = []
     for row in main_rows:
-        batch_size = MAIN[row["data"]][2]
-        passes = num_passes(data_of(row["data"]).num_train, row["model"] == "dcn")
-        rows.append(row | {"passes": passes, "contestants": dict(row["contestants"])})
-        for name, chosen in row["contestants"].items():
-            if "trial" in chosen:
-                compression = FULL if name == "full" else float(row["compression"])
-                trial = ClickTrial(
-                    name, compression, chosen["trial"], row["model"], batch_size=batch_size, passes=passes
-                )
-                jobs[len(rows) - 1, name] = [
-                    Job(row["data"], replace(trial, seed=seed)) for seed in (SEEDS[:1] if quick else SEEDS)
-                ]
-    results.run([job for seeds in jobs.values() for job in seeds], workers, "passes")
-    for (index, name), seeds in jobs.items():
-        rows[index]["contestants"][name] = _summary([results.of(job) for job in seeds])
-    return rows
+        data, model = row["data"], row["model"]
+        passes = num_passes(data_of(data).num_train, cross_layers=model == "dcn")
+        tuned = jobs_of(data, model, row["compression"], MAIN[data][2], seeds, quick=False)
+        jobs = {
+            name: [Job(data, replace(job.trial, passes=passes)) for job in tuned[name][chosen["trial"]]]
+            for name, chosen in row["contestants"].items()
+            if "trial" in chosen
+        }
+        cells.append((row | {"passes": passes}, jobs))
+    results.run([job for _, jobs in cells for runs in jobs.values() for job in runs], workers, "passes")
+    return [
+        row
+        | {"contestants": row["contestants"] | {n: _summary([results.of(j) for j in runs]) for n, runs in jobs.items()}}
+        for row, jobs in cells
+    ]
 
 
 def steps_study(results: Results, workers: int, quick: bool, out: Path) -> dict:
@@ -232,7 +232,8 @@ def main() -> None:
             found = main_study(data_sets, results, args.workers, args.quick)
         else:
             chosen_in = next(p for p in (out / "main.json", RECORDED_MAIN) if p.exists())
-            chosen = [r for r in json.loads(chosen_in.read_text()) if r["data"] in data_sets and MAIN[r["data"]][2]]
+            click_logs = [d for d in data_sets if MAIN[d][2]]  # those with rows a step
+            chosen = [r for r in json.loads(chosen_in.read_text()) if r["data"] in click_logs]
             if not chosen:
                 parser.error(f"{chosen_in} has no click log of {args.data}")
             found = passes_study(chosen, results, args.workers, args.quick)
