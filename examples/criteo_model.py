@@ -27,7 +27,7 @@ from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_embeddingbag import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _EPS = 1e-8  # torch's default
 _EBC = "dlrm.sparse_arch.embedding_bag_collection"
 _ADAGRAD_RATE_OF_TABLES = 0.03
-_ROW_HASHING_WIDTH = 4  # the better of 2, 4, 8 and 16, see docs/training.md
+_ROW_HASHING_WIDTH = 4  # at most; see docs/training.md
 
 
 class ClickModel(nn.Module):
@@ -83,7 +83,7 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
     if args.embedding == "narrow":
         return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
     if args.embedding == "hash":
-        width = args.width or min(_ROW_HASHING_WIDTH, args.embedding_dim)
+        width = args.width or row_hashing_width(tables, array_bytes, _ROW_HASHING_WIDTH)
         rows = capped_rows(tables, array_bytes, width)
         for table, capped in zip(tables, rows, strict=True):
             table.num_embeddings = capped

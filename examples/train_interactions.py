@@ -25,14 +25,14 @@ from tqdm import tqdm
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("__main__")
 
 _TEST_BATCH = 1 << 15
-_ROW_HASHING_WIDTH = 8
+_ROW_HASHING_WIDTH = 8  # at most
 _AVERAGE_EVERY = 4  # steps
 _LEARNING_RATES = {"pss": 0.01, "hash": 0.005, "narrow": 0.005, "full": 0.003}
 _INIT_RANGES = {"pss": 0.03, "hash": 0.03, "narrow": 0.03, "full": 0.1}
@@ -88,7 +88,7 @@ def array_config(
     if args.embedding == "narrow":
         return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range)
     if args.embedding == "hash":
-        width = hashed_width(array_bytes, args.embedding_dim)
+        width = row_hashing_width(full, array_bytes, _ROW_HASHING_WIDTH)
         for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
             table.num_embeddings = capped
         return exact_tables(full, array_bytes, width, init_range)
@@ -97,13 +97,6 @@ def array_config(
     return PSSConfig(
         array_bytes=array_bytes, head="dot", bias=True, counts=counts, seed=args.seed, init_range=init_range
     )
-
-
-def hashed_width(array_bytes: int, dim: int) -> int:
-    """Width of row hashing. Projections may take half of the budget; without room for the
-    narrowest one, rows are read at full width."""
-    affordable = array_bytes // 2 // (2 * dim * 4)
-    return min(_ROW_HASHING_WIDTH, affordable, dim) if affordable else dim
 
 
 def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int, dict | None]:

@@ -5,7 +5,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 
 
 def tables(rows=(5000, 70, 1000), dims=(16, 16, 8)):
@@ -46,8 +46,17 @@ def test_row_hashing_keeps_small_tables_and_caps_the_others(array_bytes):
             allocate(more, exact_tables(more, array_bytes, 4), 4)
 
 
+@pytest.mark.parametrize(
+    "array_bytes, width",
+    [(10_000, 4), (3839, 3), (1920, 2), (1919, 1), (320, 1), (319, 16)],
+)
+def test_row_hashing_is_narrower_where_projections_would_take_the_budget(array_bytes, width):
+    """A coordinate's projections are 16 + 16 + 8 elements: 160 bytes, a sixth of 960, half of 320."""
+    assert row_hashing_width(tables(), array_bytes, widest=4) == width
+
+
 def test_row_hashing_that_does_not_fit():
-    with pytest.raises(ValueError, match="one row a table needs 832 bytes"):
+    with pytest.raises(ValueError, match=r"one row a table needs 832 bytes, a compression of 428\.5"):
         capped_rows(tables(), 831, 4)
     assert capped_rows(tables(), 832, 4) == [4, 4, 4]
 

@@ -12,6 +12,9 @@ from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
+_PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
+_PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
+
 
 def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsize: int = 4) -> int:
     """The widest width at which all rows of all tables fit ``array_bytes`` (projections included; a table is read at its
@@ -26,18 +29,28 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsi
         if _bytes(tables, rows, width, itemsize) <= array_bytes:
             return width
     smallest = _bytes(tables, rows, 1, itemsize)
-    full = sum(t.num_embeddings * t.embedding_dim for t in tables) * itemsize
     raise ValueError(
         f"array_bytes = {array_bytes} is too small for narrow tables: width 1 needs {smallest} bytes, "
-        f"a compression of {full / smallest:.4g}"
+        f"{_as_compression(tables, smallest, itemsize)}"
     )
+
+
+def row_hashing_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, widest: int) -> int:
+    """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
+    can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
+    docs/training.md has what it rests on."""
+    dim = max(t.embedding_dim for t in tables)
+    a_coordinate = PROJECTION_BYTES * sum(t.embedding_dim for t in tables)
+    if a_coordinate > _PROJECTION_SHARE_OF_WIDTH_1 * array_bytes:
+        return dim
+    return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
 
 
 def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: int, itemsize: int = 4) -> list[int]:
     """Rows of each table under one cap, the largest at which they fit ``array_bytes`` at ``width``, projections included.
 
     Raises:
-        ValueError: not even one row a table fits; names the smallest budget.
+        ValueError: not even one row a table fits; names the smallest budget and its compression.
     """
 
     def capped(cap: int) -> list[int]:
@@ -49,7 +62,7 @@ def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: 
         smallest = _bytes(tables, capped(1), width, itemsize)
         raise ValueError(
             f"array_bytes = {array_bytes} is too small for row hashing at width {width}: "
-            f"one row a table needs {smallest} bytes"
+            f"one row a table needs {smallest} bytes, {_as_compression(tables, smallest, itemsize)}"
         )
     return capped(cap)
 
@@ -68,3 +81,8 @@ def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: in
     own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
     projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
     return own * itemsize + projected * PROJECTION_BYTES
+
+
+def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsize: int) -> str:
+    full = sum(t.num_embeddings * t.embedding_dim for t in tables) * itemsize
+    return f"a compression of {full / array_bytes:.4g}"
