@@ -1,6 +1,8 @@
 """The lab's contestants: equal bytes, their papers' formulas, and a study from start to end."""
 
+import gzip
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,7 +10,18 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.quality import click_data, conversion, headline, rivals, run, sequence_trial, splits, tables
+from benchmarks.quality import (
+    click_data,
+    conversion,
+    files,
+    headline,
+    rivals,
+    run,
+    script_run,
+    sequence_trial,
+    splits,
+    tables,
+)
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
@@ -221,7 +234,7 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
     (line,) = headline.study(tmp_path, 2, quick=True)
     assert line["compression"] >= 50 and line["auroc_test"] > 0.5 and line["curve"][-1][0] == line["steps"]
     assert 0 < line["share_of_bayes"] < 1 and (tmp_path / "headline_kaggle.png").stat().st_size > 5000
-    monkeypatch.setattr(headline, "_train", None)  # nothing is left to run
+    monkeypatch.setattr(script_run, "_train", None)  # nothing is left to run
     assert headline.study(tmp_path, 2, quick=True) == [line]
     assert len(tables.headline([line]).splitlines()) == 3
 
@@ -263,3 +276,46 @@ def test_splits_are_compared_one_by_one():
     assert (
         "| 10x | row hashing | 0.7400 | +0.0100 ±0.0000 | 2 of 2 |" in text and "| 10x | pss | 0.7500 | - | - |" in text
     )
+
+
+def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
+    """What the script is told, and a rival that it refuses."""
+    row = ["1", *(str(i) for i in range(13)), *(format(1000 * i + 7, "x") for i in range(25)), ""]
+    source = tmp_path / "rows.tsv.gz"
+    source.write_bytes(gzip.compress(("\t".join(row) + "\n").encode() * 3))
+    monkeypatch.setattr(files, "CRITEO_ROWS", source)
+    kinds = {"a b": files.Kind(files._modulo(1000), limit=2), "c": files._generated(1.4)}
+    monkeypatch.setattr(files, "KINDS", kinds)
+    monkeypatch.setattr(files, "SEEDS", (0, 1))
+    calls = []
+
+    def results_of(folder, flags):
+        calls.append(" ".join(flags))
+        if "--embedding narrow" in calls[-1]:
+            raise ValueError("too small")
+        return {"auroc_held_out": 0.75 if "--embedding pss" in calls[-1] else 0.74}
+
+    monkeypatch.setattr(files, "results_of", results_of)
+    found = files.study(tmp_path, workers=1, quick=False)
+    made = (tmp_path / "files" / "a_b" / "rows.tsv").read_text().splitlines()
+    assert made == ["\t".join([*row[:14], *["7"] * 25, ""])] * 2
+    assert len(set(calls)) == 2 * 2 * 5 and sum("--synthetic_skew 1.4" in call for call in calls) == 10
+    assert [(r["data"], r["compression"], r["rival"]) for r in found[:3]] == [
+        ("a b", 10, "hash"),
+        ("a b", 10, "narrow"),
+        ("a b", 100, "hash"),
+    ]
+    assert found[0]["pss_above_by"] == pytest.approx([0.01, 0.01]) and found[1]["impossible"] == "too small"
+    text = files.markdown(found)
+    assert "| a b | 10x | .7500 | hash | .7400 | +0.0100, +0.0100 |" in text and "| narrow | does not fit | - |" in text
+
+
+def test_what_the_script_refuses_is_told_from_a_failure(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    monkeypatch.setattr(script_run, "SCRIPT", script)
+    script.write_text("print('12:00:00 error: too small')\nraise SystemExit(2)\n")
+    with pytest.raises(ValueError, match="error: too small"):
+        script_run.results_of(tmp_path / "refused", ())
+    script.write_text("raise SystemExit(3)\n")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        script_run.results_of(tmp_path / "failed", ())

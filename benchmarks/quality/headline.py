@@ -5,19 +5,15 @@ Kaggle's 26 tables (33.8M rows, D = 16) as full tables, 1000 and 10,000 times sm
 tables at row counts scaled down until they fit.
 """
 
-import json
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.quality import tables
+from benchmarks.quality.script_run import results_of
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_criteo.py"
 KAGGLE_ROWS, MLPERF_ROWS = 12_000_000, 2_000_000  # to train on
 _MLPERF = (
     "--dataset_name",
@@ -79,12 +75,8 @@ def study(out: Path, processes: int, quick: bool) -> list[dict]:
     """
     lines, curves = [], {}
     for run in runs(quick):
-        folder = out / "headline" / run.name.replace(" ", "_")
-        results = folder / "results.json"
-        if not results.exists():
-            logger.info("%s", run.name)
-            _train(run, folder, processes)
-        found = json.loads(results.read_text())
+        logger.info("%s", run.name)
+        found = results_of(out / "headline" / run.name.replace(" ", "_"), run.flags, processes)
         curve = [(h["step"], h["auroc_val"]) for h in found["history"] if "auroc_val" in h]
         curves.setdefault(run.shape, {})[run.name] = curve
         bayes = found["auroc_bayes"]
@@ -99,14 +91,3 @@ def study(out: Path, processes: int, quick: bool) -> list[dict]:
             out / f"headline_{shape}.png", of_shape, f"generated rows, {shape}'s shape", "validation AUROC"
         )
     return lines
-
-
-def _train(run: Run, folder: Path, processes: int) -> None:
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "output.txt", "w") as output:
-        subprocess.run(
-            (*launch, str(SCRIPT), *run.flags, "--output_dir", str(folder)),
-            env=environment, stdout=output, stderr=subprocess.STDOUT, check=True,
-        )  # fmt: skip

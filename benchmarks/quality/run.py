@@ -6,6 +6,7 @@
     python -m benchmarks.quality.run calibrate [--install]
     python -m benchmarks.quality.run headline [--quick]
     python -m benchmarks.quality.run splits [--quick]
+    python -m benchmarks.quality.run files [--quick]
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
 figure is the mean test AUROC, with a 95 % interval, of the trial whose mean validation AUROC is best.
@@ -13,6 +14,7 @@ figure is the mean test AUROC, with a 95 % interval, of the trial whose mean val
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
 ``headline``: `train_criteo.py` at Kaggle's shape, 1000x and 10,000x, and at MLPerf's with an array of 10 MB.
 ``splits``: the array against row hashing, narrow and full tables on random splits of Criteo's rows, split by split.
+``files``: `train_criteo.py`, nothing tuned, on a Criteo file, what can be made of it, and generated rows: the array, row hashing, narrow tables.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality import headline, pair_trial, rivals, sequence_trial, splits, tables
+from benchmarks.quality import files, headline, pair_trial, rivals, sequence_trial, splits, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results, Trial, data_of
 from benchmarks.quality.pair_trial import PairTrial
@@ -192,7 +194,7 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "passes", "steps", "calibrate", "headline", "splits"])
+    parser.add_argument("study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "files"])
     parser.add_argument(
         "--data", default=",".join(MAIN), help=f"of main and passes, comma-separated: {', '.join(MAIN)}"
     )
@@ -218,6 +220,9 @@ def main() -> None:
     elif args.study == "splits":
         found = splits.study(results, args.workers, args.quick)
         print(splits.markdown(found))
+    elif args.study == "files":
+        found = files.study(out, args.workers, args.quick)
+        print(files.markdown(found))
     elif args.study == "calibrate":
         found = calibrate_study(results, args.workers, args.quick)
         print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=2))

@@ -1,0 +1,157 @@
+"""`examples/train_criteo.py`, nothing tuned, on files of other kinds: the array against row hashing and narrow tables.
+
+A Criteo file as it is, and what is made of it by simple rules: real labels, other tables. And generated rows of several skews.
+"""
+
+import gzip
+import logging
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.quality.click_data import CRITEO_ROWS
+from benchmarks.quality.script_run import results_of
+from torchrec_pss.datasets.rows import NUM_DENSE
+from torchrec_pss.whole_file import write_text
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+RIVALS = {10: ("hash", "narrow"), 100: ("hash",)}  # by compression; narrow tables do not fit 100x
+SEEDS = (0, 1)
+_COLUMNS_KEPT = {2, 3, 8, 11, 13, 20}  # of 26, tables of many rows and of few
+_FIRST_TOKEN = 1 + NUM_DENSE
+
+Row = list[str]
+
+
+def _modulo(rows: int) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        return row[:_FIRST_TOKEN] + [format(int(t, 16) % rows, "x") if t else "" for t in row[_FIRST_TOKEN:]]
+
+    return change
+
+
+def _six_columns(row: Row) -> Row:
+    return row[:_FIRST_TOKEN] + [t if i in _COLUMNS_KEPT else "" for i, t in enumerate(row[_FIRST_TOKEN:])]
+
+
+def _no_numbers(row: Row) -> Row:
+    return row[:1] + [""] * NUM_DENSE + row[_FIRST_TOKEN:]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file to make, or flags that generate rows.
+
+    Attributes:
+        change: of each row of the Criteo file, or None: generated.
+        limit: rows to keep.
+        flags: of the script, where rows are generated.
+    """
+
+    change: Callable[[Row], Row] | None
+    limit: int | None = None
+    flags: tuple[str, ...] = ()
+
+
+def _generated(skew: float) -> Kind:
+    return Kind(None, flags=("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew)))
+
+
+KINDS = {
+    "Criteo, 80,000 rows": Kind(list),
+    "its first 20,000 rows": Kind(list, limit=20_000),
+    "six of its 26 columns": Kind(_six_columns),
+    "without its numbers": Kind(_no_numbers),
+    "its tokens modulo 1,000": Kind(_modulo(1000)),
+    "its tokens modulo 50": Kind(_modulo(50)),
+    "generated, skew 1.05": _generated(1.05),
+    "generated, skew 1.4": _generated(1.4),
+}
+
+
+def study(out: Path, workers: int, quick: bool) -> list[dict]:
+    """A row for each kind, compression and rival: means over seeds of ``auroc_held_out``, and what the array is above by, seed by
+    seed.
+
+    Raises:
+        ValueError: the script refused the array.
+        subprocess.CalledProcessError: the script failed; its log is in its folder.
+    """
+    seeds = SEEDS[:1] if quick else SEEDS
+    names = list(KINDS)[1:2] if quick else list(KINDS)
+    flags = {name: _flags_of(name, out / "files") for name in names}
+    runs = [
+        (name, compression, embedding, seed)
+        for seed in seeds
+        for name in names
+        for compression, rivals in RIVALS.items()
+        for embedding in ("pss", *rivals)
+    ]
+
+    def run(name: str, compression: int, embedding: str, seed: int) -> float | str:
+        """The AUROC, or why there is none."""
+        own = ("--embedding", embedding, "--compression", str(compression), "--seed", str(seed))
+        folder = out / "files" / _folder_name(name) / f"{embedding}_{compression}x_{seed}"
+        try:
+            found = results_of(folder, (*flags[name], *own, "--cache_dir", str(folder / "cache")))["auroc_held_out"]
+        except ValueError as error:
+            if embedding == "pss":
+                raise
+            found = str(error)
+        logger.info("%s, %sx, %s, seed %s: %s", name, compression, embedding, seed, found)
+        return found
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = dict(zip(runs, pool.map(lambda of: run(*of), runs), strict=True))
+    return [
+        _row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds])
+        for name in names
+        for c, rivals in RIVALS.items()
+        for rival in rivals
+    ]
+
+
+def _row(name: str, compression: int, rival: str, pairs: list[tuple[float, float | str]]) -> dict:
+    row = {"data": name, "compression": compression, "rival": rival, "pss": [ours for ours, _ in pairs]}
+    refused = [theirs for _, theirs in pairs if isinstance(theirs, str)]
+    if refused:
+        return row | {"impossible": refused[0]}
+    above = [ours - theirs for ours, theirs in pairs]
+    return row | {"of_rival": [theirs for _, theirs in pairs], "pss_above_by": above}
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| data | compression | pss | rival | held-out AUROC | pss is above by |", "|---" * 6 + "|"]
+    for r in rows:
+        cells = [r["data"], f"{r['compression']}x", _mean(r["pss"]), r["rival"]]
+        if "impossible" in r:
+            lines.append("| " + " | ".join([*cells, "does not fit", "-"]) + " |")
+            continue
+        above = ", ".join(f"{d:+.4f}" for d in r["pss_above_by"])
+        lines.append("| " + " | ".join([*cells, _mean(r["of_rival"]), above]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.4f}".lstrip("0")
+
+
+def _flags_of(name: str, folder: Path) -> tuple[str, ...]:
+    kind = KINDS[name]
+    if kind.change is None:
+        return kind.flags
+    path = folder / _folder_name(name) / "rows.tsv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(CRITEO_ROWS, "rt") as stream:
+            rows = (kind.change(line.rstrip("\n").split("\t")) for line in islice(stream, kind.limit))
+            write_text(path, "".join("\t".join(row) + "\n" for row in rows))
+    return "--data_path", str(path)
+
+
+def _folder_name(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")

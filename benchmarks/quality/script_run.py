@@ -1,0 +1,41 @@
+"""A run of `examples/train_criteo.py` whose results are kept in a folder: made once, then read."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_criteo.py"
+_BAD_INPUT = 2  # the script's exit status, after a clear error
+
+
+def results_of(folder: Path, flags: Sequence[str], processes: int = 1) -> dict:
+    """The script's ``results.json``; its output is in ``folder/output.txt``.
+
+    Raises:
+        ValueError: the script refused the flags, with its error.
+        subprocess.CalledProcessError: it failed otherwise.
+    """
+    results = folder / "results.json"
+    if not results.exists():
+        _train(folder, flags, processes)
+    return json.loads(results.read_text())
+
+
+def _train(folder: Path, flags: Sequence[str], processes: int) -> None:
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launch, str(SCRIPT), *flags, "--output_dir", str(folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "output.txt"
+    with open(path, "w") as output:
+        status = subprocess.run(
+            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=output, stderr=subprocess.STDOUT
+        ).returncode
+    if status == _BAD_INPUT:
+        raise ValueError(path.read_text().strip().splitlines()[-1])
+    if status:
+        raise subprocess.CalledProcessError(status, command)
