@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import logging
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -276,6 +278,18 @@ def test_splits_are_compared_one_by_one():
     assert (
         "| 10x | row hashing | 0.7400 | +0.0100 ±0.0000 | 2 of 2 |" in text and "| 10x | pss | 0.7500 | - | - |" in text
     )
+
+
+def test_a_study_says_what_it_does_in_its_log(tmp_path, monkeypatch, capfd):
+    def study(results, workers, quick):
+        logging.getLogger(splits.__name__).info("half of it")
+        return []
+
+    monkeypatch.setattr(splits, "study", study)
+    monkeypatch.setattr(sys, "argv", ["run", "splits", "--out", str(tmp_path)])
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])  # as imports leave it
+    run.main()
+    assert "half of it" in capfd.readouterr().err and (tmp_path / "splits.json").exists()
 
 
 def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from tqdm import tqdm
+
 from benchmarks.quality.click_data import CRITEO_ROWS
 from benchmarks.quality.script_run import results_of
 from torchrec_pss.datasets.rows import NUM_DENSE
@@ -106,7 +108,8 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         return found
 
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(runs, pool.map(lambda of: run(*of), runs), strict=True))
+        done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc="files", mininterval=10)
+        found = dict(zip(runs, done, strict=True))
     return [
         _row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds])
         for name in names

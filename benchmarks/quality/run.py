@@ -205,7 +205,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # By force: an import has configured the root logger already.
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logger.setLevel(logging.INFO)
     out = args.out or Path("runs/quality_quick" if args.quick else "runs/quality")
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / "trials.jsonl")
