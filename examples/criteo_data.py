@@ -1,6 +1,7 @@
 """Where train_criteo.py's rows come from, and how many rows the full tables would have."""
 
 import argparse
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
+from click_metrics import OneClassError
 from process_group import patient_group
 from torchrec.datasets.utils import Batch
 from tqdm import tqdm
@@ -34,6 +36,7 @@ from torchrec_pss.modules.id_counts import IdCounts
 logger: logging.Logger = logging.getLogger(__name__)
 
 _PASS_ROWS = 1 << 14
+_CHECKED_ROWS = 1 << 10
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
 
 
@@ -69,8 +72,7 @@ class ClickData:
     ) -> Iterator[Batch]:
         """This rank's batches of ``rows``, as many as every other rank's."""
         rank, world_size = dist.get_rank(), dist.get_world_size()
-        rows = rows[: (limit or len(rows)) * batch_size * world_size]
-        windows = rank_windows(rows, batch_size, rank, world_size, first_step)
+        windows = rank_windows(self.limited(rows, batch_size, limit), batch_size, rank, world_size, first_step)
         for step, block in enumerate(self.source.read(windows), start=first_step):
             if self.rows_of is not None:
                 block.ids = self.rows_of(block.ids)
@@ -78,6 +80,39 @@ class ClickData:
                 order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
                 block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
             yield block.batch()
+
+    def limited(self, rows: range, batch_size: int, limit: int | None) -> range:
+        """Those of ``rows`` that ``limit`` batches a process hold."""
+        return rows[: (limit or len(rows)) * batch_size * dist.get_world_size()]
+
+    def check_classes(self, args: argparse.Namespace) -> None:
+        """That there will be an AUROC, before anything is trained: reads each part of the rows until it has seen both classes.
+        Collective.
+
+        Raises:
+            OneClassError: a part has no rows, or rows of one class only; names it.
+        """
+        splits, size = self.splits, args.test_batch_size
+        parts = {
+            "training": splits.train,
+            "validation": self.limited(splits.val, size, args.limit_val_batches),
+            "test": self.limited(splits.test, size, args.limit_test_batches),
+        }
+
+        def check() -> None:
+            for name, rows in parts.items():
+                starts = range(rows.start, rows.stop, _CHECKED_ROWS)
+                windows = (range(start, min(start + _CHECKED_ROWS, rows.stop)) for start in starts)
+                labels: set[float] = set()
+                for block in copy.copy(self.source).read(windows):  # a copy: it counts malformed lines
+                    labels |= set(block.labels.tolist())
+                    if len(labels) == 2:
+                        break
+                else:
+                    found = f"labelled {labels.pop():g}" if labels else "malformed"
+                    raise OneClassError(f"AUROC needs both classes: all {len(rows)} {name} rows are {found}")
+
+        _first_rank_first(check)
 
     def fold_ids(self, num_rows: list[int]) -> None:
         """From now on ids are taken modulo ``num_rows`` of their table."""

@@ -241,7 +241,7 @@ class Trainer:
         if not isinstance(self.data.source, ClickLogGenerator):
             return {"auroc_bayes": None, "auroc_dense_only": None}
         bayes, dense_only = ClickMetrics(), ClickMetrics()
-        rows = rows[: (limit or len(rows)) * self.args.test_batch_size * self.world_size]
+        rows = self.data.limited(rows, self.args.test_batch_size, limit)
         for window in rank_windows(rows, self.args.test_batch_size, self.rank, self.world_size):
             _, _, labels, logits = self.data.source.rows(window)
             bayes.update(torch.from_numpy(logits[:, 0]), torch.from_numpy(labels))
@@ -348,7 +348,9 @@ def main(argv: list[str] | None = None) -> None:
         # Read first: the data may take long.
         progress = criteo_checkpoint.read_progress(folder / "checkpoint") if goes_on[0] else None
         trainer = Trainer(args, folder, device)
-        if progress is not None:
+        if progress is None:
+            trainer.data.check_classes(args)
+        else:
             trainer.resume(progress)
     except (ValueError, FileNotFoundError, PlannerError, run_folder.FolderInUseError) as error:
         _give_up(error)

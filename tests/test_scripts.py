@@ -14,6 +14,8 @@ import pytest
 import script_runs
 import torch
 
+from torchrec_pss.datasets.splits import split_files
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 SMALL = ["--synthetic_rows", "40000", "--synthetic_scale", "0.01", "--batch_size", "256", "--test_batch_size", "512",
@@ -261,10 +263,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_data_of_one_class(tmp_path):
     path = write_rows(tmp_path / "log.tsv", 300)
-    lines = [b"0" + line[1:] for line in path.read_bytes().splitlines()]
-    path.write_bytes(b"\n".join(lines))
-    done = train("--data_path", path, "--array_bytes", "8192", "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and "AUROC needs both classes: 0 of" in done.output
+    lines = path.read_bytes().splitlines()
+    splits = split_files([len(lines)], 6 / 7)
+    flags = ["--data_path", path, "--array_bytes", "8192", "--output_dir", tmp_path / "o"]
+    for part, name in (("test", "test"), ("val", "validation"), ("train", "training")):
+        rows = getattr(splits, part)
+        changed = [b"0" + line[1:] if i in rows else line for i, line in enumerate(lines)]
+        path.write_bytes(b"\n".join(changed))
+        done = train(*flags, check=False)
+        assert done.returncode == 2 and "step" not in done.output
+        assert f"AUROC needs both classes: all {len(rows)} {name} rows are labelled 0" in done.output
 
 
 @pytest.mark.slow
