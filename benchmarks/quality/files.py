@@ -22,7 +22,6 @@ from torchrec_pss.whole_file import write_text
 logger: logging.Logger = logging.getLogger(__name__)
 
 RIVALS = {10: ("hash", "narrow"), 100: ("hash",)}  # by compression; narrow tables do not fit 100x
-SEEDS = (0, 1)
 _COLUMNS_KEPT = {2, 3, 8, 11, 13, 20}  # of 26, tables of many rows and of few
 _FIRST_TOKEN = 1 + NUM_DENSE
 
@@ -52,15 +51,18 @@ class Kind:
         change: of each row of the Criteo file, or None: generated.
         limit: rows to keep.
         flags: of the script, where rows are generated.
+        seeds: of the script.
     """
 
     change: Callable[[Row], Row] | None
     limit: int | None = None
     flags: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
 
 
 def _generated(skew: float) -> Kind:
-    return Kind(None, flags=("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew)))
+    flags = ("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew))
+    return Kind(None, flags=flags, seeds=(0,))
 
 
 KINDS = {
@@ -83,13 +85,13 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         ValueError: the script refused the array.
         subprocess.CalledProcessError: the script failed; its log is in its folder.
     """
-    seeds = SEEDS[:1] if quick else SEEDS
     names = list(KINDS)[1:2] if quick else list(KINDS)
+    seeds = {name: KINDS[name].seeds[: 1 if quick else None] for name in names}
     flags = {name: _flags_of(name, out / "files") for name in names}
     runs = [
         (name, compression, embedding, seed)
-        for seed in seeds
         for name in names
+        for seed in seeds[name]
         for compression, rivals in RIVALS.items()
         for embedding in ("pss", *rivals)
     ]
@@ -111,7 +113,7 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc="files", mininterval=10)
         found = dict(zip(runs, done, strict=True))
     return [
-        _row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds])
+        _row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds[name]])
         for name in names
         for c, rivals in RIVALS.items()
         for rival in rivals
