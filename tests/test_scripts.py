@@ -217,7 +217,7 @@ BAD_FLAGS = {
     "--width makes no sense with --embedding narrow": ["--embedding", "narrow", "--width", "2"],
     "--layout makes no sense with --embedding hash": ["--embedding", "hash", "--layout", "plain"],
     "width 1 needs": ["--embedding", "narrow", "--compression", "100"],
-    "one row a table needs": ["--embedding", "hash", "--array_bytes", "6000"],
+    "one row a table needs": ["--embedding", "hash", "--array_bytes", "1600"],
     "not both": ["--array_bytes", "10000", "--compression", "10"],
     "must end in embedding_dim": ["--embedding_dim", "8"],
     "needs 26 numbers": ["--num_embeddings_per_feature", "1,2"],
