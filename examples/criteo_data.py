@@ -101,8 +101,7 @@ class ClickData:
 
         def check() -> None:
             for name, rows in parts.items():
-                starts = range(rows.start, rows.stop, _CHECKED_ROWS)
-                windows = (range(start, min(start + _CHECKED_ROWS, rows.stop)) for start in starts)
+                windows = (rows[i : i + _CHECKED_ROWS] for i in range(0, len(rows), _CHECKED_ROWS))
                 labels: set[float] = set()
                 for block in copy.copy(self.source).read(windows):  # a copy: it counts malformed lines
                     labels |= set(block.labels.tolist())

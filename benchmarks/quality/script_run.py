@@ -15,7 +15,7 @@ def results_of(folder: Path, flags: Sequence[str], processes: int = 1) -> dict:
     """The script's ``results.json``; its output is in ``folder/output.txt``.
 
     Raises:
-        ValueError: the script refused the flags, with its error.
+        ValueError: the script refused flags or data, with its error (of one process: torchrun does not pass the status on).
         subprocess.CalledProcessError: it failed otherwise.
     """
     results = folder / "results.json"
