@@ -47,12 +47,12 @@ def counts_of(log_):
 
 
 @pytest.mark.parametrize("compression", [4, 12, 60])
-@pytest.mark.parametrize("name", rivals.CONTESTANTS)
+@pytest.mark.parametrize("name", rivals.ALL)
 def test_no_contestant_exceeds_the_budget(name, compression, log):
     """And the bytes that it states are those of its parameters (and hot keys)."""
     configs = rivals.tables_of(log.num_embeddings, 16)
     budget = sum(log.num_embeddings) * 64 // compression
-    contestant = rivals.CONTESTANTS[name]
+    contestant = rivals.ALL[name]
     for variant, _ in contestant.trials:
         try:
             module, size = contestant.build(configs, budget, counts_of(log), variant)
@@ -278,6 +278,48 @@ def test_splits_are_compared_one_by_one():
     assert (
         "| 10x | row hashing | 0.7400 | +0.0100 ±0.0000 | 2 of 2 |" in text and "| 10x | pss | 0.7500 | - | - |" in text
     )
+
+
+def test_kinds_are_split_likewise(tmp_path, monkeypatch):
+    """Each made once, with the steps of a file of its size, and a rival that does not fit."""
+    source = tmp_path / "rows.tsv.gz"
+    row = "\t".join(["1", *"0" * 13, *["7d7"] * 26])
+    source.write_bytes(gzip.compress(f"{row}\n".encode() * 2))
+    monkeypatch.setattr(files, "CRITEO_ROWS", source)
+    kinds = {
+        "all": files.Kind(list),
+        "few": files.Kind(list, limit=20_000),
+        "modulo": files.Kind(files._modulo(1000)),
+        "generated": files._generated(1.1),
+    }
+    monkeypatch.setattr(files, "KINDS", kinds)
+    ran = []
+
+    class Found:
+        def run(self, jobs, workers, description):
+            ran.extend(jobs)
+
+        def of(self, job):
+            assert job in ran
+            if job.trial.contestant == "narrow":
+                return {"impossible": "too small"}
+            of_split = 0.01 * int(job.data.split(":")[1])
+            ours = 0.02 if job.trial.contestant == "pss" else 0
+            return {"auroc_val": 0.7 + of_split + ours, "auroc_test": 0.72 + of_split + ours}
+
+    rows = splits.study_kinds(Found(), tmp_path, workers=1, quick=False)
+    assert [r["data"] for r in rows] == ["few"] * 5 + ["modulo"] * 5
+    hashing = next(r for r in rows if r["contestant"] == rivals.UNTUNED_ROW_HASHING)
+    assert hashing["pss_above_by"] == pytest.approx(0.02) and hashing["pss_above_in"] == hashing["splits"] == 6
+    steps = {job.data.split(":")[2]: job.trial.batch_size for job in ran}
+    assert steps == {
+        str(tmp_path / "files" / "few" / "rows.tsv"): 16,
+        str(tmp_path / "files" / "modulo" / "rows.tsv"): 32,
+    }
+    assert "\t7\t7" in (tmp_path / "files" / "modulo" / "rows.tsv").read_text()
+    text = splits.markdown(rows)
+    assert "| few | 10x | narrow | does not fit | - | - |" in text
+    assert "| modulo | 100x | row hashing, untuned | 0.7350 | +0.0200 ±0.0000 | 6 of 6 |" in text
 
 
 def test_a_study_says_what_it_does_in_its_log(tmp_path, monkeypatch, capfd):

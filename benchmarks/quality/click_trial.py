@@ -9,9 +9,9 @@ from torchmetrics.functional.classification import binary_auroc
 from torchrec.models.dlrm import DLRM, DLRM_DCN
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from benchmarks.quality import rivals
 from benchmarks.quality.click_data import ClickLog
 from benchmarks.quality.composed import Clustered
-from benchmarks.quality.rivals import CONTESTANTS, tables_of
 from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.optim.array_restart import ParameterRestart
@@ -26,7 +26,7 @@ class ClickTrial:
     """What to train.
 
     Attributes:
-        contestant: a name of `rivals.CONTESTANTS`.
+        contestant: a name of `rivals.ALL`.
         compression: full tables' bytes over the budget.
         trial: which of the contestant's trials.
         model: "dlrm" or "dcn".
@@ -57,9 +57,9 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
         RuntimeError: the loss is not finite.
     """
     torch.manual_seed(trial.seed)
-    contestant = CONTESTANTS[trial.contestant]
+    contestant = rivals.ALL[trial.contestant]
     variant, factor = contestant.trials[trial.trial]
-    tables = tables_of(log.num_embeddings, trial.embedding_dim)
+    tables = rivals.tables_of(log.num_embeddings, trial.embedding_dim)
     budget = int(sum(log.num_embeddings) * trial.embedding_dim * 4 / trial.compression)
     counts = {t.name: c for t, c in zip(tables, log.counts, strict=True)}
     embeddings, size = contestant.build(tables, budget, counts, variant)

@@ -149,13 +149,19 @@ def _flags_of(name: str, folder: Path) -> tuple[str, ...]:
     kind = KINDS[name]
     if kind.change is None:
         return kind.flags
+    return "--data_path", str(make(name, folder))
+
+
+def make(name: str, folder: Path) -> Path:
+    """Of a kind that changes Criteo's rows, the file; once made, it is left."""
+    kind = KINDS[name]
     path = folder / _folder_name(name) / "rows.tsv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(CRITEO_ROWS, "rt") as stream:
             rows = (kind.change(line.rstrip("\n").split("\t")) for line in islice(stream, kind.limit))
             write_text(path, "".join("\t".join(row) + "\n" for row in rows))
-    return "--data_path", str(path)
+    return path
 
 
 def _folder_name(name: str) -> str:

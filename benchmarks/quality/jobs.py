@@ -27,8 +27,8 @@ _RUN = {ClickTrial: click_trial.run, PairTrial: pair_trial.run, SequenceTrial: s
 
 @dataclass(frozen=True)
 class Job:
-    """A trial on a data set: "criteo" (or ``criteo:PATH``), ``shuffled:SEED`` (the same, shuffled), "gowalla", or
-    ``generated:ROWS:SCALE:SKEW``."""
+    """A trial on a data set: "criteo" (or ``criteo:PATH``), ``shuffled:SEED`` or ``shuffled:SEED:PATH`` (the same,
+    shuffled), "gowalla", or ``generated:ROWS:SCALE:SKEW``."""
 
     data: str
     trial: Trial
@@ -46,7 +46,7 @@ def data_of(name: str):
     if kind == "criteo":
         return click_data.criteo(*map(Path, rest))
     if kind == "shuffled":
-        return click_data.criteo(shuffle=int(rest[0]))
+        return click_data.criteo(*map(Path, rest[1:]), shuffle=int(rest[0]))
     return click_data.generated(int(rest[0]), float(rest[1]), float(rest[2]))
 
 

@@ -21,10 +21,12 @@ from benchmarks.quality.composed import (
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.modules.allocation import largest_fitting
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
+from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 
 Tables = list[EmbeddingBagConfig]
 Built = tuple[nn.Module, int]
+
+_WIDEST_OF_SCRIPT = 4  # `train_criteo.py --embedding hash`
 
 
 def tables_of(rows: Sequence[int], dim: int) -> Tables:
@@ -75,7 +77,9 @@ def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
     return _array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes)))
 
 
-def row_hashing(tables: Tables, array_bytes: int, counts, width: int) -> Built:
+def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> Built:
+    """``width`` None: that of `train_criteo.py`."""
+    width = width or row_hashing_width(tables, array_bytes, _WIDEST_OF_SCRIPT)
     rows = capped_rows(tables, array_bytes, width)
     capped = tables_of(rows, tables[0].embedding_dim)
     ebc, size = _array(capped, exact_tables(capped, array_bytes, width))
@@ -217,3 +221,6 @@ CONTESTANTS: dict[str, Contestant] = {
     "CCE": Contestant(clustered, _RATES),
     "CAFE": Contestant(hot_and_hashed, ((0.7, 1.0), (0.5, 1.0), (0.3, 1.0), (0.7, 0.5))),
 }
+
+UNTUNED_ROW_HASHING = "row hashing, untuned"
+ALL = CONTESTANTS | {UNTUNED_ROW_HASHING: Contestant(row_hashing, ((None, 1.0),))}

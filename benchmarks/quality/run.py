@@ -6,6 +6,7 @@
     python -m benchmarks.quality.run calibrate [--install]
     python -m benchmarks.quality.run headline [--quick]
     python -m benchmarks.quality.run splits [--quick]
+    python -m benchmarks.quality.run kinds [--quick]
     python -m benchmarks.quality.run files [--quick]
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
@@ -14,6 +15,7 @@ figure is the mean test AUROC, with a 95 % interval, of the trial whose mean val
 ``steps``: AUROC against steps on generated rows, the array at several compressions and full tables.
 ``headline``: `train_criteo.py` at Kaggle's shape, 1000x and 10,000x, and at MLPerf's with an array of 10 MB.
 ``splits``: the array against row hashing, narrow and full tables on random splits of Criteo's rows, split by split.
+``kinds``: likewise on the other kinds of files that ``files`` makes of them, against row hashing and narrow tables.
 ``files``: `train_criteo.py`, nothing tuned, on a Criteo file, what can be made of it, and generated rows: the array, row hashing, narrow tables.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
@@ -194,7 +196,9 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "files"])
+    parser.add_argument(
+        "study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "kinds", "files"]
+    )
     parser.add_argument(
         "--data", default=",".join(MAIN), help=f"of main and passes, comma-separated: {', '.join(MAIN)}"
     )
@@ -221,6 +225,9 @@ def main() -> None:
         print(text)
     elif args.study == "splits":
         found = splits.study(results, args.workers, args.quick)
+        print(splits.markdown(found))
+    elif args.study == "kinds":
+        found = splits.study_kinds(results, out, args.workers, args.quick)
         print(splits.markdown(found))
     elif args.study == "files":
         found = files.study(out, args.workers, args.quick)
