@@ -8,7 +8,6 @@ Without --data_path it trains on generated rows whose best possible AUROC is kno
 
 import argparse
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError, check_replicas
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
-from torchrec_pss.optim.recipe import num_passes
+from torchrec_pss.optim.recipe import default_batch_size, num_passes
 from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
 from torchrec_pss.whole_file import write_json
 
@@ -66,7 +65,7 @@ class Trainer:
         self.args, self.folder, self.device = args, folder, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.data = criteo_data.load(args)
-        args.batch_size = args.batch_size or _default_batch_size(len(self.data.splits.train), self.world_size)
+        args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch.
         begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
         if not args.epochs:
@@ -309,11 +308,6 @@ def _permuted(batches: Iterator[Batch], feature: str, generator: torch.Generator
     for batch in batches:
         features = with_permuted_bags(batch.sparse_features, feature, generator)
         yield Batch(batch.dense_features, features, batch.labels)
-
-
-def _default_batch_size(num_rows: int, world_size: int) -> int:
-    """The largest power of two, 16 to 2048, that leaves an epoch 2000 steps."""
-    return max(16, min(2048, 2 ** int(math.log2(max(num_rows / world_size / 2000, 1)))))
 
 
 def _tensorboard(folder: Path):

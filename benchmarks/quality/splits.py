@@ -1,6 +1,5 @@
 """The array against its rivals on many random splits of the same rows: differences split by split, nothing tuned."""
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +8,12 @@ from benchmarks.quality import files, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results
 from benchmarks.quality.rivals import UNTUNED_ROW_HASHING
-from torchrec_pss.optim.recipe import num_passes
+from torchrec_pss.optim.recipe import default_batch_size, num_passes
 
 SPLITS = 12
 SPLITS_OF_A_KIND = 6
-RIVALS = {
-    10.0: ("row hashing", "narrow", "full"),
-    100.0: ("row hashing",),
-}  # by compression; row hashing at its first width
+# By compression; row hashing at its first width.
+RIVALS = {10.0: ("row hashing", "narrow", "full"), 100.0: ("row hashing",)}
 RIVALS_OF_A_KIND = {10.0: (UNTUNED_ROW_HASHING, "narrow"), 100.0: (UNTUNED_ROW_HASHING,)}
 _ROWS = 80_000
 _FULL = 1.0
@@ -56,7 +53,7 @@ def _job(name: str, compression: float, data: str, num_rows: int) -> Job:
         name,
         _FULL if name == "full" else compression,
         seed=split,
-        batch_size=max(16, 2 ** int(math.log2(num_train / 2000))),
+        batch_size=default_batch_size(num_train),
         passes=num_passes(num_train),
     )
     return Job(data, trial)

@@ -1,5 +1,7 @@
-"""Adam's defaults by global batch and the number of passes, for a click model on a shared array; docs/training.md has what
+"""Adam's defaults by global batch, the batch size and the number of passes, for a click model on a shared array; docs/training.md has what
 they rest on."""
+
+import math
 
 _PASSES_BELOW = ((250_000, 3), (3_000_000, 2))
 
@@ -13,6 +15,11 @@ def array_eps(global_batch: int) -> float:
     """Of the array's Adam: high enough that rows of a few reads do not move as far as frequent ones. The gradient is a mean
     over the global batch, so it falls with it."""
     return min(1e-4, 0.0256 / global_batch)
+
+
+def default_batch_size(num_rows: int, world_size: int = 1) -> int:
+    """Of a process: the largest power of two, 16 to 2048, that leaves an epoch over so many training rows 2000 steps."""
+    return max(16, min(2048, 2 ** int(math.log2(max(num_rows / world_size / 2000, 1)))))
 
 
 def num_passes(num_rows: int, cross_layers: bool = False) -> int:
