@@ -35,7 +35,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 _EPS = 1e-8  # torch's default
 _EBC = "dlrm.sparse_arch.embedding_bag_collection"
 _ADAGRAD_RATE_OF_TABLES = 0.03
-_ROW_HASHING_WIDTH = 4  # at most; see docs/training.md
 
 
 class ClickModel(nn.Module):
@@ -83,7 +82,7 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
     if args.embedding == "narrow":
         return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
     if args.embedding == "hash":
-        width = args.width or row_hashing_width(tables, array_bytes, _ROW_HASHING_WIDTH)
+        width = args.width or row_hashing_width(tables, array_bytes)
         rows = capped_rows(tables, array_bytes, width)
         for table, capped in zip(tables, rows, strict=True):
             table.num_embeddings = capped

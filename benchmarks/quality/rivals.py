@@ -26,8 +26,6 @@ from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow
 Tables = list[EmbeddingBagConfig]
 Built = tuple[nn.Module, int]
 
-_WIDEST_OF_SCRIPT = 4  # `train_criteo.py --embedding hash`
-
 
 def tables_of(rows: Sequence[int], dim: int) -> Tables:
     return [
@@ -79,7 +77,7 @@ def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
 
 def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> Built:
     """``width`` None: that of `train_criteo.py`."""
-    width = width or row_hashing_width(tables, array_bytes, _WIDEST_OF_SCRIPT)
+    width = width or row_hashing_width(tables, array_bytes)
     rows = capped_rows(tables, array_bytes, width)
     capped = tables_of(rows, tables[0].embedding_dim)
     ebc, size = _array(capped, exact_tables(capped, array_bytes, width))

@@ -12,6 +12,7 @@ from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
+_ROW_HASHING_WIDTH = 4  # at most, before interactions and an MLP (docs/training.md)
 _PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
 _PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
 
@@ -35,7 +36,7 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsi
     )
 
 
-def row_hashing_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, widest: int) -> int:
+def row_hashing_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, widest: int = _ROW_HASHING_WIDTH) -> int:
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
     docs/training.md has what it rests on."""
