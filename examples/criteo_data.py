@@ -123,6 +123,11 @@ class ClickData:
         return min(steps, limit) if limit else steps
 
 
+def pinned(batches: Iterator[Batch], pin_memory: bool) -> Iterator[Batch]:
+    """``batches``, in pinned memory or as they are."""
+    return (batch.pin_memory() for batch in batches) if pin_memory else batches
+
+
 def load(args: argparse.Namespace) -> ClickData:
     """The data that the flags name. Collective: rank 0 counts, the others wait for its result."""
     declared = args.num_embeddings_per_feature or ([args.num_embeddings] * NUM_SPARSE if args.num_embeddings else None)

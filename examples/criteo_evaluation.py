@@ -1,0 +1,89 @@
+"""train_criteo.py's evaluations: AUROC and NE, what each feature is worth, and the best possible AUROC of generated rows."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from click_metrics import ClickMetrics
+from criteo_data import ClickData, pinned
+from torch import nn
+from torchrec.datasets.utils import Batch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from tqdm import tqdm
+
+from torchrec_pss.datasets.rows import SPARSE_NAMES, rank_windows
+from torchrec_pss.datasets.synthetic import ClickLogGenerator
+from torchrec_pss.optim import WeightAverage
+from torchrec_pss.watch import with_permuted_bags
+
+
+class Evaluator:
+    """Of a sharded model, or of the average of its weights where there is one. All methods are collective."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        data: ClickData,
+        model: nn.Module,
+        pipeline: TrainPipelineSparseDist,
+        average: WeightAverage | None,
+    ) -> None:
+        self.args, self.data, self.model, self.pipeline, self.average = args, data, model, pipeline, average
+
+    def final(self) -> dict:
+        """What `results.json` says of the held-out rows: AUROC and NE of the test rows, AUROC of them and the validation rows,
+        the best possible one, and the ablation's."""
+        rows, limit = self.data.splits.test, self.args.limit_test_batches
+        test = self.evaluate(rows, limit)
+        held_out = self.evaluate(range(self.data.splits.val.start, rows.stop), limit)
+        return {
+            "auroc_test": test["auroc"],
+            "ne_test": test["ne"],
+            "auroc_held_out": held_out["auroc"],
+            **self._bayes(rows, limit),
+            "ablation": self._ablation(test["auroc"]),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, rows: range, limit: int | None, permuted: str | None = None) -> dict[str, float]:
+        """AUROC and NE of the model (of the average of its weights) over ``rows``, with the bags of the feature ``permuted`` handed
+        to other rows of each batch."""
+        self.model.eval()
+        metrics = ClickMetrics()
+        batches = self.data.batches(rows, self.args.test_batch_size, limit=limit)
+        if permuted is not None:
+            batches = _permuted(batches, permuted, torch.Generator().manual_seed(self.args.seed))
+        iterator = pinned(batches, self.args.pin_memory)
+        with self.average.applied() if self.average is not None else nullcontext():
+            for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
+                _, logits, labels = self.pipeline.progress(iterator)
+                metrics.update(logits, labels)
+        return metrics.compute()
+
+    def _ablation(self, auroc: float) -> dict[str, float] | None:
+        """By table, the test AUROC that is lost where its feature says nothing."""
+        if not self.args.ablation:
+            return None
+        features = tqdm(SPARSE_NAMES, desc="ablation", unit="feature", disable=dist.get_rank() > 0)
+        rows, limit = self.data.splits.test, self.args.limit_test_batches
+        return {f"t_{name}": auroc - self.evaluate(rows, limit, permuted=name)["auroc"] for name in features}
+
+    def _bayes(self, rows: range, limit: int | None) -> dict[str, float | None]:
+        """AUROC of the true probability over the same rows, and of its dense part; None for real data."""
+        if not isinstance(self.data.source, ClickLogGenerator):
+            return {"auroc_bayes": None, "auroc_dense_only": None}
+        bayes, dense_only = ClickMetrics(), ClickMetrics()
+        rows = self.data.limited(rows, self.args.test_batch_size, limit)
+        for window in rank_windows(rows, self.args.test_batch_size, dist.get_rank(), dist.get_world_size()):
+            _, _, labels, logits = self.data.source.rows(window)
+            bayes.update(torch.from_numpy(logits[:, 0]), torch.from_numpy(labels))
+            dense_only.update(torch.from_numpy(logits[:, 1]), torch.from_numpy(labels))
+        return {"auroc_bayes": bayes.compute()["auroc"], "auroc_dense_only": dense_only.compute()["auroc"]}
+
+
+def _permuted(batches: Iterator[Batch], feature: str, generator: torch.Generator) -> Iterator[Batch]:
+    for batch in batches:
+        features = with_permuted_bags(batch.sparse_features, feature, generator)
+        yield Batch(batch.dense_features, features, batch.labels)

@@ -1,0 +1,249 @@
+"""train_criteo.py's loop: segments of training steps, each followed by validation and a checkpoint."""
+
+import argparse
+import logging
+import time
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+import criteo_checkpoint
+import criteo_data
+import criteo_model
+import torch
+import torch.distributed as dist
+from criteo_evaluation import Evaluator
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from tqdm import tqdm
+
+from torchrec_pss.datasets.criteo_files import CriteoReader
+from torchrec_pss.distributed.replica_check import check_replicas
+from torchrec_pss.optim import WeightAverage
+from torchrec_pss.optim.array_restart import ArrayRestart
+from torchrec_pss.optim.recipe import default_batch_size, num_passes
+from torchrec_pss.watch import ArrayWatcher, collision_load
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_AVERAGE_EVERY = 4  # steps
+_LOST_IN_A_PASS = 0.001  # validation AUROC
+
+# Flags that may differ between a run and its resumption.
+_FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
+               "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
+               "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
+               "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
+
+
+class DivergedError(RuntimeError):
+    """A loss that is NaN or infinite."""
+
+
+class Trainer:
+    """The loop: segments of training steps, each followed by validation and a checkpoint."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, device: torch.device) -> None:
+        self.args, self.folder, self.device = args, folder, device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.data = criteo_data.load(args)
+        args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
+        # Tables that learn in backward go on from epoch to epoch.
+        begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
+        if not args.epochs:
+            crosses = args.interaction_type == "dcn"
+            args.epochs = num_passes(len(self.data.splits.train), crosses) if begins_anew else 1
+        args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
+        torch.manual_seed(args.seed)
+        model = criteo_model.build(args, self.data, device)
+        self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
+        self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
+        self.restart = ArrayRestart(self.model) if begins_anew and args.epochs > 1 else None
+        self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
+        array = criteo_model.shared_array(self.model)
+        self.layout = None if array is None else array.layout.fingerprint()
+        self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
+        self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
+        # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
+        self.average = None
+        if args.average_power:
+            averaged = dict(in_backward_optimizer_filter(self.model.named_parameters()))
+            self.average = WeightAverage(averaged, args.average_power, _AVERAGE_EVERY)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
+        self.evaluator = Evaluator(args, self.data, self.model, self.pipeline, self.average)
+        self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
+        self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
+        # The checkpoint's position in the data is a number of global batches.
+        self.config = {"batch_size x processes": args.batch_size * self.world_size}
+        self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
+        self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
+        if self.writer is not None:
+            for name, load in (self.load or {}).items():
+                self.writer.add_scalar(f"unresolved/{name}", load["unresolved"], 0)
+
+    def run(self) -> dict:
+        args = self.args
+        total = args.epochs * self.steps_per_epoch
+        logger.info(
+            "%s: %s bytes of embeddings instead of %s (%.1fx; full tables: %s), %d steps of %d x %d rows",
+            args.embedding, f"{self.bytes:,}", f"{self.full_bytes:,}", self.full_bytes / self.bytes, self.data.counted,
+            total, self.world_size, args.batch_size,
+        )  # fmt: skip
+        reached = False
+        with tqdm(
+            total=total, initial=self.step, desc="training", unit="step", disable=self.rank > 0, mininterval=5
+        ) as bar:
+            while self.step < total and not reached:
+                self._train(min(self._segment_end(), total), bar)
+                metrics = self.evaluator.evaluate(self.data.splits.val, args.limit_val_batches)
+                self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
+                logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
+                self._warn_of_lost_pass()
+                reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
+                self._save()
+        if reached:
+            logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
+        return self._results(reached)
+
+    def _warn_of_lost_pass(self) -> None:
+        """Of a pass over the rows that ended below the one before it: the model has begun to learn them by heart."""
+        epoch, within = divmod(self.step, self.steps_per_epoch)
+        ends = [h["auroc_val"] for h in self.history if "auroc_val" in h and h["step"] % self.steps_per_epoch == 0]
+        if within == 0 and len(ends) > 1 and ends[-1] < ends[-2] - _LOST_IN_A_PASS:
+            logger.warning(
+                "pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
+                "these rows; --epochs %d gives the better one",
+                epoch, ends[-1], epoch - 1, ends[-2], epoch - 1,
+            )  # fmt: skip
+
+    def _segment_end(self) -> int:
+        """The step before which training does not stop: the next validation, checkpoint or end of an epoch."""
+        epoch_end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        every = [f for f in (self.args.validation_freq_within_epoch, self.args.checkpoint_freq) if f]
+        return min([epoch_end, *((self.step // f + 1) * f for f in every)])
+
+    def _train(self, stop: int, bar: tqdm) -> None:
+        """Trains up to step ``stop``, inside one epoch."""
+        epoch, first = divmod(self.step, self.steps_per_epoch)
+        if self.restart is not None and epoch and first == 0:
+            self.restart.restart(self.optimizer)
+        batches = self.data.batches(
+            self.data.splits.train,
+            self.args.batch_size,
+            first,
+            self.args.limit_train_batches,
+            shuffle_seed=self.args.seed + epoch if self.args.shuffle_batches else None,
+        )
+        iterator = criteo_data.pinned(islice(batches, stop - self.step), self.args.pin_memory)
+        self.model.train()
+        loss_sum, loss_steps, started = torch.zeros((), device=self.device), 0, time.perf_counter()
+        diverged_at = torch.zeros((), dtype=torch.int64, device=self.device)  # looked at when a line is logged
+        logged, logged_at = self.step, started
+        while self.step < stop:
+            self._set_learning_rate()
+            loss, _, labels = self.pipeline.progress(iterator)
+            if self.average is not None:
+                self.average.step()
+            loss_sum += loss
+            loss_steps += 1
+            self.step += 1
+            diverged_at += (diverged_at == 0) * ~torch.isfinite(loss) * self.step
+            self.rows += len(labels)
+            bar.update()
+            if self.watcher is not None and self.step % self.args.watch == 0:
+                self._record(**self.watcher.measure())
+            if self.args.check_replicas and self.step % self.args.check_replicas == 0:
+                check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
+            if self.step % self.args.log_freq == 0 or self.step == stop:
+                loss_mean = float(loss_sum) / loss_steps
+                if diverged_at:
+                    raise DivergedError(
+                        f"the loss is not finite at step {int(diverged_at)}; {self.folder / 'checkpoint'} is of the last "
+                        "validation before it, if there was one"
+                    )
+                now = time.perf_counter()
+                speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
+                left = (bar.total - self.step) * (now - logged_at) / (self.step - logged)
+                self._record(loss=loss_mean)
+                logger.info(
+                    "step %d/%d epoch %d loss %.5f %.0f samples/s ETA %s",
+                    self.step, bar.total, epoch + 1, loss_mean, speed, timedelta(seconds=round(left)),
+                )  # fmt: skip
+                loss_sum.zero_()
+                loss_steps, logged, logged_at = 0, self.step, now
+        # The pipeline must see the end of this iterator before it is given another.
+        assert next(iterator, None) is None
+        self.train_seconds += time.perf_counter() - started
+
+    def _set_learning_rate(self) -> None:
+        """torchrec_dlrm's policy: linear warm-up, constant, then quadratic decay to zero."""
+        args, factor = self.args, 1.0
+        if self.step < args.lr_warmup_steps:
+            factor = (self.step + 1) / args.lr_warmup_steps
+        elif args.lr_decay_start is not None and self.step >= args.lr_decay_start:
+            left = max(0.0, 1 - (self.step - args.lr_decay_start) / args.lr_decay_steps)
+            factor = left * left
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _results(self, reached: bool) -> dict:
+        held_out = self.evaluator.final()
+        if self.writer is not None:
+            for name, value in (held_out["ablation"] or {}).items():
+                self.writer.add_scalar(f"ablation/{name}", value, self.step)
+        validated = [h for h in self.history if "auroc_val" in h]
+        bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
+        rows = torch.tensor(float(self.rows))
+        dist.all_reduce(bad)
+        dist.all_reduce(rows)
+        return {
+            **held_out,
+            "auroc_val": validated[-1]["auroc_val"] if validated else None,
+            "auroc_val_best": max((h["auroc_val"] for h in validated), default=None),
+            "steps": self.step,
+            "target_reached": reached,
+            "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
+            "train_seconds": self.train_seconds,
+            "embedding": self.args.embedding,
+            "layout": self.layout,
+            "collision_load": self.load,
+            "embedding_bytes": self.bytes,
+            "full_embedding_bytes": self.full_bytes,
+            "full_rows_counted": self.data.counted,
+            "compression": self.full_bytes / self.bytes,
+            "world_size": self.world_size,
+            "device": self.device.type,
+            "bad_rows_read": int(bad) if isinstance(self.data.source, CriteoReader) else None,
+            "history": self.history,
+            "config": vars(self.args),
+        }
+
+    def _record(self, **values: float) -> None:
+        self.history.append({"step": self.step, **values})
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, self.step)
+
+    def _save(self) -> None:
+        progress = {
+            "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
+            "layout": self.layout, "config": self.config,
+        }  # fmt: skip
+        criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, self.average, progress)
+
+    def resume(self, progress: dict) -> None:
+        """Goes on from a checkpoint. Raises ValueError where it is of another run."""
+        criteo_checkpoint.check_same_run(progress, self.config, self.layout)
+        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average)
+        self.step, self.history = progress["step"], progress["history"]
+        self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
+        logger.info("resumed at step %d", self.step)
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SystemExit("error: --tensorboard needs the package: pip install 'torchrec_pss[tensorboard]'") from error
+    return SummaryWriter(folder / "tensorboard")
