@@ -31,11 +31,6 @@ def power_law_counts(configs, total=1_000_000):
     return counts
 
 
-def counts_of(configs, total):
-    """Two ids of each table, and how many were read in all."""
-    return {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
-
-
 def layout_of(configs, array_bytes, **choices):
     return allocate(configs, choose(configs, PSSConfig(array_bytes=array_bytes, **choices), 4), 4)
 
@@ -116,33 +111,8 @@ def test_the_read_widens_with_the_budget(elements_a_row, width):
 def test_few_examples_are_read_narrower(array_bytes, few, many):
     configs = tables([200_000, 5000], dim=32)
     for total, width in ((99_999, few), (100_000, many)):
-        layout = layout_of(configs, array_bytes, counts=counts_of(configs, total))
-        assert {t.width for t in layout.tables} == {width}
-
-
-@pytest.mark.parametrize("array_bytes, width", [(49_900, 4), (49_800, 2), (26_700, 2), (26_500, 16)])
-def test_few_examples_and_few_bytes_are_read_two_wide(array_bytes, width):
-    # 26 projections of D = 16 take 1,664 bytes a coordinate: with a bias, four coordinates are a sixth of 49,920 bytes; two without, an eighth of 26,624.
-    configs = tables([10_000] * 26)
-    layout = layout_of(configs, array_bytes + 20, exact=(), counts=counts_of(configs, 99_999))
-    assert {t.width for t in layout.tables} == {width}
-    assert {t.bias for t in layout.tables} == {width == 4}
-    # A slice for each table, unless all read all of it.
-    assert len({t.first for t in layout.tables}) == (1 if width == 16 else 26) and layout.sign == (width == 16)
-
-
-def test_two_wide_is_for_few_examples_and_for_configs_that_leave_it_open():
-    configs = tables([10_000] * 26)
-    few = counts_of(configs, 99_999)
-    for choices in (
-        {"counts": counts_of(configs, 100_000)},
-        {},
-        {"counts": few, "block_size": 4},
-        {"counts": few, "bias": True},
-        {"counts": few, "sign": True},
-        {"counts": few, "segments": False},
-    ):
-        assert {t.width for t in layout_of(configs, 30_000, exact=(), **choices).tables} == {16}, choices
+        counts = {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
+        assert {t.width for t in layout_of(configs, array_bytes, counts=counts).tables} == {width}
 
 
 @pytest.mark.parametrize("dim", [8, 64])

@@ -17,11 +17,9 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
-_TINY_WIDTH = 2  # without a bias, where neither number's least can be projected
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
-_TINY_PROJECTION_SHARE = 1 / 8  # the same of `_TINY_WIDTH`
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
@@ -34,8 +32,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
        (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
     3. Else a narrow read (`_read_width`): tables are exact that have fewer rows than the cap under which all tables fit;
        the others have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
-       A budget too small for the projections is read `_TINY_WIDTH` wide without a bias, if the counts are of few examples and
-       those projections fit, else at the embedding_dim, by all tables together and with signs.
+       A budget too small for the projections is read at the embedding_dim, by all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
     config states is kept.
@@ -57,10 +54,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         bias=config.head == "mlp" if config.bias is None else config.bias,
         block_size=config.block_size or 1,
     )
-    projected = config.width is not None or _projections_fit(tables, plain, _least_width(plain, config.counts))
-    tiny = not projected and _tiny_read_fits(tables, config)
-    if tiny:
-        plain, projected = replace(plain, bias=False), True
+    least_width = _least_width(plain, config.counts)
+    projected = config.width is not None or _projections_fit(tables, plain, least_width)
     plain = replace(
         plain,
         sign=not projected if config.sign is None else config.sign,
@@ -72,8 +67,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None and projected:
-        read = _TINY_WIDTH if tiny else _read_width(tables, plain, itemsize, config.counts)
-        width = max(_widest_exact(tables, plain, itemsize), read)
+        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize, config.counts))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
@@ -113,14 +107,6 @@ def _own_elements_for_every_row(
 
 def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int) -> bool:
     return _projection_bytes(tables, width, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
-
-
-def _tiny_read_fits(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> bool:
-    """Whether rows that share may be read `_TINY_WIDTH` wide: a config that states how they are read is not made for it."""
-    stated = [config.prefix, config.block_size, config.sign, config.segments, config.bias]
-    if config.head != "mlp" or stated != [None] * len(stated) or not _has_few_examples(config.counts):
-        return False
-    return _projection_bytes(tables, _TINY_WIDTH, bias=False) <= _TINY_PROJECTION_SHARE * config.array_bytes
 
 
 def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
