@@ -31,6 +31,11 @@ def power_law_counts(configs, total=1_000_000):
     return counts
 
 
+def counts_of(configs, total, ids=2):
+    """``ids`` of each table, the first read most, and how many were read in all."""
+    return {t.name: IdCounts(np.arange(ids), 10_000 // np.arange(1, ids + 1), total) for t in configs}
+
+
 def layout_of(configs, array_bytes, **choices):
     return allocate(configs, choose(configs, PSSConfig(array_bytes=array_bytes, **choices), 4), 4)
 
@@ -111,8 +116,38 @@ def test_the_read_widens_with_the_budget(elements_a_row, width):
 def test_few_examples_are_read_narrower(array_bytes, few, many):
     configs = tables([200_000, 5000], dim=32)
     for total, width in ((99_999, few), (100_000, many)):
-        counts = {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
-        assert {t.width for t in layout_of(configs, array_bytes, counts=counts).tables} == {width}
+        layout = layout_of(configs, array_bytes, counts=counts_of(configs, total))
+        assert {t.width for t in layout.tables} == {width}
+
+
+# 26 projections of D = 16 take 1,664 bytes a coordinate. With a bias, four coordinates are a sixth of 49,920 bytes; two without one
+# are a seventh of 23,296, one of 11,648.
+@pytest.mark.parametrize(
+    "array_bytes, width", [(49_920, 4), (49_900, 2), (23_300, 2), (23_200, 1), (11_700, 1), (11_600, 16)]
+)
+def test_few_examples_and_few_bytes_are_read_one_or_two_wide(array_bytes, width):
+    configs = tables([10_000] * 26)
+    layout = layout_of(configs, array_bytes, exact=(), counts=counts_of(configs, 99_999, ids=1000))
+    assert {t.width for t in layout.tables} == {width}
+    assert {t.bias for t in layout.tables} == {width == 4}
+    # A slice for each table, unless all read all of it.
+    assert len({t.first for t in layout.tables}) == (1 if width == 16 else 26) and layout.sign == (width == 16)
+    own = sum(t.num_hot for t in layout.tables) * 4 * (width + 1) / (array_bytes - layout.projection_bytes)
+    assert own == pytest.approx(0.9 if width in (1, 2) else 0.4, abs=0.1)
+
+
+def test_few_bytes_are_read_so_only_from_few_examples_and_where_the_config_leaves_it_open():
+    configs = tables([10_000] * 26)
+    few = counts_of(configs, 99_999)
+    for choices in (
+        {"counts": counts_of(configs, 100_000)},
+        {},
+        {"counts": few, "block_size": 4},
+        {"counts": few, "bias": True},
+        {"counts": few, "sign": True},
+        {"counts": few, "segments": False},
+    ):
+        assert {t.width for t in layout_of(configs, 30_000, exact=(), **choices).tables} == {16}, choices
 
 
 @pytest.mark.parametrize("dim", [8, 64])

@@ -17,6 +17,9 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
+_FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
+_FEW_BYTES_PROJECTION_SHARE = 1 / 7  # of the budget, at most, for those projections
+_FEW_BYTES_HOT_SHARE = 0.9  # in place of `_HOT_SHARE` there
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
@@ -32,7 +35,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
        (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
     3. Else a narrow read (`_read_width`): tables are exact that have fewer rows than the cap under which all tables fit;
        the others have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
-       A budget too small for the projections is read at the embedding_dim, by all tables together and with signs.
+       A budget too small for the projections is read one or two coordinates wide without a bias, nearly all of it by hot rows,
+       if the counts are of few examples (`_few_bytes_width`); else at the embedding_dim, by all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
     config states is kept.
@@ -54,8 +58,10 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         bias=config.head == "mlp" if config.bias is None else config.bias,
         block_size=config.block_size or 1,
     )
-    least_width = _least_width(plain, config.counts)
-    projected = config.width is not None or _projections_fit(tables, plain, least_width)
+    projected = config.width is not None or _projections_fit(tables, plain, _least_width(plain, config.counts))
+    few_bytes_width = 0 if projected else _few_bytes_width(tables, config)
+    if few_bytes_width:
+        plain, projected = replace(plain, bias=False), True
     plain = replace(
         plain,
         sign=not projected if config.sign is None else config.sign,
@@ -67,12 +73,14 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         if everything is not None:
             return everything
     if config.width is None and projected:
-        width = max(_widest_exact(tables, plain, itemsize), _read_width(tables, plain, itemsize, config.counts))
+        read = few_bytes_width or _read_width(tables, plain, itemsize, config.counts)
+        width = max(_widest_exact(tables, plain, itemsize), read)
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
     if config.hot is None and config.counts:
-        plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize))
+        share = _FEW_BYTES_HOT_SHARE if few_bytes_width else _HOT_SHARE
+        plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize, share))
     return plain
 
 
@@ -107,6 +115,16 @@ def _own_elements_for_every_row(
 
 def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int) -> bool:
     return _projection_bytes(tables, width, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
+
+
+def _few_bytes_width(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
+    """That rows are read at from few examples in a budget too small for `_least_width`: as many coordinates as can be projected,
+    at most `_FEW_BYTES_WIDTH`. 0 where there are none, and for a config that states how rows are shared."""
+    stated = [config.prefix, config.block_size, config.sign, config.segments, config.bias]
+    if config.head != "mlp" or stated != [None] * len(stated) or not _has_few_examples(config.counts):
+        return 0
+    room = _FEW_BYTES_PROJECTION_SHARE * config.array_bytes
+    return largest_fitting(0, _FEW_BYTES_WIDTH, lambda w: _projection_bytes(tables, w, bias=False) <= room)
 
 
 def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
@@ -171,16 +189,16 @@ def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, items
 
 
 def _hot_rows(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int, share: float
 ) -> dict[str, np.ndarray]:
-    """The most frequent ids of all tables that are not exact, as many as `_HOT_SHARE` holds."""
+    """The most frequent ids of all tables that are not exact, as many as ``share`` of the array holds with their keys."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
     sharing = [(t, w) for t, w in zip(tables, widths, strict=True) if t.name in counts and t.name not in plain.exact]
     if not sharing:
         return {}
     taken = [(t.num_embeddings, w) for t, w in zip(tables, widths, strict=True) if t.name in plain.exact]
     least = sum(aligned(w) for w in widths)
-    left = min(_HOT_SHARE * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
+    left = min(share * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
     all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
     cost = np.concatenate([np.full(len(counts[t.name].counts), w + HOT_KEY_BYTES / itemsize) for t, w in sharing])
     order = np.argsort(-all_counts, kind="stable")
