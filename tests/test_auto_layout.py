@@ -33,7 +33,8 @@ def power_law_counts(configs, total=1_000_000):
 
 def counts_of(configs, total, ids=2):
     """``ids`` of each table, the first read most, and how many were read in all."""
-    return {t.name: IdCounts(np.arange(ids), 10_000 // np.arange(1, ids + 1), total) for t in configs}
+    n = {t.name: min(ids, t.num_embeddings) for t in configs}
+    return {name: IdCounts(np.arange(k), 10_000 // np.arange(1, k + 1), total) for name, k in n.items()}
 
 
 def layout_of(configs, array_bytes, **choices):
@@ -125,17 +126,28 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
 @pytest.mark.parametrize(
     "array_bytes, width", [(49_920, 4), (49_900, 2), (23_300, 2), (23_200, 1), (11_700, 1), (11_600, 16)]
 )
-def test_few_examples_and_few_bytes_are_read_one_or_two_wide(array_bytes, width):
-    configs = tables([10_000] * 26)
-    layout = layout_of(configs, array_bytes, exact=(), counts=counts_of(configs, 99_999, ids=1000))
+@pytest.mark.parametrize("exact", ["auto", ()])
+def test_few_examples_and_few_bytes_are_read_one_or_two_wide(array_bytes, width, exact):
+    configs = tables([10_000] * 25 + [20])
+    layout = layout_of(configs, array_bytes, exact=exact, counts=counts_of(configs, 99_999, ids=1000))
     assert {t.width for t in layout.tables} == {width}
     assert {t.bias for t in layout.tables} == {width == 4}
     # A slice for each table, unless all read all of it.
-    assert len({t.first for t in layout.tables}) == (1 if width == 16 else 26) and layout.sign == (width == 16)
+    sharing = [t for t in layout.tables if not t.is_exact]
+    assert len({t.first for t in sharing}) == (1 if width == 16 else len(sharing)) and layout.sign == (width == 16)
+    assert len(sharing) == (25 if exact == "auto" and width == 4 else 26)
     hot = sum(t.num_hot for t in layout.tables) * (width + 1)
     room, aligned_regions = (array_bytes - layout.projection_bytes) // 4, 26 * 16
     room = min((0.9 if width in (1, 2) else 0.4) * room, room - aligned_regions)  # every table shares at least a row
     assert room - aligned_regions - width - 1 < hot <= room
+
+
+def test_few_bytes_that_hold_all_rows_are_exact_tables_where_ids_are_rows():
+    configs = tables([150] * 26)
+    counts = counts_of(configs, 99_999, ids=150)
+    layout = layout_of(configs, 23_000, counts=counts)
+    assert {(t.kind, t.width, t.bias) for t in layout.tables} == {("exact", 1, False)}
+    assert {t.kind for t in layout_of(configs, 23_000, exact=(), counts=counts).tables} == {"hot"}
 
 
 def test_few_bytes_are_read_so_only_from_few_examples_and_where_the_config_leaves_it_open():
@@ -148,8 +160,9 @@ def test_few_bytes_are_read_so_only_from_few_examples_and_where_the_config_leave
         {"counts": few, "bias": True},
         {"counts": few, "sign": True},
         {"counts": few, "segments": False},
+        {"counts": few, "exact": "auto", "exact_fraction": 0.2},
     ):
-        assert {t.width for t in layout_of(configs, 30_000, exact=(), **choices).tables} == {16}, choices
+        assert {t.width for t in layout_of(configs, 30_000, **{"exact": (), **choices}).tables} == {16}, choices
 
 
 @pytest.mark.parametrize("dim", [8, 64])

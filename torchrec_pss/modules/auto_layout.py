@@ -35,8 +35,9 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
        (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
     3. Else a narrow read (`_read_width`): tables are exact that have fewer rows than the cap under which all tables fit;
        the others have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
-       A budget too small for the projections is read one or two coordinates wide without a bias, nearly all of it by hot rows,
-       if the counts are of few examples (`_few_bytes_width`); else at the embedding_dim, by all tables together and with signs.
+       A budget too small for the projections is read one or two coordinates wide without a bias, nearly all of it by hot rows
+       and no table exact unless all are, if the counts are of few examples (`_few_bytes_width`); else at the embedding_dim, by
+       all tables together and with signs.
 
     Ids that are not ``[0, num_embeddings)`` (``exact`` given as a list) know only hot and shared rows. A choice that the
     config states is kept.
@@ -72,12 +73,13 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         everything = _own_elements_for_every_row(tables, plain, itemsize, least)
         if everything is not None:
             return everything
+    all_rows_fit = _widest_exact(tables, plain, itemsize)
     if config.width is None and projected:
-        read = few_bytes_width or _read_width(tables, plain, itemsize, config.counts)
-        width = max(_widest_exact(tables, plain, itemsize), read)
+        width = max(all_rows_fit, few_bytes_width or _read_width(tables, plain, itemsize, config.counts))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
-        plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if contiguous else [])
+        small = contiguous and all_rows_fit >= few_bytes_width  # of few bytes, all tables or none
+        plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if small else [])
     if config.hot is None and config.counts:
         share = _FEW_BYTES_HOT_SHARE if few_bytes_width else _HOT_SHARE
         plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize, share))
@@ -120,7 +122,7 @@ def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, wi
 def _few_bytes_width(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
     """That rows are read at from few examples in a budget too small for `_least_width`: as many coordinates as can be projected,
     at most `_FEW_BYTES_WIDTH`. 0 where there are none, and for a config that states how rows are shared."""
-    stated = [config.prefix, config.block_size, config.sign, config.segments, config.bias]
+    stated = [config.prefix, config.block_size, config.sign, config.segments, config.bias, config.exact_fraction]
     if config.head != "mlp" or stated != [None] * len(stated) or not _has_few_examples(config.counts):
         return 0
     room = _FEW_BYTES_PROJECTION_SHARE * config.array_bytes
