@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
 from benchmarks.quality.jobs import Job, Results
+from benchmarks.quality.other_rows import OtherRows, write
 from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss import PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
@@ -340,7 +342,11 @@ def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
     source = tmp_path / "rows.tsv.gz"
     source.write_bytes(gzip.compress(("\t".join(row) + "\n").encode() * 3))
     monkeypatch.setattr(files, "CRITEO_ROWS", source)
-    kinds = {"a b": files.Kind(files._modulo(1000), limit=2), "c": files._generated(1.4)}
+    kinds = {
+        "a b": files.Kind(files._modulo(1000), limit=2),
+        "c": files._generated(1.4),
+        "d": files._other(20, (3, 9), (0.7, 1.5), clusters=True, seed=1),
+    }
     monkeypatch.setattr(files, "KINDS", kinds)
     calls = []
 
@@ -354,7 +360,8 @@ def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
     found = files.study(tmp_path, workers=1, quick=False)
     made = (tmp_path / "files" / "a_b" / "rows.tsv").read_text().splitlines()
     assert made == ["\t".join([*row[:14], *["7"] * 25, ""])] * 2
-    assert len(set(calls)) == (2 + 1) * 5 and sum("--synthetic_skew 1.4" in call for call in calls) == 5
+    assert len((tmp_path / "files" / "d" / "rows.tsv").read_text().splitlines()) == 20
+    assert len(set(calls)) == (2 + 1 + 1) * 5 and sum("--synthetic_skew 1.4" in call for call in calls) == 5
     assert [(r["data"], r["compression"], r["rival"]) for r in found[:3]] == [
         ("a b", 10, "hash"),
         ("a b", 10, "narrow"),
@@ -363,6 +370,26 @@ def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
     assert found[0]["pss_above_by"] == pytest.approx([0.01, 0.01]) and found[1]["impossible"] == "too small"
     text = files.markdown(found)
     assert "| a b | 10x | .7500 | hash | .7400 | +0.0100, +0.0100 |" in text and "| narrow | does not fit | - |" in text
+
+
+@pytest.mark.parametrize("clusters", [False, True])
+def test_another_generator_writes_criteo_files(tmp_path, clusters):
+    rows = OtherRows(4000, (3, 300), (0.7, 1.5), clusters, seed=5)
+    for name, written in (("a", rows), ("again", rows), ("b", replace(rows, seed=6))):
+        write(written, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "again").read_bytes() != (tmp_path / "b").read_bytes()
+    log = click_data.criteo(tmp_path / "a")
+    assert log.dense.shape == (4000, 13) and log.ids.shape == (26, 4000) and 0.1 < log.labels.mean() < 0.6
+    tokens = [line.split("\t")[14:] for line in (tmp_path / "a").read_text().splitlines()]
+    assert np.mean([[not t for t in line] for line in tokens]) == pytest.approx(0.03, abs=0.005)
+    distinct = [len({t for t in column if t}) for column in zip(*tokens, strict=True)]
+    assert 3 <= min(distinct) < 20 and 100 < max(distinct) <= 300
+    # Ids say something of the label: squared errors of click rates are 1 on average by chance.
+    squares = []
+    for ids in log.ids.numpy():
+        of_id = [log.labels.numpy()[ids == k] for k in np.unique(ids) if (ids == k).sum() >= 200]
+        squares += [(float(c.mean() - log.labels.mean()) / (c.std() / len(c) ** 0.5)) ** 2 for c in of_id]
+    assert len(squares) > 30 and np.mean(squares) > 2
 
 
 def test_what_the_script_refuses_is_told_from_a_failure(tmp_path, monkeypatch):

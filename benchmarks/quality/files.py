@@ -1,6 +1,7 @@
 """`examples/train_criteo.py`, nothing tuned, on files of other kinds: the array against row hashing and narrow tables.
 
-A Criteo file as it is, and what is made of it by simple rules: real labels, other tables. And generated rows of several skews.
+A Criteo file as it is, and what is made of it by simple rules: real labels, other tables. Generated rows of several skews. And files
+of another generator, on which nothing was tuned but the layout of few bytes, and that on other seeds.
 """
 
 import gzip
@@ -14,7 +15,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.quality import other_rows
 from benchmarks.quality.click_data import CRITEO_ROWS
+from benchmarks.quality.other_rows import OtherRows
 from benchmarks.quality.script_run import results_of
 from torchrec_pss.datasets.rows import NUM_DENSE
 from torchrec_pss.whole_file import write_text
@@ -50,12 +53,14 @@ class Kind:
     Attributes:
         change: of each row of the Criteo file, or None: generated.
         limit: rows to keep.
-        flags: of the script, where rows are generated.
+        rows: of another generator's file.
+        flags: of the script, where it generates rows itself.
         seeds: of the script.
     """
 
     change: Callable[[Row], Row] | None
     limit: int | None = None
+    rows: OtherRows | None = None
     flags: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1)
 
@@ -63,6 +68,10 @@ class Kind:
 def _generated(skew: float) -> Kind:
     flags = ("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew))
     return Kind(None, flags=flags, seeds=(0,))
+
+
+def _other(num_rows: int, num_ids: tuple[int, int], skew: tuple[float, float], clusters: bool, seed: int) -> Kind:
+    return Kind(None, rows=OtherRows(num_rows, num_ids, skew, clusters, seed), seeds=(0,))
 
 
 KINDS = {
@@ -74,6 +83,11 @@ KINDS = {
     "its tokens modulo 50": Kind(_modulo(50)),
     "generated, skew 1.05": _generated(1.05),
     "generated, skew 1.4": _generated(1.4),
+    "other generator, 120,000 rows": _other(120_000, (3, 60_000), (0.7, 1.5), clusters=False, seed=201),
+    "other generator, 60,000 rows": _other(60_000, (10, 60_000), (0.9, 1.3), clusters=False, seed=205),
+    "other generator, clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=202),
+    "other generator, other clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=204),
+    "other generator, 30,000 rows": _other(30_000, (3, 5000), (0.8, 1.4), clusters=False, seed=203),
 }
 
 
@@ -147,17 +161,19 @@ def _mean(values: list[float]) -> str:
 
 def _flags_of(name: str, folder: Path) -> tuple[str, ...]:
     kind = KINDS[name]
-    if kind.change is None:
-        return kind.flags
-    return "--data_path", str(make(name, folder))
+    return kind.flags or ("--data_path", str(make(name, folder)))
 
 
 def make(name: str, folder: Path) -> Path:
-    """Of a kind that changes Criteo's rows, the file; once made, it is left."""
+    """Of a kind that is a file, the file; once made, it is left."""
     kind = KINDS[name]
     path = folder / _folder_name(name) / "rows.tsv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind.rows is not None:
+        other_rows.write(kind.rows, path)
+    else:
         with gzip.open(CRITEO_ROWS, "rt") as stream:
             rows = (kind.change(line.rstrip("\n").split("\t")) for line in islice(stream, kind.limit))
             write_text(path, "".join("\t".join(row) + "\n" for row in rows))

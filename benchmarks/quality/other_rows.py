@@ -1,4 +1,4 @@
-"""Criteo-format files of a generator that has nothing in common with `torchrec_pss.datasets.synthetic`, on which the recipe was tuned.
+"""Criteo-format files of a generator that has nothing in common with `torchrec_pss.datasets.synthetic`, on whose rows the recipe was tuned.
 
 Tables of very different sizes, each with a skew of its own, tokens and numbers that are missing, and a logit of
 
