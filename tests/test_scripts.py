@@ -140,7 +140,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
 
     third = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
     refused = train(*flags, *third, "--compression", "500", ranks=2, check=False)
-    assert refused.returncode != 0 and "table 't_cat_12': prefix is 0 in the checkpoint and 16 here" in refused.output
+    assert refused.returncode != 0 and "table 't_cat_0': width is 1 in the checkpoint and 2 here" in refused.output
     refused = train(*flags, *third, "--learning_rate", "1", ranks=2, check=False)
     assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.output
     refused = train(*flags, *third, check=False)
