@@ -31,10 +31,9 @@ def power_law_counts(configs, total=1_000_000):
     return counts
 
 
-def counts_of(configs, total, ids=2):
-    """``ids`` of each table, the first read most, and how many were read in all."""
-    n = {t.name: min(ids, t.num_embeddings) for t in configs}
-    return {name: IdCounts(np.arange(k), 10_000 // np.arange(1, k + 1), total) for name, k in n.items()}
+def counts_of_two_ids(configs, total):
+    """And how many were read in all."""
+    return {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
 
 
 def layout_of(configs, array_bytes, **choices):
@@ -117,7 +116,7 @@ def test_the_read_widens_with_the_budget(elements_a_row, width):
 def test_few_examples_are_read_narrower(array_bytes, few, many):
     configs = tables([200_000, 5000], dim=32)
     for total, width in ((99_999, few), (100_000, many)):
-        layout = layout_of(configs, array_bytes, counts=counts_of(configs, total))
+        layout = layout_of(configs, array_bytes, counts=counts_of_two_ids(configs, total))
         assert {t.width for t in layout.tables} == {width}
 
 
@@ -129,7 +128,7 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
 @pytest.mark.parametrize("exact", ["auto", ()])
 def test_few_examples_and_few_bytes_are_read_one_or_two_wide(array_bytes, width, exact):
     configs = tables([10_000] * 25 + [20])
-    layout = layout_of(configs, array_bytes, exact=exact, counts=counts_of(configs, 99_999, ids=1000))
+    layout = layout_of(configs, array_bytes, exact=exact, counts=power_law_counts(configs, total=100_000))
     assert {t.width for t in layout.tables} == {width}
     assert {t.bias for t in layout.tables} == {width == 4}
     # A slice for each table, unless all read all of it.
@@ -144,7 +143,7 @@ def test_few_examples_and_few_bytes_are_read_one_or_two_wide(array_bytes, width,
 
 def test_few_bytes_that_hold_all_rows_are_exact_tables_where_ids_are_rows():
     configs = tables([150] * 26)
-    counts = counts_of(configs, 99_999, ids=150)
+    counts = power_law_counts(configs, total=100_000)
     layout = layout_of(configs, 23_000, counts=counts)
     assert {(t.kind, t.width, t.bias) for t in layout.tables} == {("exact", 1, False)}
     assert {t.kind for t in layout_of(configs, 23_000, exact=(), counts=counts).tables} == {"hot"}
@@ -152,9 +151,9 @@ def test_few_bytes_that_hold_all_rows_are_exact_tables_where_ids_are_rows():
 
 def test_few_bytes_are_read_so_only_from_few_examples_and_where_the_config_leaves_it_open():
     configs = tables([10_000] * 26)
-    few = counts_of(configs, 99_999)
+    few = counts_of_two_ids(configs, 99_999)
     for choices in (
-        {"counts": counts_of(configs, 100_000)},
+        {"counts": counts_of_two_ids(configs, 100_000)},
         {},
         {"counts": few, "block_size": 4},
         {"counts": few, "bias": True},

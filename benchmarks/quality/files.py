@@ -48,17 +48,17 @@ def _no_numbers(row: Row) -> Row:
 
 @dataclass(frozen=True)
 class Kind:
-    """A file to make, or flags that generate rows.
+    """A file to make of the Criteo file or by another generator, or flags that generate rows.
 
     Attributes:
-        change: of each row of the Criteo file, or None: generated.
-        limit: rows to keep.
+        change: of each row of the Criteo file.
+        limit: rows of it to keep.
         rows: of another generator's file.
         flags: of the script, where it generates rows itself.
         seeds: of the script.
     """
 
-    change: Callable[[Row], Row] | None
+    change: Callable[[Row], Row] | None = None
     limit: int | None = None
     rows: OtherRows | None = None
     flags: tuple[str, ...] = ()
@@ -67,11 +67,11 @@ class Kind:
 
 def _generated(skew: float) -> Kind:
     flags = ("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew))
-    return Kind(None, flags=flags, seeds=(0,))
+    return Kind(flags=flags, seeds=(0,))
 
 
 def _other(num_rows: int, num_ids: tuple[int, int], skew: tuple[float, float], clusters: bool, seed: int) -> Kind:
-    return Kind(None, rows=OtherRows(num_rows, num_ids, skew, clusters, seed), seeds=(0,))
+    return Kind(rows=OtherRows(num_rows, num_ids, skew, clusters, seed), seeds=(0,))
 
 
 KINDS = {
