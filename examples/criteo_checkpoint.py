@@ -12,15 +12,17 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
 from torchrec_pss.modules.array_layout import describe_difference
-from torchrec_pss.optim import WeightAverage
+from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.whole_file import write_json
 
 _PROGRESS = "progress.json"
 
 
-def _state(model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None) -> dict:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    return state if average is None else state | {"average": average.state_dict()}
+def _state(
+    model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None, best: BestPass | None
+) -> dict:
+    state = {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}
+    return {name: part.state_dict() for name, part in state.items() if part is not None}
 
 
 def save(
@@ -28,6 +30,7 @@ def save(
     model: DistributedModelParallel,
     optimizer: KeyedOptimizer,
     average: WeightAverage | None,
+    best: BestPass | None,
     progress: dict,
 ) -> None:
     """Saves aside, then renames. Collective; ``progress`` is rank 0's."""
@@ -35,7 +38,7 @@ def save(
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
     dist.barrier()
-    dcp.save(_state(model, optimizer, average), checkpoint_id=aside)
+    dcp.save(_state(model, optimizer, average, best), checkpoint_id=aside)
     if dist.get_rank() == 0:
         write_json(aside / _PROGRESS, progress)
         replace_folder(aside, folder)
@@ -80,17 +83,20 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
 
 
 def load(
-    folder: str, model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None
+    folder: str,
+    model: DistributedModelParallel,
+    optimizer: KeyedOptimizer,
+    average: WeightAverage | None,
+    best: BestPass | None,
 ) -> None:
-    """Fills model, optimizer and average. Collective.
+    """Fills model, optimizer, average and the best pass's. Collective.
 
     Raises:
         ValueError: the checkpoint is damaged, or has what nobody here wrote.
     """
     optimizer.init_state()
-    state = _state(model, optimizer, average)
+    state = _state(model, optimizer, average, best)
     load_checkpoint(state, folder)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.load_state_dict(state["average"])
+    for name, part in {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}.items():
+        if part is not None:
+            part.load_state_dict(state[name])

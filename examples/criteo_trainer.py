@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_files import CriteoReader
 from torchrec_pss.distributed.replica_check import check_replicas
-from torchrec_pss.optim import WeightAverage
+from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
+from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.recipe import default_batch_size, num_passes
 from torchrec_pss.watch import ArrayWatcher, collision_load
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _AVERAGE_EVERY = 4  # steps
-_LOST_IN_A_PASS = 0.001  # validation AUROC
 
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
@@ -48,8 +48,9 @@ class Trainer:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.data = criteo_data.load(args)
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
-        # Tables that learn in backward go on from epoch to epoch.
-        begins_anew = args.embedding != "full" and not args.planner_pss and not args.keep_array
+        # Tables that learn in backward go on from epoch to epoch, and are not averaged.
+        in_backward = args.embedding == "full" or args.planner_pss is not None
+        begins_anew = not in_backward and not args.keep_array
         if not args.epochs:
             crosses = args.interaction_type == "dcn"
             args.epochs = num_passes(len(self.data.splits.train), crosses) if begins_anew else 1
@@ -69,6 +70,7 @@ class Trainer:
         if args.average_power:
             averaged = dict(in_backward_optimizer_filter(self.model.named_parameters()))
             self.average = WeightAverage(averaged, args.average_power, _AVERAGE_EVERY)
+        self.best = None if self.average is None or in_backward or args.epochs == 1 else BestPass(self.average)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.evaluator = Evaluator(args, self.data, self.model, self.pipeline, self.average)
@@ -99,22 +101,32 @@ class Trainer:
                 metrics = self.evaluator.evaluate(self.data.splits.val, args.limit_val_batches)
                 self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
                 logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
-                self._warn_of_lost_pass()
+                self._end_of_pass()
                 reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
                 self._save()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
         return self._results(reached)
 
-    def _warn_of_lost_pass(self) -> None:
-        """Of a pass over the rows that ended below the one before it: the model has begun to learn them by heart."""
-        epoch, within = divmod(self.step, self.steps_per_epoch)
-        ends = [h["auroc_val"] for h in self.history if "auroc_val" in h and h["step"] % self.steps_per_epoch == 0]
-        if within == 0 and len(ends) > 1 and ends[-1] < ends[-2] - _LOST_IN_A_PASS:
+    def _pass_ends(self) -> list[float]:
+        """Validation AUROC at the end of each pass so far."""
+        return [h["auroc_val"] for h in self.history if "auroc_val" in h and h["step"] % self.steps_per_epoch == 0]
+
+    def _end_of_pass(self) -> None:
+        """Where a pass ends here: its weights are taken, unless it has lost."""
+        ends = self._pass_ends()
+        if self.step % self.steps_per_epoch or not ends:
+            return
+        if self.best is not None:
+            self.best.end_pass(ends)
+            better, advice = self.best.number, "its weights are taken, and --epochs %d would have been enough"
+        else:
+            better = ends.index(max(ends)) + 1 if has_lost(ends) else len(ends)
+            advice = "--epochs %d gives the better one"
+        if better < len(ends):
             logger.warning(
-                "pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
-                "these rows; --epochs %d gives the better one",
-                epoch, ends[-1], epoch - 1, ends[-2], epoch - 1,
+                f"pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
+                f"these rows; {advice}", len(ends), ends[-1], better, ends[better - 1], better,
             )  # fmt: skip
 
     def _segment_end(self) -> int:
@@ -188,19 +200,25 @@ class Trainer:
             group["lr"] = rate * factor
 
     def _results(self, reached: bool) -> dict:
+        validated = [h["auroc_val"] for h in self.history if "auroc_val" in h]
+        auroc_val, of_pass = validated[-1] if validated else None, None
+        if self.best is not None and not reached:
+            self.best.restore()
+            of_pass = self.best.number
+            auroc_val = self._pass_ends()[of_pass - 1]
         held_out = self.evaluator.final()
         if self.writer is not None:
             for name, value in (held_out["ablation"] or {}).items():
                 self.writer.add_scalar(f"ablation/{name}", value, self.step)
-        validated = [h for h in self.history if "auroc_val" in h]
         bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
         rows = torch.tensor(float(self.rows))
         dist.all_reduce(bad)
         dist.all_reduce(rows)
         return {
             **held_out,
-            "auroc_val": validated[-1]["auroc_val"] if validated else None,
-            "auroc_val_best": max((h["auroc_val"] for h in validated), default=None),
+            "auroc_val": auroc_val,
+            "auroc_val_best": max(validated, default=None),
+            "of_pass": of_pass,
             "steps": self.step,
             "target_reached": reached,
             "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
@@ -228,16 +246,22 @@ class Trainer:
     def _save(self) -> None:
         progress = {
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
-            "layout": self.layout, "config": self.config,
+            "layout": self.layout, "config": self.config, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
-        criteo_checkpoint.save(self.folder / "checkpoint", self.model, self.optimizer, self.average, progress)
+        folder = self.folder / "checkpoint"
+        criteo_checkpoint.save(folder, self.model, self.optimizer, self.average, self.best, progress)
 
     def resume(self, progress: dict) -> None:
         """Goes on from a checkpoint. Raises ValueError where it is of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
-        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average)
+        # A run of one pass, or of an earlier version, kept none.
+        kept = progress.get("best_pass") is not None
+        best = self.best if kept else None
+        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average, best)
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
+        if not kept:
+            self._end_of_pass()
         logger.info("resumed at step %d", self.step)
 
 
