@@ -132,7 +132,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     train(*flags, "--epochs", "1", "--auto_resume", "--output_dir", tmp_path / "parts", ranks=2)
     train(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts", ranks=2)
     whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
-    assert whole["steps"] == parts["steps"] == 158
+    assert whole["steps"] == parts["steps"] == 158 and whole["of_pass"] == parts["of_pass"]
     assert whole["auroc_test"] == parts["auroc_test"] and whole["ne_test"] == parts["ne_test"]
     assert [h["auroc_val"] for h in whole["history"] if "auroc_val" in h] == [
         h["auroc_val"] for h in parts["history"] if "auroc_val" in h
@@ -195,13 +195,21 @@ def test_few_rows_are_passed_several_times_with_the_array_begun_anew(tmp_path):
     """By default; with --keep_array the second pass starts from the first's array, and learns its rows by heart."""
     flags = [*SMALL[:-2], "--compression", "10", "--limit_test_batches", "1"]
     train(*flags, "--output_dir", tmp_path / "anew")
-    train(*flags, "--epochs", "2", "--keep_array", "--output_dir", tmp_path / "kept")
+    keep = [*flags, "--keep_array", "--output_dir", tmp_path / "kept"]
+    train(*keep, "--epochs", "1")
+    one = results(tmp_path / "kept")
+    train(*keep, "--epochs", "2", "--resume")
     anew, kept = results(tmp_path / "anew"), results(tmp_path / "kept")
     assert anew["config"]["epochs"] == 3 and anew["steps"] == 3 * 157 and kept["steps"] == 2 * 157
     first, second, _ = (h["auroc_val"] for h in anew["history"] if "auroc_val" in h)
     kept_first, kept_second = (h["auroc_val"] for h in kept["history"] if "auroc_val" in h)
     assert first == kept_first and second > kept_second and kept_second < kept_first - 0.001
-    assert "pass 2 ended at validation AUROC" in (tmp_path / "kept" / "log.txt").read_text()
+    # A pass that lost is not the one that is evaluated, nor after resuming when all is done.
+    assert anew["of_pass"] == 3 and kept["of_pass"] == 1 and kept["auroc_val"] == kept_first
+    assert kept["auroc_test"] == one["auroc_test"] and kept["ne_test"] == one["ne_test"] and one["of_pass"] is None
+    train(*keep, "--epochs", "2", "--resume")
+    assert results(tmp_path / "kept")["auroc_test"] == one["auroc_test"]
+    assert "its weights are taken, and --epochs 1 would have been enough" in (tmp_path / "kept" / "log.txt").read_text()
     assert "ended at validation AUROC" not in (tmp_path / "anew" / "log.txt").read_text()
     short = [*flags, "--limit_train_batches", "20"]
     train(*short, "--embedding", "narrow", "--output_dir", tmp_path / "narrow")
