@@ -33,7 +33,7 @@ def power_law_counts(configs, total=1_000_000):
 
 def counts_of_two_ids(configs, total):
     """And how many were read in all."""
-    return {t.name: IdCounts(np.arange(2), np.array([60_000, 20]), total) for t in configs}
+    return {t.name: IdCounts(np.arange(2), np.array([6000, 20]), total) for t in configs}
 
 
 def layout_of(configs, array_bytes, **choices):
@@ -118,6 +118,15 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
     for total, width in ((99_999, few), (100_000, many)):
         layout = layout_of(configs, array_bytes, counts=counts_of_two_ids(configs, total))
         assert {t.width for t in layout.tables} == {width}
+
+
+@pytest.mark.parametrize("total, width", [(20_000, 6), (48_000, 8), (59_999, 9), (60_000, 16)])
+def test_the_fewest_examples_are_not_read_wide_whatever_the_budget(total, width):
+    configs = tables([200_000, 5000])
+    for array_bytes, widest in ((205_000 * 8, 16), (205_000 * 2, 8)):
+        layout = layout_of(configs, array_bytes, counts=counts_of_two_ids(configs, total))
+        assert {t.width for t in layout.tables} == {min(width, widest)}
+        assert {t.bias for t in layout.tables} == {min(width, widest) < 16}
 
 
 # 26 projections of D = 16 take 1,664 bytes a coordinate. With a bias, four coordinates are a sixth of 49,920 bytes; two without one

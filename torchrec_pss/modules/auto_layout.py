@@ -17,6 +17,7 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
+_FEWEST_READS, _EXAMPLES_PER_COORDINATE = 60_000, 6000  # below it, of so many one for reads wider than `_LEAST_WIDTH`
 _FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
 _FEW_BYTES_PROJECTION_SHARE = 1 / 7  # of the budget, at most, for those projections
 _FEW_BYTES_HOT_SHARE = 0.9  # in place of `_HOT_SHARE` there
@@ -137,18 +138,28 @@ def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
 
 
 def _has_few_examples(counts: Mapping | None) -> bool:
-    return bool(counts) and max(known.total for known in counts.values()) < _FEW_READS
+    return bool(counts) and _examples(counts) < _FEW_READS
+
+
+def _examples(counts: Mapping) -> int:
+    """That the counts are of: reads of the table that is read most."""
+    return max(known.total for known in counts.values())
 
 
 def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, counts: Mapping | None) -> int:
     """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
-    read says more of a row, and leaves fewer rows elements of their own. Narrower where the projections would not fit."""
+    read says more of a row, leaves fewer rows elements of their own, and from few examples is learned by heart sooner. Narrower
+    where the projections would not fit."""
     least = _least_width(plain, counts)
     if plain.head == "dot":
         return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
-    per_element = _FEW_WIDTH_PER_ELEMENT if _has_few_examples(counts) else _WIDTH_PER_ELEMENT
-    wanted = min(2 * round(per_element * elements / 2), _MOST_WIDTH)
+    per_element, most = _WIDTH_PER_ELEMENT, _MOST_WIDTH
+    if _has_few_examples(counts):
+        per_element = _FEW_WIDTH_PER_ELEMENT
+        if _examples(counts) < _FEWEST_READS:
+            most = max(_LEAST_WIDTH, _examples(counts) // _EXAMPLES_PER_COORDINATE)
+    wanted = min(2 * round(per_element * elements / 2), most)
     possible = range(least, wanted + 1)
     return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
 
