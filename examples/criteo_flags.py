@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--epochs",
         type=int,
-        help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for full, --planner_pss and --keep_array)",
+        help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for full, --planner_pss and --keep_array); of several, the last that did not lose is evaluated",
     )
     train.add_argument(
         "--keep_array",
