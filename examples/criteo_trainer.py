@@ -119,10 +119,10 @@ class Trainer:
             return
         if self.best is not None:
             self.best.end_pass(ends)
-            better, advice = self.best.number, "its weights are taken, and --epochs %d would have been enough"
+            better, advice = self.best.number, "the earlier one's weights are taken; --epochs %d would have been enough"
         else:
             better = ends.index(max(ends)) + 1 if has_lost(ends) else len(ends)
-            advice = "--epochs %d gives the better one"
+            advice = "--epochs %d gives the earlier one"
         if better < len(ends):
             logger.warning(
                 f"pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "

@@ -1,7 +1,7 @@
 """`BestPass`: the averaged weights of the pass over the rows that a run ends with, which need not be the last.
 
-How many passes a model bears depends on the rows, and is not known before. Each pass begins as good as the last one ended, so
-the later is taken unless it has visibly lost.
+How many passes a model bears depends on the rows, and is not known before. On most a later pass is the better one, so it is
+taken unless it has visibly lost.
 """
 
 from collections.abc import Mapping, Sequence
