@@ -209,7 +209,10 @@ def test_few_rows_are_passed_several_times_with_the_array_begun_anew(tmp_path):
     assert kept["auroc_test"] == one["auroc_test"] and kept["ne_test"] == one["ne_test"] and one["of_pass"] is None
     train(*keep, "--epochs", "2", "--resume")
     assert results(tmp_path / "kept")["auroc_test"] == one["auroc_test"]
-    assert "the earlier one's weights are taken; --epochs 1 would have been enough" in (tmp_path / "kept" / "log.txt").read_text()
+    assert (
+        "the earlier one's weights are taken; --epochs 1 would have been enough"
+        in (tmp_path / "kept" / "log.txt").read_text()
+    )
     assert "ended at validation AUROC" not in (tmp_path / "anew" / "log.txt").read_text()
     short = [*flags, "--limit_train_batches", "20"]
     train(*short, "--embedding", "narrow", "--output_dir", tmp_path / "narrow")
