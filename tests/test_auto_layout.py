@@ -121,12 +121,12 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
 
 
 @pytest.mark.parametrize("total, width", [(20_000, 6), (48_000, 8), (59_999, 9), (60_000, 16)])
-def test_the_fewest_examples_are_not_read_wide_whatever_the_budget(total, width):
+def test_the_fewest_examples_are_not_read_wide_but_where_rows_have_many_elements(total, width):
     configs = tables([200_000, 5000])
-    for array_bytes, widest in ((205_000 * 8, 16), (205_000 * 2, 8)):
-        layout = layout_of(configs, array_bytes, counts=counts_of_two_ids(configs, total))
-        assert {t.width for t in layout.tables} == {min(width, widest)}
-        assert {t.bias for t in layout.tables} == {min(width, widest) < 16}
+    for elements_a_row, least, widest in ((0.5, 4, 8), (2, 4, 16), (5, 10, 16), (8, 16, 16)):
+        layout = layout_of(configs, int(205_000 * 4 * elements_a_row), counts=counts_of_two_ids(configs, total))
+        expected = min(max(width, least), widest)
+        assert {t.width for t in layout.tables} == {expected} and {t.bias for t in layout.tables} == {expected < 16}
 
 
 # 26 projections of D = 16 take 1,664 bytes a coordinate. With a bias, four coordinates are a sixth of 49,920 bytes; two without one

@@ -158,7 +158,8 @@ def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
     if _has_few_examples(counts):
         per_element = _FEW_WIDTH_PER_ELEMENT
         if _examples(counts) < _FEWEST_READS:
-            most = max(_LEAST_WIDTH, _examples(counts) // _EXAMPLES_PER_COORDINATE)
+            most = max(_LEAST_WIDTH, _examples(counts) // _EXAMPLES_PER_COORDINATE, int(2 * elements))
+            most = min(most, _MOST_WIDTH)
     wanted = min(2 * round(per_element * elements / 2), most)
     possible = range(least, wanted + 1)
     return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
