@@ -18,11 +18,16 @@ from torchrec_pss.whole_file import write_json
 _PROGRESS = "progress.json"
 
 
-def _state(
+def _parts(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None, best: BestPass | None
 ) -> dict:
-    state = {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}
-    return {name: part.state_dict() for name, part in state.items() if part is not None}
+    """What a checkpoint holds the state of, by its name there."""
+    parts = {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _state(parts: dict) -> dict:
+    return {name: part.state_dict() for name, part in parts.items()}
 
 
 def save(
@@ -38,7 +43,7 @@ def save(
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
     dist.barrier()
-    dcp.save(_state(model, optimizer, average, best), checkpoint_id=aside)
+    dcp.save(_state(_parts(model, optimizer, average, best)), checkpoint_id=aside)
     if dist.get_rank() == 0:
         write_json(aside / _PROGRESS, progress)
         replace_folder(aside, folder)
@@ -95,8 +100,8 @@ def load(
         ValueError: the checkpoint is damaged, or has what nobody here wrote.
     """
     optimizer.init_state()
-    state = _state(model, optimizer, average, best)
+    parts = _parts(model, optimizer, average, best)
+    state = _state(parts)
     load_checkpoint(state, folder)
-    for name, part in {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}.items():
-        if part is not None:
-            part.load_state_dict(state[name])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])

@@ -119,14 +119,15 @@ class Trainer:
             return
         if self.best is not None:
             self.best.end_pass(ends)
-            better, advice = self.best.number, "the earlier one's weights are taken; --epochs %d would have been enough"
+            better = self.best.number
+            advice = f"the earlier one's weights are taken; --epochs {better} would have been enough"
         else:
             better = ends.index(max(ends)) + 1 if has_lost(ends) else len(ends)
-            advice = "--epochs %d gives the earlier one"
+            advice = f"--epochs {better} gives the earlier one"
         if better < len(ends):
             logger.warning(
-                f"pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
-                f"these rows; {advice}", len(ends), ends[-1], better, ends[better - 1], better,
+                "pass %d ended at validation AUROC %.5f, pass %d at %.5f: this model does not bear so many passes over "
+                "these rows; %s", len(ends), ends[-1], better, ends[better - 1], advice,
             )  # fmt: skip
 
     def _segment_end(self) -> int:

@@ -132,7 +132,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     train(*flags, "--epochs", "1", "--auto_resume", "--output_dir", tmp_path / "parts", ranks=2)
     train(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts", ranks=2)
     whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
-    assert whole["steps"] == parts["steps"] == 158 and whole["of_pass"] == parts["of_pass"]
+    assert whole["steps"] == parts["steps"] == 158 and whole["of_pass"] == parts["of_pass"] == 2
+    assert "ended at validation AUROC" not in (tmp_path / "whole" / "log.txt").read_text()
     assert whole["auroc_test"] == parts["auroc_test"] and whole["ne_test"] == parts["ne_test"]
     assert [h["auroc_val"] for h in whole["history"] if "auroc_val" in h] == [
         h["auroc_val"] for h in parts["history"] if "auroc_val" in h
