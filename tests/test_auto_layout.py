@@ -120,13 +120,19 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
         assert {t.width for t in layout.tables} == {width}
 
 
-@pytest.mark.parametrize("total, width", [(20_000, 6), (48_000, 8), (59_999, 9), (60_000, 16)])
-def test_the_fewest_examples_are_not_read_wide_but_where_rows_have_many_elements(total, width):
-    configs = tables([200_000, 5000])
-    for elements_a_row, least, widest in ((0.5, 4, 8), (2, 4, 16), (5, 10, 16), (8, 16, 16)):
+@pytest.mark.parametrize(
+    "dim, total, width",
+    [
+        *[(16, 20_000, 6), (16, 48_000, 9), (16, 60_000, 12), (16, 199_999, 12), (16, 200_000, 16)],
+        *[(8, 199_999, 6), (8, 200_000, 8), (64, 48_000, 9), (64, 79_999, 15), (64, 80_000, 16)],
+    ],
+)
+def test_a_read_is_as_wide_as_so_many_examples_teach_but_where_rows_have_many_elements(dim, total, width):
+    configs = tables([200_000, 5000], dim)
+    for elements_a_row, least in ((2, 4), (5, 10), (8, 16)):
         layout = layout_of(configs, int(205_000 * 4 * elements_a_row), counts=counts_of_two_ids(configs, total))
-        expected = min(max(width, least), widest)
-        assert {t.width for t in layout.tables} == {expected} and {t.bias for t in layout.tables} == {expected < 16}
+        expected = min(max(width, least), dim)
+        assert {t.width for t in layout.tables} == {expected} and {t.bias for t in layout.tables} == {expected < dim}
 
 
 # 26 projections of D = 16 take 1,664 bytes a coordinate. With a bias, four coordinates are a sixth of 49,920 bytes; two without one

@@ -372,9 +372,9 @@ def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
     assert "| a b | 10x | .7500 | hash | .7400 | +0.0100, +0.0100 |" in text and "| narrow | does not fit | - |" in text
 
 
-@pytest.mark.parametrize("clusters", [False, True])
-def test_another_generator_writes_criteo_files(tmp_path, clusters):
-    rows = OtherRows(4000, (3, 300), (0.7, 1.5), clusters, seed=5)
+@pytest.mark.parametrize("of_ids", [{}, {"clusters": True}, {"pairs": 0}])
+def test_another_generator_writes_criteo_files(tmp_path, of_ids):
+    rows = OtherRows(4000, (3, 300), (0.7, 1.5), seed=5, **of_ids)
     for name, written in (("a", rows), ("again", rows), ("b", replace(rows, seed=6))):
         write(written, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "again").read_bytes() != (tmp_path / "b").read_bytes()

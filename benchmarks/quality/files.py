@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -70,8 +71,8 @@ def _generated(skew: float) -> Kind:
     return Kind(flags=flags, seeds=(0,))
 
 
-def _other(num_rows: int, num_ids: tuple[int, int], skew: tuple[float, float], clusters: bool, seed: int) -> Kind:
-    return Kind(rows=OtherRows(num_rows, num_ids, skew, clusters, seed), seeds=(0,))
+def _other(num_rows: int, num_ids: tuple[int, int], skew: tuple[float, float], seed: int, **more: Any) -> Kind:
+    return Kind(rows=OtherRows(num_rows, num_ids, skew, seed=seed, **more), seeds=(0,))
 
 
 KINDS = {
@@ -83,11 +84,12 @@ KINDS = {
     "its tokens modulo 50": Kind(_modulo(50)),
     "generated, skew 1.05": _generated(1.05),
     "generated, skew 1.4": _generated(1.4),
-    "other generator, 120,000 rows": _other(120_000, (3, 60_000), (0.7, 1.5), clusters=False, seed=201),
-    "other generator, 60,000 rows": _other(60_000, (10, 60_000), (0.9, 1.3), clusters=False, seed=205),
+    "other generator, 120,000 rows": _other(120_000, (3, 60_000), (0.7, 1.5), seed=201),
+    "other generator, 60,000 rows": _other(60_000, (10, 60_000), (0.9, 1.3), seed=205),
     "other generator, clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=202),
     "other generator, other clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=204),
-    "other generator, 30,000 rows": _other(30_000, (3, 5000), (0.8, 1.4), clusters=False, seed=203),
+    "other generator, 30,000 rows": _other(30_000, (3, 5000), (0.8, 1.4), seed=203),
+    "other generator, main effects alone": _other(100_000, (4, 20_000), (1.0, 1.1), pairs=0, seed=206),
 }
 
 

@@ -4,7 +4,7 @@ Tables of very different sizes, each with a skew of its own, tokens and numbers 
 
     bias + numbers + sum_t m(t, id_t) + sum_(t,u) .35 <v(t, id_t), v(u, id_u)>
 
-over 14 pairs of tables, with a main effect m and a 3-vector v for every id, or for every hidden cluster of a table's ids.
+over 14 pairs of tables or none, with a main effect m and a 3-vector v for every id, or for every hidden cluster of a table's ids.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE
 from torchrec_pss.whole_file import write_text
 
 _BIAS = -1.2
-_PAIRS, _PAIR_EFFECT, _VECTOR = 14, 0.35, 3
+_PAIR_EFFECT, _VECTOR = 0.35, 3
 _NUMBER_EFFECT = 0.15
 _MISSING_TOKENS, _MISSING_NUMBERS = 0.03, (0.02, 0.4)
 
@@ -30,15 +30,17 @@ class OtherRows:
         num_rows: of the file.
         num_ids: the least and the most ids of a table, log-uniform between.
         skew: the least and the largest exponent of a table's power law, uniform between.
-        clusters: whether ids of a hidden cluster, sqrt(ids) / 2 a table, have one effect; else each id its own.
         seed: of everything.
+        clusters: whether ids of a hidden cluster, sqrt(ids) / 2 a table, have one effect; else each id its own.
+        pairs: of tables whose products count; 0 leaves main effects alone.
     """
 
     num_rows: int
     num_ids: tuple[int, int]
     skew: tuple[float, float]
-    clusters: bool
     seed: int
+    clusters: bool = False
+    pairs: int = 14
 
 
 def write(rows: OtherRows, path: Path) -> None:
@@ -64,7 +66,7 @@ def _lines(rows: OtherRows) -> Iterator[list[str]]:
         main, vector = _effects(rng, rows_of_table, rows.clusters)
         logits += main[ids]
         vectors.append(vector[ids])
-    for _ in range(_PAIRS):
+    for _ in range(rows.pairs):
         first, second = rng.choice(NUM_SPARSE, 2, replace=False)
         logits += _PAIR_EFFECT * (vectors[first] * vectors[second]).sum(1)
     labels = rng.random(n) < 1 / (1 + np.exp(-logits))

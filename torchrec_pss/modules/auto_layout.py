@@ -17,11 +17,10 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
-_FEWEST_READS = 60_000  # below it a read wider than `_LEAST_WIDTH` must have
-_EXAMPLES_PER_COORDINATE = 6000  # so many of them, or
-_WIDTH_PER_OWN_ELEMENT = (
-    2  # be no wider than so many times the elements a row (at 2x, which few examples were not measured at)
-)
+_MANY_READS = 200_000  # below it a read wider than `_LEAST_WIDTH` must have
+_EXAMPLES_PER_COORDINATE = 5000  # so many of them and be within
+_WIDTH_PER_DIM = 3 / 4  # of the embedding_dim, so that it is projected; or
+_WIDTH_PER_OWN_ELEMENT = 2  # be no wider than so many times the elements a row (8 at 2x, where it was not measured)
 _FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
 _FEW_BYTES_PROJECTION_SHARE = 1 / 7  # of the budget, at most, for those projections
 _FEW_BYTES_HOT_SHARE = 0.9  # in place of `_HOT_SHARE` there
@@ -158,12 +157,12 @@ def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
     if plain.head == "dot":
         return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
-    per_element, most = _WIDTH_PER_ELEMENT, _MOST_WIDTH
-    if _has_few_examples(counts):
-        per_element = _FEW_WIDTH_PER_ELEMENT
-        if _examples(counts) < _FEWEST_READS:
-            learned = _examples(counts) // _EXAMPLES_PER_COORDINATE
-            most = min(most, max(_LEAST_WIDTH, learned, int(_WIDTH_PER_OWN_ELEMENT * elements)))
+    most = _MOST_WIDTH
+    if counts and _examples(counts) < _MANY_READS:
+        dim = max(t.embedding_dim for t in tables)
+        learned = min(_examples(counts) // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim))
+        most = min(most, max(_LEAST_WIDTH, learned, int(_WIDTH_PER_OWN_ELEMENT * elements)))
+    per_element = _FEW_WIDTH_PER_ELEMENT if _has_few_examples(counts) else _WIDTH_PER_ELEMENT
     wanted = min(2 * round(per_element * elements / 2), most)
     possible = range(least, wanted + 1)
     return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
