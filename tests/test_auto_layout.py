@@ -121,16 +121,19 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
 
 
 @pytest.mark.parametrize(
-    "dim, total, width",
+    "exact, dim, total, width",
     [
-        *[(16, 20_000, 6), (16, 48_000, 9), (16, 60_000, 12), (16, 199_999, 12), (16, 200_000, 16)],
-        *[(8, 199_999, 6), (8, 200_000, 8), (64, 48_000, 9), (64, 79_999, 15), (64, 80_000, 16)],
+        *[((), 16, 20_000, 6), ((), 16, 48_000, 9), ((), 16, 60_000, 12), ((), 16, 199_999, 12), ((), 16, 200_000, 16)],
+        *[((), 8, 199_999, 6), ((), 8, 200_000, 8), ((), 64, 48_000, 9), ((), 64, 79_999, 15), ((), 64, 80_000, 16)],
+        *[("auto", 16, 20_000, 6), ("auto", 16, 59_999, 11), ("auto", 16, 60_000, 16)],
+        *[("auto", 8, 59_999, 6), ("auto", 8, 60_000, 8)],
     ],
 )
-def test_a_read_is_as_wide_as_so_many_examples_teach_but_where_rows_have_many_elements(dim, total, width):
+def test_a_read_is_as_wide_as_so_many_examples_teach_but_where_rows_have_many_elements(exact, dim, total, width):
     configs = tables([200_000, 5000], dim)
-    for elements_a_row, least in ((2, 4), (5, 10), (8, 16)):
-        layout = layout_of(configs, int(205_000 * 4 * elements_a_row), counts=counts_of_two_ids(configs, total))
+    for elements_a_row, least in ((2, 4), (5, 10), (7.9, 15)):
+        counts = counts_of_two_ids(configs, total)
+        layout = layout_of(configs, int(205_000 * 4 * elements_a_row), exact=exact, counts=counts)
         expected = min(max(width, least), dim)
         assert {t.width for t in layout.tables} == {expected} and {t.bias for t in layout.tables} == {expected < dim}
 

@@ -17,7 +17,8 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
-_MANY_READS = 200_000  # below it a read wider than `_LEAST_WIDTH` must have
+_MANY_READS = 200_000  # below it (where ids are rows, `_MANY_READS_OF_ROWS`) a read wider than `_LEAST_WIDTH` must have
+_MANY_READS_OF_ROWS = 60_000
 _EXAMPLES_PER_COORDINATE = 5000  # so many of them and be within
 _WIDTH_PER_DIM = 3 / 4  # of the embedding_dim, so that it is projected; or
 _WIDTH_PER_OWN_ELEMENT = 2  # be no wider than so many times the elements a row (8 at 2x, where it was not measured)
@@ -158,7 +159,7 @@ def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
         return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
     most = _MOST_WIDTH
-    if counts and _examples(counts) < _MANY_READS:
+    if counts and _examples(counts) < (_MANY_READS_OF_ROWS if plain.exact == "auto" else _MANY_READS):
         dim = max(t.embedding_dim for t in tables)
         learned = min(_examples(counts) // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim))
         most = min(most, max(_LEAST_WIDTH, learned, int(_WIDTH_PER_OWN_ELEMENT * elements)))
