@@ -131,10 +131,11 @@ def test_few_examples_are_read_narrower(array_bytes, few, many):
 )
 def test_a_read_is_as_wide_as_so_many_examples_teach_but_where_rows_have_many_elements(exact, dim, total, width):
     configs = tables([200_000, 5000], dim)
-    for elements_a_row, least in ((2, 4), (5, 10), (7.9, 15)):
-        counts = counts_of_two_ids(configs, total)
+    counts = counts_of_two_ids(configs, total)
+    # Half an element a row is read 8 wide at most, from 100,000 examples on 16.
+    for elements_a_row, least, most in ((0.5, 4, 8 if total < 100_000 else 16), (2, 4, 16), (5, 10, 16), (8, 16, 16)):
         layout = layout_of(configs, int(205_000 * 4 * elements_a_row), exact=exact, counts=counts)
-        expected = min(max(width, least), dim)
+        expected = min(max(width, least), most, dim)
         assert {t.width for t in layout.tables} == {expected} and {t.bias for t in layout.tables} == {expected < dim}
 
 

@@ -17,11 +17,13 @@ _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
 _FEW_READS = 100_000  # where counts show no table read more often, the two that follow stand in
 _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
-_MANY_READS = 200_000  # below it (where ids are rows, `_MANY_READS_OF_ROWS`) a read wider than `_LEAST_WIDTH` must have
-_MANY_READS_OF_ROWS = 60_000
-_EXAMPLES_PER_COORDINATE = 5000  # so many of them and be within
-_WIDTH_PER_DIM = 3 / 4  # of the embedding_dim, so that it is projected; or
-_WIDTH_PER_OWN_ELEMENT = 2  # be no wider than so many times the elements a row (8 at 2x, where it was not measured)
+# Fewer examples than the first of these (the second where ids are rows) are read at most one coordinate for so many examples wide
+# and at most so much of the embedding_dim, which leaves every table a projection; but at least `_LEAST_WIDTH`, or so many times
+# the elements that the array has a row (at 2x, which was not measured, nothing is narrower).
+_MANY_READS, _MANY_READS_OF_ROWS = 200_000, 60_000
+_EXAMPLES_PER_COORDINATE = 5000
+_WIDTH_PER_DIM = 3 / 4
+_WIDTH_PER_OWN_ELEMENT = 2
 _FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
 _FEW_BYTES_PROJECTION_SHARE = 1 / 7  # of the budget, at most, for those projections
 _FEW_BYTES_HOT_SHARE = 0.9  # in place of `_HOT_SHARE` there
@@ -159,9 +161,10 @@ def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
         return least
     elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
     most = _MOST_WIDTH
-    if counts and _examples(counts) < (_MANY_READS_OF_ROWS if plain.exact == "auto" else _MANY_READS):
+    many = _MANY_READS_OF_ROWS if plain.exact == "auto" else _MANY_READS
+    if counts and (examples := _examples(counts)) < many:
         dim = max(t.embedding_dim for t in tables)
-        learned = min(_examples(counts) // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim))
+        learned = min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim))
         most = min(most, max(_LEAST_WIDTH, learned, int(_WIDTH_PER_OWN_ELEMENT * elements)))
     per_element = _FEW_WIDTH_PER_ELEMENT if _has_few_examples(counts) else _WIDTH_PER_ELEMENT
     wanted = min(2 * round(per_element * elements / 2), most)
