@@ -18,6 +18,7 @@ from benchmarks.quality import (
     conversion,
     files,
     headline,
+    pair_trial,
     rivals,
     run,
     script_run,
@@ -30,8 +31,8 @@ from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
 from benchmarks.quality.jobs import Job, Results
 from benchmarks.quality.other_rows import OtherRows, write
+from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
-from torchrec_pss import PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.optim.array_restart import ParameterRestart
@@ -48,6 +49,12 @@ def counts_of(log_):
     return {f"t{i}": c for i, c in enumerate(log_.counts)}
 
 
+def stored_bytes(module):
+    """Of parameters and hot rows' keys."""
+    keys = [b for name, b in module.named_buffers() if name.endswith("hot_keys")]
+    return 4 * sum(tensor.numel() for tensor in [*module.parameters(), *keys])
+
+
 @pytest.mark.parametrize("compression", [4, 12, 60])
 @pytest.mark.parametrize("name", rivals.ALL)
 def test_no_contestant_exceeds_the_budget(name, compression, log):
@@ -60,9 +67,7 @@ def test_no_contestant_exceeds_the_budget(name, compression, log):
             module, size = contestant.build(configs, budget, counts_of(log), variant)
         except ValueError:
             continue
-        assert size == sum(p.numel() * 4 for p in module.parameters()) + sum(
-            b.numel() * 4 for n, b in module.named_buffers() if n.endswith("hot_keys")
-        )
+        assert size == stored_bytes(module)
         assert size <= budget or name == "full"
         ids = log.ids[:, :9]
         kjt = KeyedJaggedTensor([f"f{i}" for i in range(26)], ids.flatten(), lengths=torch.ones(ids.numel()).int())
@@ -156,24 +161,54 @@ def pairs():
     return Interactions(users[:55_000], items[:55_000], users[55_000:], items[55_000:], 300, 400)
 
 
-@pytest.mark.parametrize("name", sequence_trial.CONTESTANTS)
+@pytest.mark.parametrize("name", rivals.CONTESTANTS)
 def test_sequence_contestants_keep_the_budget(name, pairs):
     """And each, on two users' items, gives a logit a candidate; a user's own target is hidden from its history."""
     counts = IdCounts.of(pairs.train_item)
-    build, trials = sequence_trial.CONTESTANTS[name]
-    for variant, _ in trials:
+    for variant, _ in sequence_trial.CONTESTANTS[name]:
         table = EmbeddingConfig(
             name="item", num_embeddings=400, embedding_dim=64, feature_names=["history", "candidate"]
         )
         budget = 400 * 64 * 4 // 10
-        embeddings = PSSEmbeddingCollection([table], config=build([table], budget, counts, variant))
-        assert name == "full" or embeddings.layout.embedding_bytes <= budget
+        if name == "mixed dimensions":  # the one table is the smallest
+            with pytest.raises(ValueError, match="no alpha up to 2 fits"):
+                sequence_trial.build(name, table, budget, counts, variant)
+            continue
+        embeddings, size = sequence_trial.build(name, table, budget, counts, variant)
+        assert size == stored_bytes(embeddings) and (name == "full" or size <= budget)
         model = sequence_trial.SequenceModel(embeddings, 400)
         histories = sequence_trial.Histories(pairs.train_user, pairs.train_item, 300)
         users, targets = torch.tensor([3, 4]), torch.tensor([9, 8])
         history, known = histories.sample(users, targets, torch.Generator().manual_seed(0))
         assert (history % 2 == torch.tensor([[1], [0]])).all() and not (history[known] == 9).any()
-        assert model(history, known, torch.tensor([[9, 1, 2], [8, 5, 7]])).shape == (2, 3)
+        logits = model(history, known, torch.tensor([[9, 1, 2], [8, 5, 7]]))
+        assert logits.shape == (2, 3)
+        logits.sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in embeddings.parameters())
+
+
+@pytest.mark.parametrize("name", rivals.CONTESTANTS)
+def test_two_tower_contestants_learn_within_the_budget(name, pairs):
+    trial = PairTrial(name, 1.0 if name == "full" else 10.0, epochs=2)
+    if name in ("QR", "mixed dimensions"):
+        with pytest.raises(ValueError, match="fit"):
+            pair_trial.run(pairs, trial)
+        trial = replace(trial, compression=1.2)
+    found = pair_trial.run(pairs, trial)
+    assert found["bytes"] <= found["budget"] and found["curve"][-1][1] == found["auroc_test"] > 0.6
+
+
+@pytest.mark.parametrize("lab, trial", [(pair_trial, PairTrial), (sequence_trial, SequenceTrial)])
+def test_pairs_are_clustered_halfway(lab, trial, pairs, monkeypatch):
+    events = []
+    monkeypatch.setattr(Clustered, "cluster", lambda self, generator: events.append("cluster"))
+    evaluated = "evaluate" if lab is pair_trial else "_auroc"
+    owner = pair_trial.train_interactions if lab is pair_trial else lab
+    judged = getattr(owner, evaluated)
+    monkeypatch.setattr(owner, evaluated, lambda *a: events.append("judged") or judged(*a))
+    lab.run(pairs, trial("CCE", 10.0, epochs=4))
+    tables = 2 if lab is pair_trial else 1
+    assert events == ["judged"] * 2 + ["cluster"] * tables + ["judged"] * 3
 
 
 def test_a_sequence_trial_learns_and_repeats(pairs):

@@ -11,7 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.quality import rivals
 from benchmarks.quality.click_data import ClickLog
-from benchmarks.quality.composed import Clustered
+from benchmarks.quality.composed import cluster
 from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.optim.array_restart import ParameterRestart
@@ -107,7 +107,7 @@ def train(
         if number and first == 0:
             restart.restart(optimizer)
         if number == trial.passes - 1 and first == a_pass // 2:
-            _cluster(embeddings, trial.seed)
+            cluster(embeddings, trial.seed)
         rows = slice(first * trial.batch_size, (first + 1) * trial.batch_size)
         logits = _logits(model, log, rows)
         loss = binary_cross_entropy_with_logits(logits, log.labels[rows])
@@ -128,13 +128,6 @@ def _model(trial: ClickTrial, embeddings: nn.Module) -> nn.Module:
     if trial.model == "dcn":
         return DLRM_DCN(embeddings, 13, [64, dim], [256, 128, 1], dcn_num_layers=3, dcn_low_rank_dim=64)
     return DLRM(embeddings, 13, [64, dim], [256, 128, 1])
-
-
-def _cluster(embeddings: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for module in embeddings.modules():
-        if isinstance(module, Clustered):
-            module.cluster(generator)
 
 
 def _logits(model: nn.Module, log: ClickLog, rows: slice) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Rivals that are no layout of the array: embeddings composed from several small tables.
 
-Each is written from its paper's formula, for one id a bag. All have a common shape: ids ``[tables, B]`` in,
-``[B, tables * D]`` out.
+Each is written from its paper's formula, as a module that maps ids ``[N]`` to embeddings ``[N, D]``.
 """
 
 import math
@@ -9,17 +8,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, EmbeddingCollectionInterface
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss.ops.hashing import block_hashes, slots, table_key
 
 _START = 0.05
 
 
-class ComposedEmbeddings(EmbeddingBagCollectionInterface):
-    """An EBC whose tables are modules that map ids ``[B]`` to embeddings ``[B, D]``."""
+class ComposedBags(EmbeddingBagCollectionInterface):
+    """An EBC whose tables are such modules, for one id a bag."""
 
     def __init__(self, configs: list[EmbeddingBagConfig], tables: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -42,8 +41,33 @@ class ComposedEmbeddings(EmbeddingBagCollectionInterface):
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def num_bytes(self) -> int:
-        return sum(p.numel() * 4 for p in self.parameters())
+
+class ComposedSequences(EmbeddingCollectionInterface):
+    """An EC whose tables are such modules."""
+
+    def __init__(self, configs: list[EmbeddingConfig], tables: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._configs = configs
+        self.tables = nn.ModuleList(tables)
+
+    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        table_of = {name: t for c, t in zip(self._configs, self.tables, strict=True) for name in c.feature_names}
+        return {
+            name: JaggedTensor(values=table_of[name](ids.values()), lengths=ids.lengths())
+            for name, ids in features.to_dict().items()
+        }
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        return self._configs
+
+    def need_indices(self) -> bool:
+        return False
+
+    def embedding_dim(self) -> int:
+        return self._configs[0].embedding_dim
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        return [c.feature_names for c in self._configs]
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
@@ -177,3 +201,11 @@ class Clustered(nn.Module):
 def _nearest(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     squares = centres.square().sum(1)
     return torch.cat([(squares - 2 * part @ centres.T).argmin(1) for part in rows.split(4096)])
+
+
+def cluster(embeddings: nn.Module, seed: int) -> None:
+    """Clusters its `Clustered` tables, if there are any."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in embeddings.modules():
+        if isinstance(module, Clustered):
+            module.cluster(generator)

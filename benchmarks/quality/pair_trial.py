@@ -1,21 +1,34 @@
-"""One training of one contestant on user-item pairs: `examples/train_interactions.py`'s two-tower model and loop."""
+"""One training of one contestant on user-item pairs: `examples/train_interactions.py`'s two-tower model and loop.
+
+Four contestants are the script's own; the others have its row hashing's rate and start from `rivals`.
+"""
 
 import sys
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.quality import rivals
+from benchmarks.quality.composed import cluster
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.optim import WeightAverage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import train_interactions
 
 GOWALLA = Path(__file__).parents[3] / "shared" / "data" / "gowalla.npz"
-CONTESTANTS = {"pss": "pss", "full": "full", "narrow": "narrow", "row hashing": "hash"}
-RATE_FACTORS = (1.0, 0.5, 2.0)
+_OF_THE_SCRIPT = {"pss": "pss", "full": "full", "narrow": "narrow", "row hashing": "hash"}
+_RATES = tuple((None, factor) for factor in (1.0, 0.5, 2.0))
+# (variant, factor on the learning rate) a trial, as in rivals.py.
+CONTESTANTS: dict[str, rivals.Trials] = dict.fromkeys(rivals.CONTESTANTS, _RATES) | {
+    "ROBE": ((1, 1.0), (4, 1.0), (4, 0.5)),
+    "PSS plain": ((1, 1.0), (4, 1.0), (1, 0.5)),
+    "CAFE": ((0.7, 1.0), (0.5, 1.0), (0.3, 1.0)),
+}
 _VALIDATION = 0.05  # of the training pairs
 
 
@@ -41,23 +54,40 @@ def run(pairs: Interactions, trial: PairTrial) -> dict:
     """
     torch.manual_seed(trial.seed)
     train, validation = _held_out(pairs)
-    flags = ["--path", str(GOWALLA), "--embedding", CONTESTANTS[trial.contestant]]
+    budget = int((pairs.num_users + pairs.num_items) * trial.embedding_dim * 4 / trial.compression)
+    flags = ["--path", str(GOWALLA), "--embedding", _OF_THE_SCRIPT.get(trial.contestant, "hash")]
     flags += ["--embedding_dim", str(trial.embedding_dim), "--seed", str(trial.seed)]
     if trial.contestant != "full":
         flags += ["--compression", str(trial.compression)]
     args = train_interactions.parse(flags)
-    model, size, full_bytes, _ = train_interactions.build(args, train)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate * RATE_FACTORS[trial.trial])
+    variant, factor = CONTESTANTS[trial.contestant][trial.trial]
+    if trial.contestant in _OF_THE_SCRIPT:
+        model, size, _, _ = train_interactions.build(args, train)
+    else:
+        model, size = _rival(trial.contestant, variant, args, train, budget)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate * factor)
     average = WeightAverage(dict(model.named_parameters()), every=4)
     curve, steps = [], -(-len(train.train_user) // args.batch_size)
     for epoch in range(trial.epochs):
+        if epoch and epoch == trial.epochs // 2:
+            cluster(model, trial.seed)
         train_interactions.train_epoch(model, optimizer, average, train, args, epoch)
         with average.applied():
             curve.append((steps * (epoch + 1), train_interactions.evaluate(model, pairs, 0)))
     with average.applied():
         auroc_val = train_interactions.evaluate(model, validation, 0)
-    budget = int(full_bytes / trial.compression)
     return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
+
+
+def _rival(
+    name: str, variant: float | None, args: Namespace, train: Interactions, budget: int
+) -> tuple[train_interactions.TwoTower, int]:
+    """The model, and its embeddings' bytes."""
+    tables = train_interactions.tables(train, args.embedding_dim, 0.0)
+    ids = (train.train_user, train.train_item)
+    counts = {t.name: IdCounts.of(i) for t, i in zip(tables, ids, strict=True)}
+    embeddings, size = rivals.CONTESTANTS[name].build(tables, budget, counts, variant)
+    return train_interactions.TwoTower(embeddings, args.negatives), size
 
 
 def gowalla() -> Interactions:

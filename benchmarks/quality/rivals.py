@@ -1,33 +1,35 @@
 """Every contestant at a budget of bytes. A builder takes tables, bytes, counts and a variant (a width or nothing), and
-returns an EBC and the bytes of all that it learns; ValueError where it cannot be had at that budget."""
+returns an EBC (for `EmbeddingConfig`s an EC) and the bytes of all that it learns; ValueError where it cannot be had at that budget."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.quality.composed import (
     Clustered,
-    ComposedEmbeddings,
+    ComposedBags,
+    ComposedSequences,
     DoubleHash,
     Projected,
     Quotient,
     TensorTrain,
 )
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
 from torchrec_pss.modules.allocation import largest_fitting
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 
-Tables = list[EmbeddingBagConfig]
+Tables = list[EmbeddingBagConfig] | list[EmbeddingConfig]
 Built = tuple[nn.Module, int]
+Trials = tuple[tuple[float | None, float], ...]
 
 
-def tables_of(rows: Sequence[int], dim: int) -> Tables:
+def tables_of(rows: Sequence[int], dim: int) -> list[EmbeddingBagConfig]:
     return [
         EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=dim, feature_names=[f"f{i}"])
         for i, n in enumerate(rows)
@@ -46,7 +48,7 @@ class Folded(EmbeddingBagCollectionInterface):
         ids = features.values().view(len(self._rows), -1) % self._rows
         return self.ebc(KeyedJaggedTensor(features.keys(), ids.flatten(), lengths=features.lengths()))
 
-    def embedding_bag_configs(self) -> Tables:
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self.ebc.embedding_bag_configs()
 
     def is_weighted(self) -> bool:
@@ -57,31 +59,37 @@ class Folded(EmbeddingBagCollectionInterface):
         return self.ebc.device
 
 
-def _array(tables: Tables, config: PSSConfig) -> Built:
-    ebc = PSSEmbeddingBagCollection(tables, config=config)
-    return ebc, ebc.layout.embedding_bytes
+def array(tables: Tables, config: PSSConfig) -> Built:
+    """The layout of the array that ``config`` says."""
+    collection = PSSEmbeddingBagCollection if _are_bags(tables) else PSSEmbeddingCollection
+    embeddings = collection(tables, config=config)
+    return embeddings, embeddings.layout.embedding_bytes
+
+
+def _are_bags(tables: Tables) -> bool:
+    return isinstance(tables[0], EmbeddingBagConfig)
 
 
 def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant) -> Built:
-    return _array(tables, PSSConfig(array_bytes=array_bytes, counts=counts))
+    return array(tables, PSSConfig(array_bytes=array_bytes, counts=counts))
 
 
 def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
     dim = tables[0].embedding_dim
-    return _array(tables, exact_tables(tables, 1 << 62, dim))
+    return array(tables, exact_tables(tables, 1 << 62, dim))
 
 
 def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
-    return _array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes)))
+    return array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes)))
 
 
 def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> Built:
-    """``width`` None: that of `train_criteo.py`."""
+    """``width`` None: that of `train_criteo.py`. An EC has capped tables, whose ids the model takes modulo their rows."""
     width = width or row_hashing_width(tables, array_bytes)
     rows = capped_rows(tables, array_bytes, width)
-    capped = tables_of(rows, tables[0].embedding_dim)
-    ebc, size = _array(capped, exact_tables(capped, array_bytes, width))
-    return Folded(ebc), size
+    capped = [replace(t, num_embeddings=n) for t, n in zip(tables, rows, strict=True)]
+    embeddings, size = array(capped, exact_tables(capped, array_bytes, width))
+    return Folded(embeddings) if _are_bags(tables) else embeddings, size
 
 
 def robe(tables: Tables, array_bytes: int, counts, block: int) -> Built:
@@ -89,12 +97,12 @@ def robe(tables: Tables, array_bytes: int, counts, block: int) -> Built:
     config = PSSConfig(
         array_bytes=array_bytes, hash="robe", block_size=block, init_range=tables[0].embedding_dim ** -0.5
     )
-    return _array(tables, config)
+    return array(tables, config)
 
 
 def plain(tables: Tables, array_bytes: int, counts, block: int) -> Built:
     """One region for all tables, full width, signs: the paper's setup with our hash."""
-    return _array(tables, PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=()))
+    return array(tables, PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=()))
 
 
 def hot_and_hashed(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], share: float) -> Built:
@@ -107,14 +115,14 @@ def hot_and_hashed(tables: Tables, array_bytes: int, counts: dict[str, IdCounts]
     config = PSSConfig(
         array_bytes=array_bytes, layout="plain", exact=(), block_size=dim, hot=hot, segments=True, sign=False
     )
-    return _array(tables, config)
+    return array(tables, config)
 
 
 def _composed(tables: Tables, modules: Sequence[nn.Module], array_bytes: int) -> Built:
-    ebc = ComposedEmbeddings(tables, modules)
-    if ebc.num_bytes() > array_bytes:
-        raise ValueError(f"needs {ebc.num_bytes()} bytes, more than {array_bytes}")
-    return ebc, ebc.num_bytes()
+    size = sum(p.numel() * 4 for m in modules for p in m.parameters())
+    if size > array_bytes:
+        raise ValueError(f"needs {size} bytes, more than {array_bytes}")
+    return (ComposedBags if _are_bags(tables) else ComposedSequences)(tables, modules), size
 
 
 def _cap(tables: Tables, array_bytes: int, bytes_of: Callable[[int], int]) -> int:
@@ -170,7 +178,7 @@ def mixed_dimensions(tables: Tables, array_bytes: int, counts, variant) -> Built
     alphas = [a / 100 for a in range(201)]
     chosen = next((widths(a) for a in alphas if size(widths(a)) <= array_bytes), None)
     if chosen is None:
-        raise ValueError("one coordinate a row does not fit")
+        raise ValueError(f"no alpha up to {alphas[-1]:g} fits")
     modules = [Projected(t.num_embeddings, k, dim) for t, k in zip(tables, chosen, strict=True)]
     return _composed(tables, modules, array_bytes)
 
@@ -200,7 +208,7 @@ class Contestant:
     """A builder, and the trials by which it is tuned: (variant, factor on the embeddings' learning rate)."""
 
     build: Callable[..., Built]
-    trials: tuple[tuple[float | None, float], ...]
+    trials: Trials
 
 
 _RATES = tuple((None, f) for f in (1.0, 0.5, 2.0, 4.0))

@@ -46,7 +46,7 @@ GENERATED = "generated:200000:0.02:1.1"
 SKEWED = "generated:200000:0.02:1.4"
 MAIN = {  # data: models, compressions, rows a step
     "criteo": (("dlrm", "dcn"), (10, 100, 1000), 64),
-    "gowalla": (("two-tower", "sequence"), (10, 100), None),
+    "gowalla": (("two-tower", "sequence"), (10, 100, 1000), None),
     GENERATED: (("dlrm", "dcn"), (10, 100, 1000, 10_000), 256),
     SKEWED: (("dlrm", "dcn"), (10, 100, 1000), 256),
 }
@@ -63,18 +63,14 @@ SEEDS = (0, 1, 2)
 FULL = 1.0  # the compression under which full tables stand, trained once for all rows of a table
 
 
-def contestants_of(model: str) -> list[str]:
-    of_pairs = {"two-tower": pair_trial.CONTESTANTS, "sequence": sequence_trial.CONTESTANTS}
-    return list(of_pairs.get(model, rivals.CONTESTANTS))
-
-
 def trials_of(model: str, name: str, compression: float, batch_size: int | None, quick: bool) -> list[Trial]:
     """The trials by which a contestant is tuned."""
     epochs = {"epochs": 1} if quick else {}
     if model == "two-tower":
-        trials = [PairTrial(name, compression, k, **epochs) for k in range(len(pair_trial.RATE_FACTORS))]
+        number = len(pair_trial.CONTESTANTS[name])
+        trials = [PairTrial(name, compression, k, **epochs) for k in range(number)]
     elif model == "sequence":
-        number = len(sequence_trial.CONTESTANTS[name][1])
+        number = len(sequence_trial.CONTESTANTS[name])
         trials = [SequenceTrial(name, compression, k, **epochs) for k in range(number)]
     else:
         number = len(rivals.CONTESTANTS[name].trials)
@@ -91,7 +87,7 @@ def jobs_of(
             [Job(data, replace(t, seed=seed)) for seed in seeds]
             for t in trials_of(model, name, FULL if name == "full" else float(compression), batch_size, quick)
         ]
-        for name in contestants_of(model)
+        for name in rivals.CONTESTANTS
     }
 
 

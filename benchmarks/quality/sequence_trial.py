@@ -1,9 +1,8 @@
 """One training of one contestant on sequences: a user's items attend to a candidate item, as in DIN (arXiv 1706.06978).
 
-All contestants are `PSSEmbeddingCollection`s, the rivals as layouts of the same array.
+The contestants are those of `rivals`; the array is laid out for dot products.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +11,16 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.functional.classification import binary_auroc
 from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss import PSSConfig, PSSEmbeddingCollection
+from benchmarks.quality import rivals
+from benchmarks.quality.composed import cluster
+from torchrec_pss import PSSConfig
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width
 from torchrec_pss.optim import WeightAverage
 
-Tables = list[EmbeddingConfig]
 _LEARNING_RATE = 0.004  # of Adam, of the layers after the embeddings
 _RATES = tuple((None, factor) for factor in (2.0, 1.0, 4.0))
 _HISTORY = 12  # items of a user, at most
@@ -45,47 +45,31 @@ class SequenceTrial:
     epochs: int = 4
 
 
-def _pss(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
-    return PSSConfig(array_bytes=array_bytes, head="dot", counts={tables[0].name: counts})
-
-
-def _full(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
-    return exact_tables(tables, 1 << 62, tables[0].embedding_dim)
-
-
-def _narrow(tables: Tables, array_bytes: int, counts: IdCounts, variant: None) -> PSSConfig:
-    return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes))
-
-
-def _row_hashing(tables: Tables, array_bytes: int, counts: IdCounts, width: int) -> PSSConfig:
-    tables[0].num_embeddings = capped_rows(tables, array_bytes, width)[0]
-    return exact_tables(tables, array_bytes, width)
-
-
-def _robe(tables: Tables, array_bytes: int, counts: IdCounts, block: int) -> PSSConfig:
-    initial = tables[0].embedding_dim ** -0.5
-    return PSSConfig(array_bytes=array_bytes, hash="robe", block_size=block, init_range=initial)
-
-
-def _plain(tables: Tables, array_bytes: int, counts: IdCounts, block: int) -> PSSConfig:
-    return PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=())
-
-
-# (variant, factor on the learning rate of the embeddings) a trial, as in rivals.py. Row hashing may cap the table's rows.
-CONTESTANTS: dict[str, tuple[Callable[..., PSSConfig], tuple[tuple[int | None, float], ...]]] = {
-    "pss": (_pss, _RATES),
-    "full": (_full, _RATES),
-    "narrow": (_narrow, _RATES),
-    "row hashing": (_row_hashing, ((8, 2.0), (2, 2.0), (1, 2.0))),
-    "ROBE": (_robe, ((1, 2.0), (4, 2.0), (4, 1.0))),
-    "PSS plain": (_plain, ((1, 2.0), (4, 2.0), (1, 1.0))),
+# (variant, factor on the learning rate of the embeddings) a trial, as in rivals.py.
+CONTESTANTS: dict[str, rivals.Trials] = dict.fromkeys(rivals.CONTESTANTS, _RATES) | {
+    "row hashing": ((8, 2.0), (2, 2.0), (1, 2.0)),
+    "ROBE": ((1, 2.0), (4, 2.0), (4, 1.0)),
+    "PSS plain": ((1, 2.0), (4, 2.0), (1, 1.0)),
+    "CAFE": ((0.7, 2.0), (0.5, 2.0), (0.3, 2.0)),
 }
+
+
+def build(name: str, table: EmbeddingConfig, budget: int, counts: IdCounts, variant: float | None) -> rivals.Built:
+    """A contestant of one table, with the bytes of all that it learns.
+
+    Raises:
+        ValueError: it cannot be had at that budget.
+    """
+    known = {table.name: counts}
+    if name == "pss":
+        return rivals.array([table], PSSConfig(array_bytes=budget, head="dot", counts=known))
+    return rivals.CONTESTANTS[name].build([table], budget, known, variant)
 
 
 class SequenceModel(nn.Module):
     """Logits of candidates, given a user's items: attention over the items, then an MLP."""
 
-    def __init__(self, embeddings: PSSEmbeddingCollection, num_items: int) -> None:
+    def __init__(self, embeddings: EmbeddingCollectionInterface, num_items: int) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.num_items = num_items
@@ -130,8 +114,7 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
         RuntimeError: the loss is not finite.
     """
     torch.manual_seed(trial.seed)
-    build, trials = CONTESTANTS[trial.contestant]
-    variant, factor = trials[trial.trial]
+    variant, factor = CONTESTANTS[trial.contestant][trial.trial]
     chosen = np.random.default_rng(0).permutation(len(pairs.train_user))
     validation, train = np.split(chosen, [min(_JUDGED, len(chosen) // 10)])
     users, items = torch.from_numpy(pairs.train_user), torch.from_numpy(pairs.train_item)
@@ -144,8 +127,8 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
     )
     full_bytes = pairs.num_items * trial.embedding_dim * 4
     budget = int(full_bytes / trial.compression)
-    config = build([table], budget, IdCounts.of(pairs.train_item[train]), variant)
-    embeddings = PSSEmbeddingCollection([table], config=config)
+    counts = IdCounts.of(pairs.train_item[train])
+    embeddings, size = build(trial.contestant, table, budget, counts, variant)
     model = SequenceModel(embeddings, pairs.num_items)
     optimizer = torch.optim.Adam(
         [
@@ -158,6 +141,8 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
     tested = torch.from_numpy(pairs.test_user[test]), torch.from_numpy(pairs.test_item[test])
     curve, step = [], 0
     for epoch in range(trial.epochs):
+        if epoch and epoch == trial.epochs // 2:
+            cluster(embeddings, trial.seed)
         generator = torch.Generator().manual_seed(trial.seed * 1000 + epoch)
         order = torch.from_numpy(train)[torch.randperm(len(train), generator=generator)[:_PAIRS]]
         for rows in order.split(_BATCH_SIZE):
@@ -178,7 +163,6 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
             curve.append((step, _auroc(model, histories, *tested)))
     with average.applied():
         auroc_val = _auroc(model, histories, users[validation], items[validation])
-    size = embeddings.layout.embedding_bytes
     return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
 
 
