@@ -34,7 +34,7 @@ logger: logging.Logger = logging.getLogger("__main__")
 _TEST_BATCH = 1 << 15
 _ROW_HASHING_WIDTH = 8  # at most
 _AVERAGE_EVERY = 4  # steps
-_LEARNING_RATES = {"pss": 0.01, "hash": 0.005, "narrow": 0.005, "full": 0.003}
+_LEARNING_RATES = {"pss": 0.007, "hash": 0.005, "narrow": 0.005, "full": 0.003}
 _INIT_RANGES = {"pss": 0.03, "hash": 0.03, "narrow": 0.03, "full": 0.1}
 
 
@@ -65,6 +65,11 @@ class TwoTower(nn.Module):
         return (items_read @ users_read).squeeze(2) + self.bias
 
 
+def default_batch_size(num_pairs: int) -> int:
+    """The largest power of two, 32 to 1024, that leaves an epoch over so many training pairs 300 steps."""
+    return max(32, min(1024, 2 ** int(math.log2(max(num_pairs / 300, 1)))))
+
+
 def tables(data: Interactions, embedding_dim: int, init_range: float) -> list[EmbeddingConfig]:
     sizes = {"user": data.num_users, "item": data.num_items}
     return [
@@ -86,12 +91,12 @@ def array_config(
     """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
     init_range = _INIT_RANGES[args.embedding]
     if args.embedding == "narrow":
-        return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range)
+        return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range, head="dot")
     if args.embedding == "hash":
         width = row_hashing_width(full, array_bytes, _ROW_HASHING_WIDTH)
         for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
             table.num_embeddings = capped
-        return exact_tables(full, array_bytes, width, init_range)
+        return exact_tables(full, array_bytes, width, init_range, head="dot")
     counts = {t.name: IdCounts.of(ids) for t, ids in zip(full, (data.train_user, data.train_item), strict=True)}
     # The bias is what can say that an item is popular.
     return PSSConfig(
@@ -173,7 +178,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--embedding_dim", type=int, default=64)
     p.add_argument("--epochs", type=int, default=4)
     p.add_argument("--negatives", type=int, default=4, help="sampled items a pair")
-    p.add_argument("--batch_size", type=int, default=1024, help="pairs a step")
+    p.add_argument("--batch_size", type=int, help="pairs a step (default: by the number of training pairs, 32 to 1024)")
     p.add_argument("--learning_rate", type=float, help=f"of Adam (default {_LEARNING_RATES})")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--output_dir", default="runs/interactions")
@@ -198,6 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     try:
         data = Interactions.load(args.path)
+        args.batch_size = args.batch_size or default_batch_size(len(data.train_user))
         model, embedding_bytes, full_bytes, layout = build(args, data)
     except (ValueError, FileNotFoundError) as error:
         logger.error("error: %s", error)

@@ -89,6 +89,13 @@ def test_between_one_and_six_coordinates_a_row(head, counted, prefixed):
         assert found["t0"].num_hot > 1000 and found["t0"].prefix == 0 and found["t2"].is_exact
 
 
+@pytest.mark.parametrize("own, prefixed", [(1, True), (2, True), (3, False), (6, False)])
+def test_before_a_dot_product_few_coordinates_of_a_row_have_shared_ones_beside_them(own, prefixed):
+    configs = tables([100_000, 5000], dim=64)
+    layout = layout_of(configs, int(105_000 * 4 * (own + 0.5)), head="dot", counts=power_law_counts(configs))
+    assert {(t.prefix, t.width, t.is_exact) for t in layout.tables} == {(own, own + 2 * prefixed, not prefixed)}
+
+
 def test_small_tables_are_exact_and_the_others_have_hot_rows_and_slices():
     configs = tables([10**9, 10**6, 300, 20])
     layout = layout_of(configs, 1 << 20, counts=power_law_counts(configs))

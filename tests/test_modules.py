@@ -211,6 +211,17 @@ def test_initialisation():
     assert 0.045 < default.array.abs().max() <= 0.05
 
 
+def test_projections_start_before_a_dot_product():
+    """A coordinate counts as often as it is repeated; those that are shared beside a prefix are unread."""
+    dot = PSSConfig(
+        layout="plain", array_bytes=1 << 14, exact=(), head="dot", width={"t1": 3, "t3": 4}, prefix={"t1": 2}
+    )
+    module = PSSEmbeddingBagCollection(bag_tables(), config=dot)
+    torch.testing.assert_close(module.projection("t3"), torch.eye(4).repeat(1, 4))
+    torch.testing.assert_close(module.projection("t1")[:2], torch.eye(3).repeat(1, 3)[:2, :8])
+    assert not module.projection("t1")[2:].any()
+
+
 def test_layout_prints_every_table():
     module = PSSEmbeddingBagCollection(
         bag_tables(), config=PSSConfig(layout="plain", array_bytes=1500, exact_fraction=0.5)

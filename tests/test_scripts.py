@@ -326,8 +326,9 @@ def train_interactions(*flags, **options):
     ])  # fmt: skip
 def test_train_interactions(tmp_path, flags):
     path = interactions(tmp_path)
-    train_interactions("--path", path, "--epochs", 6, "--batch_size", 256, "--output_dir", tmp_path / "out", *flags)
+    train_interactions("--path", path, "--epochs", 6, "--output_dir", tmp_path / "out", *flags)
     found = results(tmp_path / "out")
+    assert found["config"]["batch_size"] == 64  # the power of two that leaves 25,000 pairs 300 steps
     assert len(found["auroc_test_per_epoch"]) == 6 and found["auroc_test"] == found["auroc_test_per_epoch"][-1]
     assert found["embedding_bytes"] * (1 if "full" in flags else flags[1]) <= 600 * 64 * 4
     # Items of the other two thirds are told apart: at best 5/6. Less than a float a row, and rows that share, do less.

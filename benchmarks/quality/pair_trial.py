@@ -57,6 +57,7 @@ def run(pairs: Interactions, trial: PairTrial) -> dict:
     budget = int((pairs.num_users + pairs.num_items) * trial.embedding_dim * 4 / trial.compression)
     flags = ["--path", str(GOWALLA), "--embedding", _OF_THE_SCRIPT.get(trial.contestant, "hash")]
     flags += ["--embedding_dim", str(trial.embedding_dim), "--seed", str(trial.seed)]
+    flags += ["--batch_size", str(train_interactions.default_batch_size(len(train.train_user)))]
     if trial.contestant != "full":
         flags += ["--compression", str(trial.compression)]
     args = train_interactions.parse(flags)

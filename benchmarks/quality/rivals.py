@@ -70,6 +70,11 @@ def _are_bags(tables: Tables) -> bool:
     return isinstance(tables[0], EmbeddingBagConfig)
 
 
+def _head(tables: Tables) -> str:
+    """Of the lab's models: those that take an EC have attention's dot products."""
+    return "mlp" if _are_bags(tables) else "dot"
+
+
 def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant) -> Built:
     return array(tables, PSSConfig(array_bytes=array_bytes, counts=counts))
 
@@ -80,7 +85,7 @@ def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
 
 
 def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
-    return array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes)))
+    return array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), head=_head(tables)))
 
 
 def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> Built:
@@ -88,7 +93,7 @@ def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> 
     width = width or row_hashing_width(tables, array_bytes)
     rows = capped_rows(tables, array_bytes, width)
     capped = [replace(t, num_embeddings=n) for t, n in zip(tables, rows, strict=True)]
-    embeddings, size = array(capped, exact_tables(capped, array_bytes, width))
+    embeddings, size = array(capped, exact_tables(capped, array_bytes, width, head=_head(tables)))
     return Folded(embeddings) if _are_bags(tables) else embeddings, size
 
 

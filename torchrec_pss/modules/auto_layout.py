@@ -29,6 +29,7 @@ _FEW_BYTES_PROJECTION_SHARE = 1 / 7  # of the budget, at most, for those project
 _FEW_BYTES_HOT_SHARE = 0.9  # in place of `_HOT_SHARE` there
 _DOT_WIDTH = 2  # coordinates read of a row that shares before a dot product
 _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
+_EXACT_ALONE = 3  # exact coordinates a row from which on none are hashed beside them, before a dot product
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
@@ -38,8 +39,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     """``config`` with all that it leaves open decided, as a plain layout.
 
     1. All tables exact at their embedding_dim, if they fit.
-    2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones
-       (none with ``head="mlp"`` from `_LEAST_WIDTH` on). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
+    2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones (none from
+       `_LEAST_WIDTH` on, with ``head="dot"`` from `_EXACT_ALONE`). With counts at hand and ``head="mlp"``, only from `_MOST_WIDTH` on.
     3. Else a narrow read (`_read_width`): tables are exact that have fewer rows than the cap under which all tables fit;
        the others have hot rows, the most frequent ids of all tables, and share the rest, each table a slice of its own.
        A budget too small for the projections is read one or two coordinates wide without a bias, nearly all of it by hot rows
@@ -114,7 +115,7 @@ def _own_elements_for_every_row(
     # The shared region is at least 1/32 of the prefixes.
     shared = width + _SHARED_BESIDE_PREFIX
     needed = _exact_bytes(tables, width, itemsize, bias) * 33 // 32 + _projection_bytes(tables, shared, bias)
-    if needed > plain.array_bytes or (plain.head == "mlp" and width >= _LEAST_WIDTH):
+    if needed > plain.array_bytes or width >= (_EXACT_ALONE if plain.head == "dot" else _LEAST_WIDTH):
         widths = {t.name: min(width, t.embedding_dim) for t in tables}
         return replace(plain, width=widths, exact=list(widths))
     widths = {t.name: min(shared, t.embedding_dim) for t in tables}

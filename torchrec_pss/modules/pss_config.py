@@ -19,8 +19,8 @@ class PSSConfig:
             tables read narrower than their embedding_dim, and the keys of hot rows. Optimizer state is not counted.
         layout: "auto" picks what is None below from the tables, the budget and `counts`
             (torchrec_pss.modules.auto_layout says how); "plain" takes PSS's own choices, those in brackets.
-        head: what follows the embeddings, for "auto": "mlp" (interactions, an MLP) or "dot" (a dot product or
-            attention's scores, where a row must have elements of its own to be told apart).
+        head: what follows the embeddings: "mlp" (interactions, an MLP) or "dot" (a dot product or attention's scores, where
+            a row must have elements of its own to be told apart). Decides what "auto" chooses, and how projections start.
         block_size: Z, consecutive coordinates read from one hashed place; divides the shared coordinates of every shared
             table. [the largest of 4, 2, 1 that does, per table]
         hash: "mix64" (docs/hashing.md) or "robe" (the authors' released mapping, to read their checkpoints).

@@ -69,12 +69,16 @@ def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: 
 
 
 def exact_tables(
-    tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: int, init_range: float | None = None
+    tables: Sequence[BaseEmbeddingConfig],
+    array_bytes: int,
+    width: int,
+    init_range: float | None = None,
+    head: str = "mlp",
 ) -> PSSConfig:
-    """All tables exact at ``width`` (or their embedding_dim, if that is less)."""
+    """All tables exact at ``width`` (or their embedding_dim, if that is less). ``head``: `PSSConfig.head`."""
     widths = {t.name: min(width, t.embedding_dim) for t in tables}
     given = {} if init_range is None else {"init_range": init_range}
-    return PSSConfig(array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, **given)
+    return PSSConfig(array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, head=head, **given)
 
 
 def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, itemsize: int) -> int:

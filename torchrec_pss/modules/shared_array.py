@@ -77,7 +77,8 @@ class SharedArrayModule(nn.Module):
 
         Every projection starts as the identity of its width, repeated over the embedding_dim and scaled to keep
         lengths: tables of one width start with the dot products of their reads, not with those of random rotations.
-        A bias starts uniform in [-0.1, 0.1].
+        With ``head="dot"`` unscaled, each coordinate counts as often as it is repeated, so that a dot product moves as fast as one
+        of full rows; and shared coordinates beside a prefix start unread, at zero. A bias starts uniform in [-0.1, 0.1].
         """
         if self.array.is_meta:
             return
@@ -86,7 +87,9 @@ class SharedArrayModule(nn.Module):
             if table.is_projected:
                 projection, width, dim = self.projection(table.name), table.width, table.embedding_dim
                 identity = torch.eye(width, device=projection.device).repeat(1, -(-dim // width))[:, :dim]
-                projection[:width] = identity * (width / dim) ** 0.5
+                projection[:width] = identity if self._config.head == "dot" else identity * (width / dim) ** 0.5
+                if self._config.head == "dot" and table.prefix:
+                    projection[table.prefix : width] = 0
                 projection[width:].uniform_(-_BIAS_RANGE, _BIAS_RANGE)
 
     def projection(self, table: str) -> torch.Tensor:
