@@ -18,6 +18,7 @@ from benchmarks.quality import (
     conversion,
     files,
     headline,
+    pair_files,
     pair_trial,
     rivals,
     run,
@@ -30,6 +31,7 @@ from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.click_trial import run as run_trial
 from benchmarks.quality.composed import Clustered, DoubleHash, Quotient, TensorTrain, factors
 from benchmarks.quality.jobs import Job, Results
+from benchmarks.quality.other_pairs import OtherPairs, draw
 from benchmarks.quality.other_rows import OtherRows, write
 from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
@@ -425,6 +427,50 @@ def test_another_generator_writes_criteo_files(tmp_path, of_ids):
         of_id = [log.labels.numpy()[ids == k] for k in np.unique(ids) if (ids == k).sum() >= 200]
         squares += [(float(c.mean() - log.labels.mean()) / (c.std() / len(c) ** 0.5)) ** 2 for c in of_id]
     assert len(squares) > 30 and np.mean(squares) > 2
+
+
+@pytest.mark.parametrize("of_tastes", [{"factors": 3}, {"clusters": 5}])
+def test_another_generator_draws_pairs(of_tastes):
+    of = OtherPairs(400, 300, 12_000, effect=2.0, popularity=1.0, seed=1, **of_tastes)
+    first, again, other = draw(of), draw(of), draw(replace(of, seed=2))
+    assert np.array_equal(first.train_item, again.train_item) and len(first.train_item) != len(other.train_item)
+    users = np.concatenate([first.train_user, first.test_user])
+    items = np.concatenate([first.train_item, first.test_item])
+    assert len(np.unique(users * 300 + items)) == len(users) and len(first.test_user) == pytest.approx(
+        len(users) / 5, abs=1
+    )
+    number = np.bincount(users, minlength=400)
+    assert number.min() == 3 and number.max() <= 100 and number.sum() == pytest.approx(12_000, rel=0.1)
+    # Few directions explain who likes what, beyond how popular items are.
+    likes = np.zeros((400, 300))
+    likes[users, items] = 1
+    independent = number[:, None] * likes.sum(0) / number.sum()
+    strengths = np.linalg.svd((likes - independent) / np.sqrt(independent + 1e-9), compute_uv=False)
+    assert strengths[2] > 1.15 * strengths[6]
+
+
+def test_pairs_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(pair_files, "PAIRS", {"a b": OtherPairs(60, 40, 600, 2.0, 1.0, seed=1, factors=2)})
+    calls = []
+
+    def results_of(folder, flags, script):
+        assert script.name == "train_interactions.py" and folder.parent == tmp_path / "pair_files" / "a_b"
+        calls.append(" ".join(flags))
+        return {"auroc_test": 0.75 if "--embedding pss" in calls[-1] else 0.74}
+
+    monkeypatch.setattr(pair_files, "results_of", results_of)
+    found = pair_files.study(tmp_path, workers=1, quick=False)
+    made = Interactions.load(tmp_path / "pair_files" / "a_b" / "pairs.npz")
+    assert (made.num_users, made.num_items) == (60, 40)
+    assert len(set(calls)) == 2 * 2 * 3 and all("--compression 10 " in call for call in calls)
+    assert [(r["data"], r["rival"]) for r in found[1:3]] == [("a b, D = 64", "hash"), ("a b, D = 32", "narrow")]
+    assert found[0]["pss_above_by"] == pytest.approx([0.01, 0.01])
+
+
+def test_scripts_are_told_apart(tmp_path):
+    script = tmp_path / "other.py"
+    script.write_text("import pathlib, sys\npathlib.Path(sys.argv[-1], 'results.json').write_text('{\"a\": 1}')\n")
+    assert script_run.results_of(tmp_path / "out", (), script=script) == {"a": 1}
 
 
 def test_what_the_script_refuses_is_told_from_a_failure(tmp_path, monkeypatch):

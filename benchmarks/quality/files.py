@@ -115,7 +115,7 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
     def run(name: str, compression: int, embedding: str, seed: int) -> float | str:
         """The AUROC, or why there is none."""
         own = ("--embedding", embedding, "--compression", str(compression), "--seed", str(seed))
-        folder = out / "files" / _folder_name(name) / f"{embedding}_{compression}x_{seed}"
+        folder = out / "files" / folder_name(name) / f"{embedding}_{compression}x_{seed}"
         try:
             found = results_of(folder, (*flags[name], *own, "--cache_dir", str(folder / "cache")))["auroc_held_out"]
         except ValueError as error:
@@ -129,20 +129,21 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc="files", mininterval=10)
         found = dict(zip(runs, done, strict=True))
     return [
-        _row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds[name]])
+        row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds[name]])
         for name in names
         for c, rivals in RIVALS.items()
         for rival in rivals
     ]
 
 
-def _row(name: str, compression: int, rival: str, pairs: list[tuple[float, float | str]]) -> dict:
-    row = {"data": name, "compression": compression, "rival": rival, "pss": [ours for ours, _ in pairs]}
+def row(name: str, compression: int, rival: str, pairs: list[tuple[float, float | str]]) -> dict:
+    """Of runs of the array and of a rival (or why there is none), a pair a seed."""
+    shown = {"data": name, "compression": compression, "rival": rival, "pss": [ours for ours, _ in pairs]}
     refused = [theirs for _, theirs in pairs if isinstance(theirs, str)]
     if refused:
-        return row | {"impossible": refused[0]}
+        return shown | {"impossible": refused[0]}
     above = [ours - theirs for ours, theirs in pairs]
-    return row | {"of_rival": [theirs for _, theirs in pairs], "pss_above_by": above}
+    return shown | {"of_rival": [theirs for _, theirs in pairs], "pss_above_by": above}
 
 
 def markdown(rows: list[dict]) -> str:
@@ -169,7 +170,7 @@ def _flags_of(name: str, folder: Path) -> tuple[str, ...]:
 def make(name: str, folder: Path) -> Path:
     """Of a kind that is a file, the file; once made, it is left."""
     kind = KINDS[name]
-    path = folder / _folder_name(name) / "rows.tsv"
+    path = folder / folder_name(name) / "rows.tsv"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,5 +183,5 @@ def make(name: str, folder: Path) -> Path:
     return path
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")

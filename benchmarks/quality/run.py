@@ -8,6 +8,7 @@
     python -m benchmarks.quality.run splits [--quick]
     python -m benchmarks.quality.run kinds [--quick]
     python -m benchmarks.quality.run files [--quick]
+    python -m benchmarks.quality.run pair_files [--quick]
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
 figure is the mean test AUROC, with a 95 % interval, of the trial whose mean validation AUROC is best.
@@ -17,6 +18,7 @@ figure is the mean test AUROC, with a 95 % interval, of the trial whose mean val
 ``splits``: the array against row hashing, narrow and full tables on random splits of Criteo's rows, split by split.
 ``kinds``: likewise on the other kinds of files that ``files`` makes of them, against row hashing and narrow tables.
 ``files``: `train_criteo.py`, nothing tuned, on a Criteo file, what can be made of it, and generated rows: the array, row hashing, narrow tables.
+``pair_files``: `train_interactions.py`, nothing tuned, on Gowalla and generated pairs: the array, narrow tables, row hashing.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
@@ -30,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality import files, headline, pair_trial, rivals, sequence_trial, splits, tables
+from benchmarks.quality import files, headline, pair_files, pair_trial, rivals, sequence_trial, splits, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results, Trial, data_of
 from benchmarks.quality.pair_trial import PairTrial
@@ -193,7 +195,7 @@ def calibrate_study(results: Results, workers: int, quick: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "kinds", "files"]
+        "study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "kinds", "files", "pair_files"]
     )
     parser.add_argument(
         "--data", default=",".join(MAIN), help=f"of main and passes, comma-separated: {', '.join(MAIN)}"
@@ -227,6 +229,9 @@ def main() -> None:
         print(splits.markdown(found))
     elif args.study == "files":
         found = files.study(out, args.workers, args.quick)
+        print(files.markdown(found))
+    elif args.study == "pair_files":
+        found = pair_files.study(out, args.workers, args.quick)
         print(files.markdown(found))
     elif args.study == "calibrate":
         found = calibrate_study(results, args.workers, args.quick)

@@ -1,4 +1,4 @@
-"""A run of `examples/train_criteo.py` whose results are kept in a folder: made once, then read."""
+"""A run of an example, `train_criteo.py` unless said, whose results are kept in a folder: made once, then read."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_criteo.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPT = EXAMPLES / "train_criteo.py"
 _BAD_INPUT = 2  # the script's exit status, after a clear error
 
 
-def results_of(folder: Path, flags: Sequence[str], processes: int = 1) -> dict:
+def results_of(folder: Path, flags: Sequence[str], processes: int = 1, script: Path | None = None) -> dict:
     """The script's ``results.json``; its output is in ``folder/output.txt``.
 
     Raises:
@@ -20,15 +21,15 @@ def results_of(folder: Path, flags: Sequence[str], processes: int = 1) -> dict:
     """
     results = folder / "results.json"
     if not results.exists():
-        _train(folder, flags, processes)
+        _train(script or SCRIPT, folder, flags, processes)
     return json.loads(results.read_text())
 
 
-def _train(folder: Path, flags: Sequence[str], processes: int) -> None:
+def _train(script: Path, folder: Path, flags: Sequence[str], processes: int) -> None:
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*launch, str(SCRIPT), *flags, "--output_dir", str(folder)]
+    command = [*launch, str(script), *flags, "--output_dir", str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "output.txt"
     with open(path, "w") as output:
