@@ -440,7 +440,7 @@ def test_another_generator_draws_pairs(of_tastes):
         len(users) / 5, abs=1
     )
     number = np.bincount(users, minlength=400)
-    assert number.min() == 3 and number.max() <= 100 and number.sum() == pytest.approx(12_000, rel=0.1)
+    assert number.min() == 3 and number.max() <= 100 and number.sum() == pytest.approx(12_000, rel=0.15)
     # Few directions explain who likes what, beyond how popular items are.
     likes = np.zeros((400, 300))
     likes[users, items] = 1
