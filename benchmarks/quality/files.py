@@ -8,18 +8,15 @@ import gzip
 import logging
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from benchmarks.quality import other_rows
 from benchmarks.quality.click_data import CRITEO_ROWS
 from benchmarks.quality.other_rows import OtherRows
-from benchmarks.quality.script_run import results_of
+from benchmarks.quality.script_run import each, results_of
 from torchrec_pss.datasets.rows import NUM_DENSE
 from torchrec_pss.whole_file import write_text
 
@@ -125,9 +122,7 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         logger.info("%s, %sx, %s, seed %s: %s", name, compression, embedding, seed, found)
         return found
 
-    with ThreadPoolExecutor(workers) as pool:
-        done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc="files", mininterval=10)
-        found = dict(zip(runs, done, strict=True))
+    found = each(run, runs, workers, "files")
     return [
         row(name, c, rival, [(found[name, c, "pss", s], found[name, c, rival, s]) for s in seeds[name]])
         for name in names

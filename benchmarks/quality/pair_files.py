@@ -1,15 +1,12 @@
 """`examples/train_interactions.py`, nothing tuned, on several sets of pairs: the array against narrow tables and row hashing at 10x."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from tqdm import tqdm
 
 from benchmarks.quality import files, other_pairs
 from benchmarks.quality.other_pairs import OtherPairs
 from benchmarks.quality.pair_trial import GOWALLA
-from benchmarks.quality.script_run import EXAMPLES, results_of
+from benchmarks.quality.script_run import EXAMPLES, each, results_of
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -48,9 +45,7 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
         logger.info("%s, D = %s, %s, seed %s: %s", name, dim, embedding, seed, found)
         return found
 
-    with ThreadPoolExecutor(workers) as pool:
-        done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc="pair_files", mininterval=10)
-        found = dict(zip(runs, done, strict=True))
+    found = each(run, runs, workers, "pair_files")
     return [
         files.row(
             f"{name}, D = {dim}",

@@ -4,8 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES / "train_criteo.py"
@@ -23,6 +27,13 @@ def results_of(folder: Path, flags: Sequence[str], processes: int = 1, script: P
     if not results.exists():
         _train(script or SCRIPT, folder, flags, processes)
     return json.loads(results.read_text())
+
+
+def each(run: Callable[..., Any], runs: Sequence[tuple], workers: int, description: str) -> dict[tuple, Any]:
+    """What ``run(*arguments)`` returns, by the arguments; so many at a time."""
+    with ThreadPoolExecutor(workers) as pool:
+        done = tqdm(pool.map(lambda of: run(*of), runs), total=len(runs), desc=description, mininterval=10)
+        return dict(zip(runs, done, strict=True))
 
 
 def _train(script: Path, folder: Path, flags: Sequence[str], processes: int) -> None:
