@@ -31,8 +31,9 @@ train-full: venv
 	$(TORCHX) run -s local_cwd dist.ddp -j 1x2 --script examples/train_criteo.py -- \
 		$(DEMO_FLAGS) --embedding full --output_dir runs/demo_full
 
+# One thread a process, since a test that runs two of torch's beside another's two takes several times as long.
 test: venv
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist worksteal
 
 lint: venv
 	$(BIN)/ruff check .

@@ -30,7 +30,15 @@ EXTRAS = {
     "cpu": ["fbgemm-gpu-cpu>=1.6"],
     "examples": ["torchx>=0.7", "matplotlib>=3.8"],
     "tensorboard": ["tensorboard>=2.14"],
-    "test": ["pytest>=8", "scikit-learn>=1.4", "torchx>=0.7", "matplotlib>=3.8", "kubernetes>=25", "safetensors>=0.4"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "scikit-learn>=1.4",
+        "torchx>=0.7",
+        "matplotlib>=3.8",
+        "kubernetes>=25",
+        "safetensors>=0.4",
+    ],
     "lint": ["ruff>=0.9"],
 }
 

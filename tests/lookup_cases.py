@@ -131,3 +131,13 @@ def of_backward(case: dict) -> dict:
 def positional(case: dict) -> tuple:
     """The case as the positional arguments of the dispatcher's op."""
     return tuple(case.values())
+
+
+def on_threads(number, function):
+    """What ``function()`` returns where torch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        return function()
+    finally:
+        torch.set_num_threads(before)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import of_backward, positional, random_case
+from lookup_cases import of_backward, on_threads, positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -52,7 +52,7 @@ def test_kernel_equals_reference_on_1500_random_configurations():
         case = random_case(seed)
         grad = torch.randn(reference_lookup(**case).shape, generator=torch.Generator().manual_seed(seed))
         grad = grad.to(torch.promote_types(case["array"].dtype, torch.float32))
-        ours = with_gradients(lookup, case, grad)
+        ours = on_threads(1 + seed % 3, lambda c=case, g=grad: with_gradients(lookup, c, g))
         truth = with_gradients(reference_lookup, case, grad)
         for actual, expected in zip(ours, truth, strict=True):
             same(actual, expected, case["array"].dtype)
@@ -109,15 +109,6 @@ def test_compiles_to_one_graph_with_dynamic_shapes():
     cases = [c for c in (random_case(s, torch.float32) for s in range(60)) if c["pooling_mode"] == 0][:4]
     for case in cases:
         torch.testing.assert_close(compiled(**case), reference_lookup(**case).square(), **TOLERANCE)
-
-
-def on_threads(number, function):
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 CONFIGS = {

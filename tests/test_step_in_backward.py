@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import of_backward, positional, random_case
+from lookup_cases import of_backward, on_threads, positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -120,7 +120,8 @@ def test_update_equals_the_formula_on_random_configurations(kind):
 
         array = case["array"].clone().requires_grad_()
         update = ArrayUpdate(kind, NUMBERS, sink, state, second)
-        fused_lookup(**case | {"array": array}, update=lambda u=update: u).backward(grad)
+        fused_out = fused_lookup(**case | {"array": array}, update=lambda u=update: u)
+        on_threads(1 + seed % 3, lambda o=fused_out, g=grad: o.backward(g))
         by_reference = case["array"].clone()
         their_sink, their_state, their_second = (
             torch.zeros_like(wide),
