@@ -92,10 +92,10 @@ def test_tensor_train_is_the_product_of_its_cores():
     n1, n2, n3 = factors(1000)
     assert n1 * n2 * n3 >= 1000
     assert sum(p.numel() for p in module.parameters()) == TensorTrain.numel_needed(1000, 16, 3)
-    row = 777
-    a, b, c = (core[i] for core, i in zip(module.cores, (row // (n2 * n3), row // n3 % n2, row % n3), strict=True))
-    expected = torch.einsum("xpr,rqs,sty->pqt", a, b, c).flatten()
-    torch.testing.assert_close(module(torch.tensor([row]))[0], expected)
+    rows = torch.tensor([777, 3, 999, 777, 0, 421])
+    a, b, c = (core[i] for core, i in zip(module.cores, (rows // (n2 * n3), rows // n3 % n2, rows % n3), strict=True))
+    torch.testing.assert_close(module(rows), torch.einsum("nxpr,nrqs,nsty->npqt", a, b, c).flatten(1))
+    assert module(rows[:0]).shape == (0, 16)
     assert 0.01 < float(module(torch.arange(1000)).std()) < 0.1
 
 
