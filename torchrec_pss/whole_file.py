@@ -1,14 +1,26 @@
 """Files that are whole at every moment: written aside, then renamed."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, of this process alone, that becomes ``path`` at the end, or is removed where writing fails."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes beside ``path``, then renames."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_bytes(content)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:

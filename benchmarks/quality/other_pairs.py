@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.whole_file import written_aside
 
 _FEWEST = 3  # items of a user
 _MOST = 1 / 3  # of the items
@@ -64,9 +65,8 @@ def write(of: OtherPairs, path: Path) -> None:
     """The file that `examples/train_interactions.py` takes."""
     pairs = draw(of)
     names = ("train_user", "train_item", "test_user", "test_item")
-    aside = path.with_suffix(".part.npz")
-    np.savez(aside, **{name: getattr(pairs, name) for name in names})
-    aside.rename(path)
+    with written_aside(path) as aside, open(aside, "wb") as stream:
+        np.savez(stream, **{name: getattr(pairs, name) for name in names})
 
 
 def _tastes(of: OtherPairs, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

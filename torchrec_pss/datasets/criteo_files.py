@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_lines import parse_lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
+from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -194,9 +195,7 @@ def _count_lines(path: Path, cache_dir: str | Path | None) -> int:
         counts[key] = _count(path)
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            aside = cache.with_suffix(f".{id(counts)}.tmp")
-            aside.write_text(json.dumps(counts))
-            aside.replace(cache)
+            write_json(cache, counts)
     return counts[key]
 
 

@@ -1,7 +1,6 @@
 """Contiguous ids for full tables: one streaming pass over the training rows."""
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from torchrec_pss.datasets.rows import NUM_SPARSE, RowBlock
+from torchrec_pss.whole_file import written_aside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -50,10 +50,8 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         """Writes aside, then renames."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(aside, "wb") as stream:
+        with written_aside(path) as aside, open(aside, "wb") as stream:
             np.savez(stream, *self.ids)
-        aside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
