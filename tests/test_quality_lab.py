@@ -230,7 +230,8 @@ def test_how_pss_stands():
     def row(**found):
         return {"contestants": {n: {"mean": m, "half": 0.002} for n, m in found.items()} | {"tt": {"impossible": ""}}}
 
-    assert tables.standing(row(pss=0.78, full=0.79, narrow=0.77)) == "best"
+    assert tables.standing(row(pss=0.78, full=0.78, narrow=0.77)) == "best"
+    assert tables.standing(row(pss=0.78, full=0.79, narrow=0.78)) == "level with narrow"
     assert tables.standing(row(pss=0.78, full=0.79, narrow=0.7815)) == "within its interval"
     assert tables.standing(row(pss=0.78, full=0.79, narrow=0.785)) == ".0050 below"
     assert tables.standing(row(full=0.79, narrow=0.785)) == "impossible"

@@ -38,13 +38,15 @@ def markdown(rows: list[dict], contestants: list[str]) -> str:
 
 
 def standing(row: dict) -> str:
-    """Of pss among those that are compressed: "best", "within its interval" of the best, or "below"."""
+    """Of pss among those that are compressed: "best", "level with" another whose mean is the same (the layouts are then), "within
+    its interval" of the best, or "below"."""
     means = {c: r["mean"] for c, r in row["contestants"].items() if "mean" in r and c != "full"}
     if "pss" not in means:
         return "impossible"
     behind = max(means.values()) - means["pss"]
     if behind == 0:
-        return "best"
+        level = [c for c, mean in means.items() if mean == means["pss"] and c != "pss"]
+        return f"level with {', '.join(level)}" if level else "best"
     return "within its interval" if behind <= row["contestants"]["pss"]["half"] else f"{behind:.4f} below".lstrip("0")
 
 
