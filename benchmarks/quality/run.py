@@ -237,7 +237,7 @@ def main() -> None:
         found = calibrate_study(results, args.workers, args.quick)
         print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=2))
         if args.install:
-            CALIBRATION.write_text(json.dumps({"runs": found["runs"]}, indent=1) + "\n")
+            write_json(CALIBRATION, {"runs": found["runs"]})
     else:
         data_sets = args.data.split(",")
         unknown = [d for d in data_sets if d not in MAIN]

@@ -4,7 +4,6 @@ python -m benchmarks.quality.theory [--out DIR]     # theory.json and theory.png
 """
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torchrec_pss.ops import HASH_MIX64, FeatureColumn, feature_matrix
 from torchrec_pss.ops.hashing import table_key
 from torchrec_pss.ops.reference import row_addresses
+from torchrec_pss.whole_file import write_json
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def main() -> None:
         measured = [fitted_error(case, seed) for seed in range(args.seeds)]
         found.append({**asdict(case), "measured": float(np.mean(measured)), "bound": error_bound(case)})
         print(f"{case}: measured {found[-1]['measured']:.4f}, bound {found[-1]['bound']:.4f}", flush=True)
-    (args.out / "theory.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.out / "theory.json", found)
     _plot(args.out / "theory.png", found)
 
 
