@@ -153,19 +153,30 @@ def train_epoch(
     return float(np.mean(losses))
 
 
+def test_items(data: Interactions, seed: int) -> np.ndarray:
+    """``[m, 2]``: every test pair's item beside a uniformly sampled one; the same ones at every call."""
+    rng = np.random.default_rng([seed, 1 << 20])
+    return np.stack([data.test_item, rng.integers(0, data.num_items, len(data.test_item))], axis=1)
+
+
 @torch.no_grad()
 def evaluate(model: TwoTower, data: Interactions, seed: int) -> float:
-    """AUROC of the test pairs against as many uniformly sampled ones; the same ones at every call."""
-    rng = np.random.default_rng([seed, 1 << 20])
-    negatives = rng.integers(0, data.num_items, len(data.test_user))
+    """AUROC of the test pairs against as many sampled ones."""
+    items = torch.from_numpy(test_items(data, seed))
     auroc = BinaryAUROC(thresholds=None)
-    for start in range(0, len(data.test_user), _TEST_BATCH):
+    for start in range(0, len(items), _TEST_BATCH):
         here = slice(start, start + _TEST_BATCH)
-        items = torch.from_numpy(np.stack([data.test_item[here], negatives[here]], axis=1))
-        logits = model(torch.from_numpy(data.test_user[here]), items)
+        logits = model(torch.from_numpy(data.test_user[here]), items[here])
         labels = torch.tensor([1, 0]).expand_as(logits)
         auroc.update(torch.sigmoid(logits.double()).flatten(), labels.flatten())
     return float(auroc.compute())
+
+
+def popularity_auroc(data: Interactions, seed: int) -> float:
+    """The same AUROC of a ranking that knows no users: items by their number of training pairs."""
+    pairs = np.bincount(data.train_item, minlength=data.num_items)
+    scores = torch.from_numpy(pairs / pairs.max())[test_items(data, seed)]
+    return float(BinaryAUROC(thresholds=None)(scores.flatten(), torch.tensor([1, 0]).expand_as(scores).flatten()))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -225,9 +236,11 @@ def main(argv: list[str] | None = None) -> None:
         with average.applied():
             aurocs.append(evaluate(model, data, args.seed))
         logger.info("epoch %d/%d loss %.5f test AUROC %.5f", epoch + 1, args.epochs, loss, aurocs[-1])
+    popularity = popularity_auroc(data, args.seed)
     results = {
         "auroc_test": aurocs[-1],
         "auroc_test_per_epoch": aurocs,
+        "auroc_popularity": popularity,
         "embedding": args.embedding,
         "layout": layout,
         "embedding_bytes": embedding_bytes,
@@ -237,7 +250,15 @@ def main(argv: list[str] | None = None) -> None:
         "config": vars(args),
     }
     write_json(folder / "results.json", results)
-    logger.info("test AUROC %.5f; results in %s", aurocs[-1], folder / "results.json")
+    logger.info(
+        "test AUROC %.5f (items by popularity alone: %.5f); results in %s",
+        aurocs[-1], popularity, folder / "results.json",
+    )  # fmt: skip
+    if aurocs[-1] < popularity:
+        logger.warning(
+            "the model ranks test pairs worse than the items' popularity alone does: "
+            "train longer, or give the embeddings more than their %s bytes", f"{embedding_bytes:,}",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -333,6 +333,31 @@ def test_train_interactions(tmp_path, flags):
     assert found["embedding_bytes"] * (1 if "full" in flags else flags[1]) <= 600 * 64 * 4
     # Items of the other two thirds are told apart: at best 5/6. Less than a float a row, and rows that share, do less.
     assert found["auroc_test"] > (0.5 if 30 in flags or "hash" in flags else 0.75)
+    assert 0.47 < found["auroc_popularity"] < 0.53  # all items are equally popular
+
+
+def test_a_model_worse_than_popularity_is_told_so(tmp_path):
+    """Everybody likes the same five of 300 items, and at so low a rate nothing is learned."""
+    users = np.arange(3000) % 60
+    items = np.append(users[1:] % 5, 299)
+    path = interactions(tmp_path, train_user=users, train_item=items, test_user=users, test_item=items)
+    flags = ["--epochs", 1, "--learning_rate", 1e-9, "--output_dir", tmp_path / "o"]
+    done = train_interactions("--path", path, *flags)
+    assert "worse than the items' popularity alone" in done.output
+    found = results(tmp_path / "o")
+    assert found["auroc_test"] < found["auroc_popularity"]
+
+
+@pytest.mark.parametrize("broken", ["truncated", "changed"])
+def test_broken_interactions(tmp_path, broken):
+    path = interactions(tmp_path)
+    stored = path.read_bytes()
+    middle = len(stored) // 2
+    path.write_bytes(
+        stored[:middle] if broken == "truncated" else stored[:middle] + bytes(999) + stored[middle + 999 :]
+    )
+    done = train_interactions("--path", path, "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and f"data file {path} is no readable .npz" in done.output
 
 
 @pytest.mark.parametrize(
@@ -342,6 +367,7 @@ def test_train_interactions(tmp_path, flags):
         ({"test_user": np.zeros(3)}, "test_user must be a non-empty integer vector"),
         ({"test_user": np.zeros(3, int)}, "3 test_user but 5000 test_item"),
         ({"train_user": np.full(25_000, -1)}, "train_user holds the negative id -1"),
+        ({"test_user": np.full(5_000, 10**12)}, "user ids go up to 1000000000000, but only 301 are distinct"),
     ],
 )
 def test_bad_interactions(tmp_path, changes, message):

@@ -1,11 +1,15 @@
 """Implicit feedback: (user, item) pairs to learn from and to test on."""
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 _ARRAYS = ("train_user", "train_item", "test_user", "test_item")
+_SPARSEST = 100  # ids up to so many times the number of distinct ones
+_ALWAYS_ROWS = 10_000_000  # ids up to here however sparse they are
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Interactions:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not an npz, or an array that is missing, empty, not integer, negative, or not as long as its twin.
+            ValueError: not an npz, an array that is missing, empty, not integer, negative, or not as long as its twin,
+                or ids so sparse that a table with a row for each could not be trained.
         """
         path = Path(path)
         if not path.is_file():
@@ -39,7 +44,7 @@ class Interactions:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS if name in stored}
-        except (OSError, ValueError, EOFError, TypeError) as error:
+        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"data file {path} is no readable .npz: {error}") from error
         for name in _ARRAYS:
             if name not in arrays:
@@ -53,5 +58,18 @@ class Interactions:
             users, items = arrays[f"{part}_user"], arrays[f"{part}_item"]
             if len(users) != len(items):
                 raise ValueError(f"{path}: {len(users)} {part}_user but {len(items)} {part}_item")
-        sizes = [int(max(arrays[f"train_{kind}"].max(), arrays[f"test_{kind}"].max())) + 1 for kind in ("user", "item")]
+        sizes = [_num_rows(path, kind, arrays[f"train_{kind}"], arrays[f"test_{kind}"]) for kind in ("user", "item")]
         return cls(*(arrays[name].astype(np.int64) for name in _ARRAYS), *sizes)
+
+
+def _num_rows(path: Path, kind: str, train: np.ndarray, test: np.ndarray) -> int:
+    """One more than the largest id."""
+    largest = max(int(train.max()), int(test.max()))
+    if largest >= _ALWAYS_ROWS:
+        distinct = len(np.unique(np.concatenate([np.unique(train), np.unique(test)])))
+        if largest >= _SPARSEST * distinct:
+            raise ValueError(
+                f"{path}: {kind} ids go up to {largest}, but only {distinct} are distinct: "
+                f"number them from 0 (numpy.unique with return_inverse=True)"
+            )
+    return largest + 1
