@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def read_rows(path, windows, **kwargs):
     reader = CriteoReader(open_files(path), **kwargs)
     blocks = list(reader.read(iter(windows)))
     return [r for block in blocks for r in row_of(block.ids[0])], reader
+
+
+def test_gzip_is_told_by_content(tmp_path):
+    packed, plain = tmp_path / "packed.tsv", tmp_path / "plain.gz"
+    packed.write_bytes(gzip.compress(f"{line(0)}\n{line(1)}\n".encode()))
+    plain.write_text(f"{line(0)}\n{line(1)}\n")
+    assert read_rows(packed, [range(2)])[0] == read_rows(plain, [range(2)])[0] == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.txt.gz", "b.csv"])
@@ -125,9 +133,12 @@ def test_bad_paths(tmp_path):
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(ValueError, match=r"empty\.tsv is empty"):
         open_files(tmp_path / "empty.tsv")
-    (tmp_path / "no.gz").write_text("no gzip")
+    (tmp_path / "no.gz").write_bytes(b"\x1f\x8b no gzip")
     with pytest.raises(ValueError, match=r"no\.gz is unreadable"):
         open_files(tmp_path / "no.gz")
+    (tmp_path / "rows.tsv.xz").write_bytes(lzma.compress(line(0).encode()))
+    with pytest.raises(ValueError, match=r"rows\.tsv\.xz is packed by xz: unpack it"):
+        open_files(tmp_path / "rows.tsv.xz")
     truncated = write(tmp_path / "cut.txt.gz", [line(r) for r in range(5000)])
     truncated.write_bytes(truncated.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"cut\.txt\.gz is unreadable"):

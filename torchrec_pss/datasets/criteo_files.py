@@ -25,6 +25,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".txt", ".tsv", ".csv", ".txt.gz", ".tsv.gz", ".csv.gz")
 _SHOWN_BAD_LINES = 5
+_GZIP = b"\x1f\x8b"
+_NOT_READ = {b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class BadRowsError(ValueError):
@@ -160,7 +162,10 @@ class _Lines:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb", buffering=1 << 20)
+    """The lines' bytes; gzip is told by what the file begins with, whatever its name."""
+    with open(path, "rb") as stream:
+        packed = stream.read(len(_GZIP)) == _GZIP
+    return gzip.open(path, "rb") if packed else open(path, "rb", buffering=1 << 20)
 
 
 def _inspect(path: Path, cache_dir: str | Path | None) -> CriteoFile:
@@ -169,6 +174,9 @@ def _inspect(path: Path, cache_dir: str | Path | None) -> CriteoFile:
             first = stream.readline(1 << 16)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"data file {path} is unreadable: {error}") from error
+    for magic, packer in _NOT_READ.items():
+        if first.startswith(magic):
+            raise ValueError(f"data file {path} is packed by {packer}: unpack it, or pack it by gzip")
     if not first.strip():
         raise ValueError(f"data file {path} is empty")
     delimiter = b"\t" if first.count(b"\t") >= first.count(b",") else b","
