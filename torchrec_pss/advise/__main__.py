@@ -134,7 +134,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     best = recommend(rows, args.target_drop)
     if best is None:
-        print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence")
+        nearest = min(rows, key=lambda row: row["drop"]["high"], default=None)
+        instead = f"; {nearest['compression']:,}x does within {nearest['drop']['high']:.4f}" if nearest else ""
+        print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence{instead}")
     else:
         print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
     if args.json:

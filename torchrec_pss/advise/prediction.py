@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 _NEAREST = 12
+_NOISE_SHARE = 0.02  # unresolved share at which half of an error is what two runs differ by anyway
 CALIBRATION = Path(__file__).with_name("calibration.json")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An expected value and the interval that 90 % of the lab's left-out runs fell into."""
+    """An expected value and a 90 % interval, of the lab's runs on data sets left out of the fit."""
 
     expected: float
     low: float
@@ -20,7 +21,10 @@ class Prediction:
 
 
 class Calibration:
-    """``drop = a x + b x^2 + c`` over the unresolved share ``x``, fitted to runs of the lab; see docs/quality.md.
+    """``drop = a x + b x^2`` over the unresolved share ``x``, fitted to runs of the lab; see docs/quality.md.
+
+    What data sets differ by is how much a share costs them: errors, weights of the fit and intervals are in proportion to
+    ``x + _NOISE_SHARE``.
 
     Args:
         runs: of the lab: ``data``, ``unresolved``, ``drop``, ``steps_ratio``.
@@ -42,8 +46,8 @@ class Calibration:
         return cls(json.loads(path.read_text())["runs"])
 
     def drop(self, unresolved: float) -> Prediction:
-        expected = _value(self._coefficients, unresolved)
-        return Prediction(expected, expected + self._low, expected + self._high)
+        expected, scale = _value(self._coefficients, unresolved), _scale(unresolved)
+        return Prediction(expected, expected + self._low * scale, expected + self._high * scale)
 
     def steps_ratio(self, unresolved: float) -> Prediction:
         """Steps to the AUROC that the worse of the array and full tables ends with, over full tables' steps: median and 5 to
@@ -59,30 +63,40 @@ class Calibration:
             kept, left = self._split(name)
             coefficients = _fit(kept)
             low, high = self._interval(leave_out=name)
-            for run in left:
-                error = run["drop"] - _value(coefficients, run["unresolved"])
-                inside.append(low <= error <= high)
+            inside += [low <= _error(coefficients, run) <= high for run in left]
         return float(np.mean(inside))
 
     def _split(self, name: str) -> tuple[list[dict], list[dict]]:
         return [r for r in self.runs if r["data"] != name], [r for r in self.runs if r["data"] == name]
 
     def _interval(self, leave_out: str | None) -> tuple[float, float]:
-        """Quantiles of the errors on data sets that the fit did not see, so that they hold what changes between sets."""
+        """Quantiles of the errors, as shares of their scale, on data sets that the fit did not see, so that they hold what
+        changes between sets; of so few errors a little further out (split conformal prediction's (n + 1) / n)."""
         runs = [r for r in self.runs if r["data"] != leave_out]
         errors = []
         for name in sorted({r["data"] for r in runs}):
             coefficients = _fit([r for r in runs if r["data"] != name] or runs)
-            errors += [r["drop"] - _value(coefficients, r["unresolved"]) for r in runs if r["data"] == name]
-        low, high = np.quantile(errors, [0.05, 0.95])
+            errors += [_error(coefficients, r) for r in runs if r["data"] == name]
+        level = min(0.95 * (len(errors) + 1) / len(errors), 1)
+        low, high = np.quantile(errors, [1 - level, level])
         return float(low), float(high)
+
+
+def _scale(unresolved: float) -> float:
+    return unresolved + _NOISE_SHARE
 
 
 def _fit(runs: list[dict]) -> np.ndarray:
     x = np.array([r["unresolved"] for r in runs])
-    design = np.stack([x, x * x, np.ones_like(x)], axis=1)
-    return np.linalg.lstsq(design, np.array([r["drop"] for r in runs]), rcond=None)[0]
+    weights = 1 / _scale(x)
+    design = np.stack([x, x * x], axis=1) * weights[:, None]
+    return np.linalg.lstsq(design, np.array([r["drop"] for r in runs]) * weights, rcond=None)[0]
 
 
 def _value(coefficients: np.ndarray, x: float) -> float:
-    return float(coefficients @ np.array([x, x * x, 1.0]))
+    return float(coefficients @ np.array([x, x * x]))
+
+
+def _error(coefficients: np.ndarray, run: dict) -> float:
+    """Of a prediction, as a share of its scale."""
+    return (run["drop"] - _value(coefficients, run["unresolved"])) / _scale(run["unresolved"])
