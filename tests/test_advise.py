@@ -195,3 +195,13 @@ def test_bad_lists(tmp_path, capsys, message):
     with pytest.raises(SystemExit) as error:
         command.main(["--tables", path])
     assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag, name", [("--json", "file/a.json"), ("--plot", "a.xyz")])
+def test_outputs_that_cannot_be_written(tmp_path, capsys, flag, name):
+    (tmp_path / "file").write_text("")
+    path = table_list(tmp_path, "name,rows\na,1000\n")
+    with pytest.raises(SystemExit) as error:
+        command.main(["--tables", path, "--batch_size", "8", flag, str(tmp_path / name)])
+    assert error.value.code == 2 and "--json or --plot cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()

@@ -16,3 +16,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     with written_aside(path) as aside:
         aside.write_text("new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_folder_is_made(tmp_path):
+    write_text(tmp_path / "a" / "b" / "results.json", "new")
+    assert (tmp_path / "a" / "b" / "results.json").read_text() == "new"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside ``path``, of this process alone, that becomes ``path`` at the end, or is removed where writing fails."""
+    """A path beside ``path``, of this process alone, that becomes ``path`` at the end, or is removed where writing fails.
+    The folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield aside

@@ -66,6 +66,5 @@ def make(name: str, folder: Path) -> Path:
         return GOWALLA
     path = folder / files.folder_name(name) / "pairs.npz"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         other_pairs.write(of, path)
     return path

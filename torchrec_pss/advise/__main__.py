@@ -20,7 +20,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.whole_file import write_json
+from torchrec_pss.whole_file import write_json, written_aside
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4
@@ -91,7 +91,8 @@ def _plot(path: Path, rows: list[dict], target: float) -> None:
     axis.set(xscale="log", xlabel="bytes of the array", ylabel="AUROC lost against full tables")
     axis.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
     pyplot.close(figure)
 
 
@@ -139,11 +140,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence{instead}")
     else:
         print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
-    if args.json:
-        found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
-        write_json(args.json, found)
-    if args.plot:
-        _plot(args.plot, rows, args.target_drop)
+    found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
+    try:
+        if args.json:
+            write_json(args.json, found)
+        if args.plot:
+            _plot(args.plot, rows, args.target_drop)
+    except (OSError, ValueError) as error:  # ValueError: no such format of a plot
+        parser.error(f"--json or --plot cannot be written: {error}")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,6 @@ def _count_lines(path: Path, cache_dir: str | Path | None) -> int:
     if key not in counts:
         counts[key] = _count(path)
         if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, counts)
     return counts[key]
 

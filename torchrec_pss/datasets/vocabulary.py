@@ -49,7 +49,6 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Writes aside, then renames."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside, open(aside, "wb") as stream:
             np.savez(stream, *self.ids)
 

@@ -124,7 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     for mode, report in sorted(found.items()):
         print(f"{mode:8}{_summary(report)}")
     if args.json:
-        write_json(args.json, {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()})
+        plans = {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()}
+        try:
+            write_json(args.json, plans)
+        except OSError as error:
+            parser.error(f"--json {args.json} cannot be written: {error}")
     return 0 if isinstance(found[args.pss], PlanReport) else 1
 
 
