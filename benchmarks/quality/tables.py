@@ -58,18 +58,24 @@ def plot(path: Path, rows: list[dict]) -> None:
     from matplotlib import pyplot
 
     panels = sorted({(r["data"], r["model"]) for r in rows})
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
-    for axis, (data, model) in zip(axes[0], panels, strict=True):
+    names = dict.fromkeys(name for row in rows for name in row["contestants"])
+    colours = dict(zip(names, pyplot.cm.tab20.colors, strict=False))  # the same in all panels
+    columns = min(len(panels), 3)
+    height = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(height, columns, figsize=(6 * columns, 5 * height), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (data, model) in zip(axes.flat, panels, strict=False):
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for row in rows:
             if (row["data"], row["model"]) == (data, model):
                 for name, found in row["contestants"].items():
                     if "mean" in found:
                         lines.setdefault(name, []).append((found["bytes"], found["mean"], found["half"]))
-        for colour, (name, points) in zip(pyplot.cm.tab20.colors, lines.items(), strict=False):
+        for name, points in lines.items():
             size, mean, half = zip(*sorted(points), strict=True)
             axis.errorbar(
-                size, mean, half, fmt="o-", capsize=2, color=colour, label=name, lw=2.5 if name == "pss" else 1
+                size, mean, half, fmt="o-", capsize=2, color=colours[name], label=name, lw=2.5 if name == "pss" else 1
             )
         axis.set(xscale="log", xlabel="bytes of the embeddings", ylabel="test AUROC", title=f"{data}, {model}")
         axis.legend(fontsize=7)
