@@ -14,6 +14,7 @@ import pytest
 import script_runs
 import torch
 
+from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.datasets.splits import split_files
 
 ROOT = Path(__file__).parent.parent
@@ -356,8 +357,8 @@ def test_broken_interactions(tmp_path, broken):
     path.write_bytes(
         stored[:middle] if broken == "truncated" else stored[:middle] + bytes(999) + stored[middle + 999 :]
     )
-    done = train_interactions("--path", path, "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and f"data file {path} is no readable .npz" in done.output
+    with pytest.raises(ValueError, match=f"data file {path} is no readable .npz"):
+        Interactions.load(path)
 
 
 @pytest.mark.parametrize(
@@ -371,8 +372,14 @@ def test_broken_interactions(tmp_path, broken):
     ],
 )
 def test_bad_interactions(tmp_path, changes, message):
-    done = train_interactions("--path", interactions(tmp_path, **changes), "--output_dir", tmp_path / "o", check=False)
-    assert done.returncode == 2 and message in done.output
+    with pytest.raises(ValueError, match=message):
+        Interactions.load(interactions(tmp_path, **changes))
+
+
+def test_bad_interactions_end_the_script(tmp_path):
+    path = interactions(tmp_path, train_item=None)
+    done = train_interactions("--path", path, "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and f"error: data file {path} has no array train_item" in done.output
 
 
 @pytest.mark.slow
