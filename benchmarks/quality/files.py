@@ -168,7 +168,6 @@ def make(name: str, folder: Path) -> Path:
     path = folder / folder_name(name) / "rows.tsv"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     if kind.rows is not None:
         other_rows.write(kind.rows, path)
     else:

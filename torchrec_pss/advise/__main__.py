@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence{instead}")
     else:
         print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
-    found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
     try:
         if args.json:
+            found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
             write_json(args.json, found)
         if args.plot:
             _plot(args.plot, rows, args.target_drop)

@@ -66,7 +66,7 @@ def _num_rows(path: Path, kind: str, train: np.ndarray, test: np.ndarray) -> int
     """One more than the largest id."""
     largest = max(int(train.max()), int(test.max()))
     if largest >= _ALWAYS_ROWS:
-        distinct = len(np.unique(np.concatenate([np.unique(train), np.unique(test)])))
+        distinct = len(np.union1d(train, test))
         if largest >= _SPARSEST * distinct:
             raise ValueError(
                 f"{path}: {kind} ids go up to {largest}, but only {distinct} are distinct: "
