@@ -278,7 +278,26 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
     assert 0 < line["share_of_bayes"] < 1 and (tmp_path / "headline_kaggle.png").stat().st_size > 5000
     monkeypatch.setattr(script_run, "_train", None)  # nothing is left to run
     assert headline.study(tmp_path, 2, quick=True) == [line]
-    assert len(tables.headline([line]).splitlines()) == 3
+
+
+def test_headline_runs_pair_up_by_seed():
+    found = headline.runs(quick=False)
+    assert len({r.folder for r in found}) == len(found)
+    assert all(r.full is None or (r.full, r.seed) in {(f.name, f.seed) for f in found} for r in found)
+
+    def line(name, seed, auroc, full=None):
+        return {"name": name, "seed": seed, "full": full, "auroc_test": auroc, "bayes": 0.8, "share_of_bayes": 0.9,
+                "bytes": 4000, "compression": 2.0, "steps": 7}  # fmt: skip
+
+    lines = [
+        line("full", 0, 0.75),
+        line("full", 1, 0.77),
+        line("half", 0, 0.751, "full"),
+        line("half", 1, 0.768, "full"),
+    ]
+    *_, full, half = tables.headline(lines).splitlines()
+    assert full == "| full | 4,000 | 2x | 0.7600 ±0.1271 | - | 0.8000 | 90.0 % | 7 |"
+    assert half.startswith("| half | 4,000 | 2x | 0.7595 ±") and "| +0.0010, -0.0020 |" in half
 
 
 def test_conversion_study():

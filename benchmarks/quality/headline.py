@@ -6,7 +6,7 @@ tables at row counts scaled down until they fit.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.quality import tables
@@ -27,6 +27,7 @@ _MLPERF = (
 )
 _ONE_PASS = ("--epochs", "1")  # as full tables, whatever the rows
 _TEN_MB = ("--array_bytes", "10000000")
+_SEEDS = {"kaggle": (0, 1, 2), "mlperf": (0,)}  # of the rows and what is behind them, and of the model
 
 
 @dataclass(frozen=True)
@@ -34,37 +35,47 @@ class Run:
     """One call of the script.
 
     Attributes:
-        name: of its folder and its line.
+        name: of its line, the same for all seeds.
         shape: "kaggle" or "mlperf".
         flags: of the script.
+        full: the name of the run of full tables on the same rows, if there is one.
+        seed: the script's.
     """
 
     name: str
     shape: str
     flags: tuple[str, ...]
+    full: str | None = None
+    seed: int = 0
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(" ", "_") + (f"_seed_{self.seed}" if self.seed else "")
 
 
 def runs(quick: bool) -> list[Run]:
     found = [
         Run("kaggle full", "kaggle", ("--embedding", "full")),
-        Run("kaggle pss 1000x", "kaggle", ("--compression", "1000")),
-        Run("kaggle pss 10000x", "kaggle", ("--compression", "10000")),
+        Run("kaggle pss 1000x", "kaggle", ("--compression", "1000"), "kaggle full"),
+        Run("kaggle pss 10000x", "kaggle", ("--compression", "10000"), "kaggle full"),
     ]
     for scale in ("0.001", "0.01"):
         at = (*_MLPERF, "--synthetic_scale", scale)
-        found.append(Run(f"mlperf x {scale} full", "mlperf", (*at, "--embedding", "full")))
-        found.append(Run(f"mlperf x {scale} pss 10 MB", "mlperf", (*at, *_TEN_MB)))
+        full = f"mlperf x {scale} full"
+        found.append(Run(full, "mlperf", (*at, "--embedding", "full")))
+        found.append(Run(f"mlperf x {scale} pss 10 MB", "mlperf", (*at, *_TEN_MB), full))
     found.append(Run("mlperf x 1 pss 10 MB", "mlperf", (*_MLPERF, *_TEN_MB)))
     rows = {shape: 40_000 if quick else n for shape, n in (("kaggle", KAGGLE_ROWS), ("mlperf", MLPERF_ROWS))}
     return [
-        Run(r.name, r.shape, (*r.flags, *_ONE_PASS, "--synthetic_rows", str(rows[r.shape]), *_often(rows[r.shape])))
+        replace(r, seed=seed, flags=(*r.flags, *_ONE_PASS, *_rows(rows[r.shape]), "--seed", str(seed)))
         for r in found
+        for seed in (_SEEDS[r.shape][:1] if quick else _SEEDS[r.shape])
     ]
 
 
-def _often(rows: int) -> tuple[str, str]:
-    """Some ten validations a run."""
-    return "--validation_freq_within_epoch", str(max(rows // 4096 // 10, 20))
+def _rows(rows: int) -> tuple[str, ...]:
+    """So many, with some ten validations."""
+    return "--synthetic_rows", str(rows), "--validation_freq_within_epoch", str(max(rows // 4096 // 10, 20))
 
 
 def study(out: Path, processes: int, quick: bool) -> list[dict]:
@@ -75,13 +86,14 @@ def study(out: Path, processes: int, quick: bool) -> list[dict]:
     """
     lines, curves = [], {}
     for run in runs(quick):
-        logger.info("%s", run.name)
-        found = results_of(out / "headline" / run.name.replace(" ", "_"), run.flags, processes)
+        logger.info("%s, seed %d", run.name, run.seed)
+        found = results_of(out / "headline" / run.folder, run.flags, processes)
         curve = [(h["step"], h["auroc_val"]) for h in found["history"] if "auroc_val" in h]
-        curves.setdefault(run.shape, {})[run.name] = curve
+        if run.seed == 0:
+            curves.setdefault(run.shape, {})[run.name] = curve
         bayes = found["auroc_bayes"]
         lines.append({
-            "name": run.name, "flags": run.flags, "bytes": found["embedding_bytes"],
+            "name": run.name, "full": run.full, "seed": run.seed, "flags": run.flags, "bytes": found["embedding_bytes"],
             "full_bytes": found["full_embedding_bytes"], "compression": found["compression"], "bayes": bayes,
             "auroc_test": found["auroc_test"], "share_of_bayes": (found["auroc_test"] - 0.5) / (bayes - 0.5),
             "steps": found["steps"], "curve": curve,
