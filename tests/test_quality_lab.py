@@ -18,6 +18,7 @@ from benchmarks.quality import (
     conversion,
     files,
     headline,
+    main_study,
     pair_files,
     pair_trial,
     rivals,
@@ -239,12 +240,12 @@ def test_how_pss_stands():
 
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setitem(run.MAIN, "generated:2000:0.0005:1.1", (("dlrm",), (10,), 64))
+    monkeypatch.setitem(main_study.MAIN, "generated:2000:0.0005:1.1", (("dlrm",), (10,), 64))
     results = Results(tmp_path / "trials.jsonl")
-    rows = run.main_study(["generated:2000:0.0005:1.1"], results, workers=2, quick=True)
+    rows = main_study.study(["generated:2000:0.0005:1.1"], results, workers=2, quick=True)
     found = rows[0]["contestants"]
     assert set(found) == set(rivals.CONTESTANTS) and "mean" in found["pss"] and rows[0]["bayes"] > 0.6
-    (passed,) = run.passes_study(rows, Results(tmp_path / "passes.jsonl"), workers=2, quick=True)
+    (passed,) = main_study.study_passes(rows, Results(tmp_path / "passes.jsonl"), workers=2, quick=True)
     assert passed["passes"] == 3 and passed["bayes"] == rows[0]["bayes"]
     for name, result in passed["contestants"].items():
         if "impossible" in found[name]:
@@ -254,7 +255,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
             assert result["auroc_test"] != found[name]["auroc_test"]
     again = Results(tmp_path / "trials.jsonl")
     monkeypatch.setattr("benchmarks.quality.jobs._run", None)  # nothing is left to run
-    assert run.main_study(["generated:2000:0.0005:1.1"], again, workers=2, quick=True) == rows
+    assert main_study.study(["generated:2000:0.0005:1.1"], again, workers=2, quick=True) == rows
     text = tables.markdown(rows, list(rivals.CONTESTANTS))
     assert "**" in text and len(text.splitlines()) == 3
     tables.plot(tmp_path / "p.png", rows)

@@ -28,6 +28,8 @@ Tables = list[EmbeddingBagConfig] | list[EmbeddingConfig]
 Built = tuple[nn.Module, int]
 Trials = tuple[tuple[float | None, float], ...]
 
+FULL = 1.0  # the compression under which full tables stand, trained once for all rows of a table
+
 
 def tables_of(rows: Sequence[int], dim: int) -> list[EmbeddingBagConfig]:
     return [

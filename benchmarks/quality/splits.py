@@ -4,19 +4,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.quality import files, tables
+from benchmarks.quality import files, rivals, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results
-from benchmarks.quality.rivals import UNTUNED_ROW_HASHING
 from torchrec_pss.optim.recipe import default_batch_size, num_passes
 
 SPLITS = 12
 SPLITS_OF_A_KIND = 6
 # By compression; row hashing at its first width.
 RIVALS = {10.0: ("row hashing", "narrow", "full"), 100.0: ("row hashing",)}
-RIVALS_OF_A_KIND = {10.0: (UNTUNED_ROW_HASHING, "narrow"), 100.0: (UNTUNED_ROW_HASHING,)}
+RIVALS_OF_A_KIND = {10.0: (rivals.UNTUNED_ROW_HASHING, "narrow"), 100.0: (rivals.UNTUNED_ROW_HASHING,)}
 _ROWS = 80_000
-_FULL = 1.0
 
 _Rivals = Mapping[float, Sequence[str]]
 
@@ -51,7 +49,7 @@ def _job(name: str, compression: float, data: str, num_rows: int) -> Job:
     split = int(data.split(":")[1])
     trial = ClickTrial(
         name,
-        _FULL if name == "full" else compression,
+        rivals.FULL if name == "full" else compression,
         seed=split,
         batch_size=default_batch_size(num_train),
         passes=num_passes(num_train),
