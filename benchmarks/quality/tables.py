@@ -105,21 +105,19 @@ def plot_curves(
 
 
 def headline(lines: list[dict]) -> str:
-    """A line a run, its seeds together; what it is above the full tables of the same rows by, seed by seed."""
+    """A line a run; AUROC, what it is above the full tables of the same rows by, and Bayes seed by seed."""
     auroc = {(r["name"], r["seed"]): r["auroc_test"] for r in lines}
     by_name: dict[str, list[dict]] = {}
     for r in lines:
         by_name.setdefault(r["name"], []).append(r)
     rows = []
     for name, of_name in by_name.items():
-        mean, half = interval([r["auroc_test"] for r in of_name])
-        shown = f"{mean:.4f}" + (f" ±{half:.4f}" if len(of_name) > 1 else "")
-        bayes, share = (statistics.fmean(r[key] for r in of_name) for key in ("bayes", "share_of_bayes"))
-        first = of_name[0]
-        above = [f"{r['auroc_test'] - auroc[r['full'], r['seed']]:+.4f}" for r in of_name if r["full"]]
+        first, share = of_name[0], statistics.fmean(r["share_of_bayes"] for r in of_name)
+        found, bayes = (", ".join(f"{r[key]:.4f}" for r in of_name) for key in ("auroc_test", "bayes"))
+        above = ", ".join(f"{r['auroc_test'] - auroc[r['full'], r['seed']]:+.4f}" for r in of_name if r["full"])
         rows.append(
-            f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {shown} | {', '.join(above) or '-'} "
-            f"| {bayes:.4f} | {100 * share:.1f} % | {first['steps']} |"
+            f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {found} | {above or '-'} | {bayes} "
+            f"| {100 * share:.1f} % | {first['steps']} |"
         )
     head = "| run | bytes | compression | test AUROC | above full tables by | Bayes | of the way from .5 | steps |"
     return "\n".join([head, "|---" * 8 + "|", *rows]) + "\n"
