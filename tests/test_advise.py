@@ -162,6 +162,24 @@ def test_table_lists(tmp_path):
         assert np.array_equal(found.counts["user"].counts, power_law_counts(10**6, 1.3).counts)
 
 
+def test_lists_known_by_name():
+    """And the dim of a list that has none."""
+    mlperf, kaggle = (from_list(name, None, 1.1) for name in ("mlperf", "kaggle"))
+    assert sum(t.num_embeddings for t in mlperf.tables) == 204_184_588
+    assert {t.embedding_dim for t in mlperf.tables} == {128} and {t.embedding_dim for t in kaggle.tables} == {16}
+    assert {t.embedding_dim for t in from_list("kaggle", 32, 1.1).tables} == {32}
+    smallest = min(mlperf.tables, key=lambda t: t.num_embeddings)
+    expected = power_law_counts(smallest.num_embeddings, 1.1)
+    assert np.array_equal(mlperf.counts[smallest.name].counts, expected.counts)
+
+
+@pytest.mark.parametrize("flag", ["--embedding_dim", "--sample_rows", "--batch_size"])
+def test_numbers_that_are_not_positive(capsys, flag):
+    with pytest.raises(SystemExit) as error:
+        command.main(["--tables", "kaggle", flag, "0"])
+    assert error.value.code == 2 and f"{flag} must be positive, got 0" in capsys.readouterr().err
+
+
 def test_it_recommends_compression_and_against_it(tmp_path, capsys):
     """Skewed giants can be shared; the smallest loss that anyone could ask for cannot be promised."""
     path = table_list(tmp_path, "name,rows,skew\na,1000000,1.4\nb,300000,1.4\nc,100,1.4\n")

@@ -100,9 +100,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
-    data.add_argument("--tables", help="JSON list or CSV of name, rows and optionally dim, skew")
+    data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")
     parser.add_argument("--sample_rows", type=int, default=1_000_000, help="rows of --data_path to count")
-    parser.add_argument("--embedding_dim", type=int, default=16, help="where --tables has no dim")
+    parser.add_argument("--embedding_dim", type=int, help="where --tables has no dim: 128; kaggle and --data_path 16")
     parser.add_argument("--skew", type=float, default=1.1, help="of ids' power law, where --tables has none")
     parser.add_argument("--target_drop", type=float, default=0.001, help="AUROC that may be lost")
     parser.add_argument("--batch_size", type=int, default=4096, help="of the lookup's measurement")
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
     for flag in ("sample_rows", "embedding_dim", "skew", "batch_size"):
-        if getattr(args, flag) <= 0:
+        if getattr(args, flag) is not None and getattr(args, flag) <= 0:
             parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
     try:
         if args.data_path:

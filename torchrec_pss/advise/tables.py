@@ -14,6 +14,7 @@ from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
 
 _PASS_ROWS = 1 << 14
+_LOGS_DIM = 16
 _LISTED_IDS = 1 << 18  # ids of a power law that are counted one by one
 _LISTED_READS = 10_000_000
 
@@ -28,7 +29,7 @@ class Described:
     source: str
 
 
-def from_logs(path: str, sample_rows: int, embedding_dim: int) -> Described:
+def from_logs(path: str, sample_rows: int, embedding_dim: int | None) -> Described:
     """Rows and counts of the first ``sample_rows`` rows of Criteo files.
 
     Raises:
@@ -42,20 +43,21 @@ def from_logs(path: str, sample_rows: int, embedding_dim: int) -> Described:
     for block in CriteoReader(files).read(windows):
         distinct.add(block.ids)
         frequent.add(block.ids)
-    tables = [_config(n, r, embedding_dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
+    dim = embedding_dim or _LOGS_DIM
+    tables = [_config(n, r, dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
     counts = dict(zip(SPARSE_NAMES, frequent.counts(), strict=True))
     return Described(tables, counts, contiguous=False, source=f"{rows:,} rows of {path}")
 
 
-def from_list(path: str, embedding_dim: int, skew: float) -> Described:
-    """The tables of a list; ids are taken to follow a power law of each table's skew.
+def from_list(source: str, embedding_dim: int | None, skew: float) -> Described:
+    """The tables of a list, or known by name; ids are taken to follow a power law of each table's skew.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.table_list.read_table_list`.
     """
-    listed = read_table_list(path, embedding_dim, skew)
+    listed = read_table_list(source, embedding_dim, skew)
     counts = {t.name: power_law_counts(t.rows, t.skew) for t in listed}
-    return Described([t.config for t in listed], counts, contiguous=True, source=path)
+    return Described([t.config for t in listed], counts, contiguous=True, source=source)
 
 
 def power_law_counts(rows: int, skew: float) -> IdCounts:

@@ -16,7 +16,6 @@ from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, MLPERF_NUM_EMBEDDINGS, SPARSE_NAMES
 from torchrec_pss.datasets.table_list import ListedTable, read_table_list
 from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED
 from torchrec_pss.distributed.planner import PSSShardingPlanner
@@ -25,7 +24,6 @@ from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.whole_file import write_json
 
-_KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -35,15 +33,6 @@ def size(text: str) -> int:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 10MiB or 4096")
     return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
-
-
-def tables_of(name: str, embedding_dim: int | None) -> list[ListedTable]:
-    if name in _KNOWN:
-        rows, dim = _KNOWN[name]
-        return [
-            ListedTable(f"t_{n}", r, embedding_dim or dim, 1.0, 1.0) for n, r in zip(SPARSE_NAMES, rows, strict=True)
-        ]
-    return read_table_list(name, embedding_dim or 128)
 
 
 def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
@@ -88,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tables", required=True, help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling"
     )
-    parser.add_argument("--embedding_dim", type=int, help="where a list has no dim: 128; kaggle 16, mlperf 128")
+    parser.add_argument("--embedding_dim", type=int, help="where a list has no dim: 128; kaggle 16")
     parser.add_argument("--world_size", type=int, default=8)
     parser.add_argument("--local_world_size", type=int, help="ranks a host (default: all on one)")
     parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
@@ -111,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"
     found: dict[str, PlanReport | str] = {}
     try:
-        tables = tables_of(args.tables, args.embedding_dim)
+        tables = read_table_list(args.tables, args.embedding_dim)
         for mode in dict.fromkeys([args.pss, *MODES]):
             try:
                 found[mode] = planned(args, tables, mode)
