@@ -87,6 +87,13 @@ KINDS = {
     "other generator, other clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=204),
     "other generator, 30,000 rows": _other(30_000, (3, 5000), (0.8, 1.4), seed=203),
     "other generator, main effects alone": _other(100_000, (4, 20_000), (1.0, 1.1), pairs=0, seed=206),
+    # Drawn once, when nothing was changed any more.
+    "unseen, 80,000 rows": _other(80_000, (3, 40_000), (0.8, 1.4), seed=501),
+    "unseen, 150,000 rows": _other(150_000, (10, 100_000), (0.9, 1.2), seed=502),
+    "unseen, clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=503),
+    "unseen, main effects alone": _other(100_000, (4, 30_000), (0.8, 1.3), pairs=0, seed=504),
+    "unseen, 40,000 rows": _other(40_000, (5, 10_000), (0.8, 1.4), seed=505),
+    "unseen, other clusters": _other(100_000, (5, 50_000), (0.7, 1.4), clusters=True, seed=506),
 }
 
 
