@@ -23,6 +23,9 @@ PAIRS: dict[str, OtherPairs | None] = {  # None: Gowalla's own
     "unseen, 8,000 users": OtherPairs(8000, 12_000, 400_000, 1.8, 1.2, seed=11, factors=10),
     "unseen, 3,000 users": OtherPairs(3000, 2000, 100_000, 2.0, 0.8, seed=12, factors=5),
     "unseen, clusters": OtherPairs(6000, 6000, 150_000, 2.5, 1.0, seed=13, clusters=50),
+    "unseen, 10,000 users": OtherPairs(10_000, 5000, 250_000, 2.0, 1.0, seed=31, factors=5),
+    "unseen, 4,000 users": OtherPairs(4000, 8000, 100_000, 2.5, 0.8, seed=32, factors=8),
+    "unseen, other clusters": OtherPairs(8000, 4000, 180_000, 2.0, 1.0, seed=33, clusters=40),
 }
 
 
