@@ -81,6 +81,7 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
     assert 0 < line["share_of_bayes"] < 1 and (tmp_path / "headline_kaggle.png").stat().st_size > 5000
     monkeypatch.setattr(script_run, "_train", None)  # nothing is left to run
     assert headline.study(tmp_path, 2, quick=True) == [line]
+    assert len(tables.headline([line]).splitlines()) == 3
 
 
 def test_headline_runs_pair_up_by_seed():

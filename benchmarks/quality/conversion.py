@@ -15,7 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from benchmarks.quality.click_data import ClickLog, generated
 from benchmarks.quality.click_trial import ClickTrial, auroc, train
-from benchmarks.quality.rivals import tables_of
+from benchmarks.quality.rivals import FULL, tables_of
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, compress, migrate
 from torchrec_pss.convert import FitReport
 from torchrec_pss.whole_file import write_json
@@ -41,7 +41,7 @@ def study(log: ClickLog) -> list[dict]:
     counts = {t.name: c for t, c in zip(tables, log.counts, strict=True)}
     full_bytes = sum(log.num_embeddings) * 16 * 4
     ebc = EmbeddingBagCollection(tables)
-    model, average, _ = train(log, ClickTrial("full", 1.0, batch_size=_BATCH_SIZE), ebc)
+    model, average, _ = train(log, ClickTrial("full", FULL, batch_size=_BATCH_SIZE), ebc)
     rows = []
 
     def add(name: str, embeddings: nn.Module, report: FitReport | None) -> None:
