@@ -118,7 +118,8 @@ def test_the_same_bits_by_sorting(by_sorting):
 
 def test_metadata_is_planned_once():
     case = random_case(3)
-    arguments = (case["features"], case["projections"].numel(), case["pooling_mode"], case["hash_kind"], 4)
+    names = ("features", "array", "hot_keys", "projections", "pooling_mode", "hash_kind")
+    arguments = [case[name] for name in names]
     assert plan(*arguments) is plan(*arguments)
     other = case["features"].clone()
     assert plan(other, *arguments[1:]) is not plan(*arguments)

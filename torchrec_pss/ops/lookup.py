@@ -31,7 +31,7 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 # Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero
-# again afterwards.
+# again afterwards; of UpdateKind.NONE it keeps the gradient.
 _library.define(
     f"lookup_backward_update_(Tensor grad, Tensor[] saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
     f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
@@ -101,7 +101,8 @@ def lookup(
         ``[L, total_width]`` for NONE. An empty bag gives zeros.
 
     Raises:
-        ValueError: wrong shape, dtype, device or pooling mode.
+        ValueError: wrong shape, dtype, device or pooling mode; metadata that are no layout of the array.
+        NotImplementedError: in a second derivative.
         IndexError: offsets that do not describe bags, or an id out of an exact table's range.
     """
     if hot_keys is None:
@@ -213,4 +214,12 @@ def _backward(ctx, grad, _):
     return grad_array, None, None, grad_projections, None, None, grad_weights, *[None] * 5
 
 
+def _no_second_derivative(ctx, *_):
+    raise NotImplementedError(
+        "the lookup in a shared array has no second derivative: do not differentiate through its gradient (create_graph=True), "
+        "or take gradient penalties of what follows the embeddings only"
+    )
+
+
 torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)
+torch.library.register_autograd("torchrec_pss::lookup_backward", _no_second_derivative)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 class WeightAverage:
@@ -17,7 +18,8 @@ class WeightAverage:
     needs no end known in advance, and a resumed run equals an undisturbed one.
 
     Args:
-        parameters: by name, the tensors to average; they stay the caller's and are read at every update.
+        parameters: by name, the tensors to average; they stay the caller's and are read at every update. A parameter that is
+            frozen (``requires_grad`` is False) is its own average, and is not moved.
         power: how fast old weights are forgotten; 0 is the plain mean.
         every: of this many steps, one is taken into account.
 
@@ -29,9 +31,12 @@ class WeightAverage:
         if power < 0 or every < 1:
             raise ValueError(f"power must be at least 0 and every at least 1, got {power} and {every}")
         self._power, self._every = power, every
-        self._live = {name: p.detach() for name, p in parameters.items()}
-        self._average = {name: p.clone() for name, p in self._live.items()}
+        self._parameters = dict(parameters)
+        self._average = {name: p.detach().clone() for name, p in parameters.items()}
         self._steps = 0
+
+    def _frozen(self) -> list[str]:
+        return [n for n, p in self._parameters.items() if isinstance(p, nn.Parameter) and not p.requires_grad]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -39,7 +44,14 @@ class WeightAverage:
         self._steps += 1
         if self._steps % self._every == 0:
             weight = (self._power + 1) / (self._steps // self._every + self._power)
-            torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), weight)
+            live = [p.detach() for p in self._parameters.values()]
+            torch._foreach_lerp_(list(self._average.values()), live, weight)
+            self._follow_frozen()
+
+    @torch.no_grad()
+    def _follow_frozen(self) -> None:
+        for name in self._frozen():
+            self._average[name].copy_(self._parameters[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -47,6 +59,7 @@ class WeightAverage:
         if self._steps < self._every:
             yield
             return
+        self._follow_frozen()
         self._swap()
         try:
             yield
@@ -55,8 +68,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for live, average in zip(self._live.values(), self._average.values(), strict=True):
-            kept = live.clone()
+        for live, average in zip(self._parameters.values(), self._average.values(), strict=True):
+            kept = live.detach().clone()
             live.copy_(average)
             average.copy_(kept)
 

@@ -98,32 +98,45 @@ void Inputs::take_offsets(const at::Tensor& given) {
 }
 
 // Its entries and one more, by the upper bits of the keys.
-static bool has_sane_directory(const Feature& f, int64_t numel) {
+static bool has_sane_directory(const Feature& f, int64_t num_hot) {
   return f.hot_shift == 0 || (f.hot_shift > 0 && f.hot_shift < 32 && f.hot_directory >= 0 &&
-                              f.hot_directory + (int64_t(1) << (32 - f.hot_shift)) < numel);
+                              f.hot_directory < num_hot - (int64_t(1) << (32 - f.hot_shift)));
+}
+
+// Whether what a row of metadata says lies inside an array of `numel` elements and `num_hot` keys; no product here can overflow.
+// ops/features.py holds the same rule.
+static bool is_layout(const Feature& f, int64_t numel, int64_t num_hot, bool robe) {
+  if (f.width < 1 || f.width > kMostWidth || f.prefix < 0 || f.prefix > f.width || f.rows < 0) {
+    return false;
+  }
+  const int64_t shared = f.width - f.prefix;
+  const bool prefix_fits = f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix);
+  const bool keys_fit = f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot);
+  // Section 4's products are exact below 2^32 rows in all.
+  const bool robe_fits = !robe || (f.key >= 0 && f.rows <= kMostRobeRows && f.key <= kMostRobeRows - f.rows);
+  if (!prefix_fits || !keys_fit || !robe_fits || shared == 0) {
+    return prefix_fits && keys_fit && robe_fits;
+  }
+  return f.block >= 1 && f.block <= numel && shared % f.block == 0 && f.slots >= 1 && f.slots < (int64_t(1) << 32) &&
+      f.first >= 0 && f.first <= numel && f.slots <= (robe ? numel - f.block + 1 : (numel - f.first) / f.block) &&
+      (f.num_hot() == 0 || (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / shared));
 }
 
 void Inputs::check_features() const {
-  const int64_t numel = array.numel(), num_hot = hot_keys.numel(), num_projected = projections.numel();
+  const int64_t numel = array.numel(), num_projected = projections.numel();
   for (int64_t i = 0; i < num_features(); ++i) {
     const FeatureWork& f = features[i];
-    const bool exact = f.prefix == f.width;
-    const bool sane = f.width >= 1 && f.prefix >= 0 && f.prefix <= f.width && f.rows >= 0 &&
-        (f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix)) &&
-        (exact || (f.block >= 1 && f.block <= numel && (f.width - f.prefix) % f.block == 0 && f.slots >= 1 &&
-                   f.slots < (int64_t(1) << 32) && f.first >= 0 && f.first <= numel &&
-                   f.slots <= (problem.hash == kRobe ? numel - f.block + 1 : (numel - f.first) / f.block))) &&
-        f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot) &&
-        (f.hot_begin == f.hot_end || exact ||
-         (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / (f.width - f.prefix)));
-    TORCH_CHECK_VALUE(sane, "row ", i, " of `features` does not fit an array of ", numel, " elements");
+    TORCH_CHECK_VALUE(
+        is_layout(f, numel, hot_keys.numel(), problem.hash == kRobe), "row ", i, " of `features` does not fit an array of ", numel,
+        " elements and ", hot_keys.numel(), " hot keys");
     TORCH_CHECK_VALUE(
         f.inner == 0 || f.inner == f.width || f.inner == f.width + 1, "feature ", i, " has width ", f.width,
         ", but its projection has ", f.inner, " rows");
     TORCH_CHECK_VALUE(
         !f.is_projected() || (f.dim >= 1 && f.projection >= 0 && f.projection <= num_projected &&
                               f.dim <= (num_projected - f.projection) / f.inner),
-        "feature ", i, ": ", f.inner, " x ", f.dim, " numbers from ", f.projection, " on are not within projections of ", num_projected);
+        "feature ", i, ": ", f.inner, " x ", f.dim, " numbers from ", f.projection, " on are not within projections of ",
+        num_projected);
   }
 }
 

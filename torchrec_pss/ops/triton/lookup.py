@@ -38,7 +38,7 @@ def lookup(
             pooling_mode, hash, sign,
         )  # fmt: skip
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
     check_read_width(read_width, planned.read_width)
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
@@ -82,7 +82,7 @@ def lookup_backward_update_(
         # Straight into the array: backward reads nothing else of it.
         return _backward(grad, *saved, array, array, -numbers[0], *arguments)
     results = _backward(grad, *saved, array, sink, 1.0, *arguments)
-    if array.numel():
+    if array.numel() and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
         constants = {"KIND": int(update), "ALIGNED": array.numel() % 4 == 0, "BLOCK": _UPDATE_BLOCK}
@@ -102,7 +102,7 @@ def _backward(
     num_indices = indices.numel()
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
-    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
     by_sorting = torch.are_deterministic_algorithms_enabled()
     for group in planned.launches if rows else ():
         places = contributions = grad
