@@ -122,7 +122,8 @@ def test_update_equals_the_formula_on_random_configurations(kind):
 
         array = case["array"].clone().requires_grad_()
         update = ArrayUpdate(kind, NUMBERS, sink, state, second)
-        fused_out = fused_lookup(**case | {"array": array}, update=lambda u=update: u)
+        given = wide.clone().requires_grad_()  # the gradient, of NONE
+        fused_out = fused_lookup(**case | {"array": array}, update=lambda u=update: u, gradient_of=given)
         on_threads(1 + seed % 3, lambda o=fused_out, g=grad: o.backward(g))
         by_reference = case["array"].clone()
         their_sink, their_state, their_second = (
@@ -143,8 +144,11 @@ def test_update_equals_the_formula_on_random_configurations(kind):
             untouched = ~is_read(case)
             assert torch.equal(array.detach()[untouched], case["array"][untouched])
         assert array.grad is None
-        left = gradient if kind == UpdateKind.NONE else torch.zeros_like(sink)
-        torch.testing.assert_close(sink, left, **tolerance)
+        if kind == UpdateKind.NONE:
+            torch.testing.assert_close(given.grad, gradient, **tolerance)
+            torch.testing.assert_close(sink, gradient, **tolerance)
+        else:
+            assert given.grad is None and not sink.any()
         torch.testing.assert_close(state, expected_state, **tolerance)
         torch.testing.assert_close(second, expected_second, **tolerance)
 
