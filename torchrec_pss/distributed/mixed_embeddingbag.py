@@ -60,7 +60,7 @@ class MixedEmbeddingBagCollection(nn.Module):
         device: of the array; "meta" allocates nothing.
 
     Raises:
-        ValueError: a name that is no table; optimizers in backward that differ among the shared tables.
+        ValueError: a name that is no table; a frozen table; optimizers in backward that differ among the shared tables.
     """
 
     def __init__(
@@ -73,6 +73,11 @@ class MixedEmbeddingBagCollection(nn.Module):
             raise ValueError(
                 f"tables of the array must be some of the collection's {[c.name for c in configs]}, got {list(shared)}"
             )
+        for name in shared:
+            if not ebc.embedding_bags[name].weight.requires_grad:
+                raise ValueError(
+                    f"table {name!r} is frozen: an array would not keep its rows; pin it with PSSParameterConstraints(pss='never')"
+                )
         inside = [c for c in configs if c.name in shared]
         rest = [c for c in configs if c.name not in shared]
         self.array = PSSEmbeddingBagCollection(inside, ebc.is_weighted(), device, config=config)
