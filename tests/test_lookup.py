@@ -1,5 +1,7 @@
 """The op: the C++ kernel against the plain PyTorch reference, PyTorch's own checks, and bad input."""
 
+import random
+
 import pytest
 import torch
 from lookup_cases import of_backward, on_threads, positional, random_case
@@ -281,6 +283,64 @@ def test_metadata_that_leaves_the_array_is_refused(column, value):
     case["features"][0, FeatureColumn[column]] = value
     with pytest.raises(ValueError, match="does not fit an array|add up to|has 7 rows|are not within projections of"):
         lookup(**case)
+
+
+def test_any_metadata_are_read_within_the_array_or_refused():
+    """Numbers of all sizes in a layout's place: op and reference refuse the same, and never end the process."""
+    values = [
+        0,
+        1,
+        -1,
+        2,
+        3,
+        31,
+        32,
+        63,
+        1 << 20,
+        (1 << 20) + 1,
+        (1 << 31) - 1,
+        1 << 31,
+        1 << 32,
+        (1 << 32) - 1,
+        1 << 61,
+        (1 << 63) - 1,
+    ]
+    refused = 0
+    for seed in range(4000):
+        draw, case = random.Random(seed), random_case(seed % 500)
+        features = case["features"]
+        if not len(features) or not len(case["indices"]):
+            continue
+        columns = []
+        for _ in range(draw.randint(1, 2)):
+            f, column = draw.randrange(len(features)), draw.randrange(1, len(FeatureColumn))
+            value = draw.choice([*values, len(case["array"]), int(features[f, draw.randrange(1, len(FeatureColumn))])])
+            features[f, column] = draw.choice([value, value, -value, value - 1])
+            columns.append(FeatureColumn(column).name)
+        found = []
+        for function in (lookup, reference_lookup):
+            try:
+                found.append(function(**case))
+            except (ValueError, IndexError) as error:
+                found.append(type(error))
+        assert (found[0] if isinstance(found[0], type) else None) == (
+            found[1] if isinstance(found[1], type) else None
+        ), seed
+        refused += isinstance(found[0], type)
+        if not isinstance(found[0], type) and not any(
+            "HOT" in name for name in columns
+        ):  # keys that do not ascend are found or not
+            same(found[0], found[1], case["array"].dtype)
+    assert 2000 < refused < 3900
+
+
+@pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
+def test_a_row_of_metadata_of_2_to_the_31_coordinates_is_refused(function):
+    case = simple_case(torch.tensor([1]), torch.tensor([0, 1]))
+    case["features"][0, FeatureColumn.WIDTH] = 1 << 31
+    case["features"][0, FeatureColumn.BLOCK] = 1
+    with pytest.raises(ValueError, match="row 0 of `features` does not fit an array of 1000 elements"):
+        function(**case | {"total_width": 1 << 31})
 
 
 @pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])

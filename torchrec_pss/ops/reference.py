@@ -220,6 +220,8 @@ def lookup_backward_update_(
 def _projection(feature: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
     """The feature's part of ``projections`` (or of their gradient), a view; of no rows where it is not projected."""
     begin, inner, dim = feature[FeatureColumn.PROJECTION :].tolist()
+    if inner == 0:
+        return projections[:0].view(0, 0)
     return projections[begin : begin + inner * dim].view(inner, dim)
 
 
