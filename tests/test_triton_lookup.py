@@ -101,8 +101,8 @@ def test_fused_updates_equal_the_reference(kind):
                 int(kind),
                 NUMBERS,
             )
-            assert not sink.any()
-            results.append((array.to(out.dtype), state, second, projections, weights))
+            assert kind == UpdateKind.NONE or not sink.any()
+            results.append((array.to(out.dtype), sink, state, second, projections, weights))
         for expected, actual in zip(*results, strict=True):
             close(actual, expected, case["array"].dtype)
 
@@ -114,6 +114,17 @@ def test_the_same_bits_by_sorting(by_sorting):
         backward = list(of_backward(there).values())
         first, second = (ours.lookup_backward(torch.ones_like(out), saved, *backward) for _ in range(2))
         assert torch.equal(first[0], second[0])
+
+
+def test_metadata_that_leaves_the_array_is_refused():
+    case = on_device(next(c for _, c in small_cases(40) if c["array"].dtype == torch.float32 and len(c["indices"])))
+    with pytest.raises(ValueError, match="add up to|must all have width"):
+        ours.lookup(*(case | {"total_width": case["total_width"] + 1}).values())
+    for column, value in ((FeatureColumn.WIDTH, 1 << 31), (FeatureColumn.PREFIX, -1), (FeatureColumn.HOT_END, 10**6)):
+        features = case["features"].clone()
+        features[0, column] = value
+        with pytest.raises(ValueError, match="row 0 of `features` does not fit an array"):
+            ours.lookup(*(case | {"features": features}).values())
 
 
 def test_metadata_is_planned_once():

@@ -118,6 +118,21 @@ def check_read_width(given: int, expected: int) -> None:
         raise ValueError(f"read_width is {given}, but the projected features are read {expected} columns wide")
 
 
+def output_dims(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Columns of the output of each feature, from its row of metadata."""
+    return [row[FeatureColumn.DIM] if row[FeatureColumn.INNER] else row[FeatureColumn.WIDTH] for row in rows]
+
+
+def check_total_width(given: int, dims: Sequence[int], pooling_mode: int) -> None:
+    """Raises ValueError where the op's total_width is not that of its features, `output_dims`."""
+    if pooling_mode == PoolingMode.NONE:
+        for number, dim in enumerate(dims):
+            if dim != given:
+                raise ValueError(f"unpooled features must all have width {given}, feature {number} has {dim}")
+    elif sum(dims) != given:
+        raise ValueError(f"the features' widths add up to {sum(dims)}, not {given}")
+
+
 def hot_directory(keys: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Spares the search for a table's hot keys: where those begin that share their upper bits.
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_layout, check_read_width, padded
+from torchrec_pss.ops.features import (
+    FeatureColumn,
+    PoolingMode,
+    check_layout,
+    check_read_width,
+    check_total_width,
+    output_dims,
+    padded,
+)
 from torchrec_pss.ops.features import read_width as read_width_of
 from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers, apply_update
@@ -31,6 +39,8 @@ def row_addresses(
         Addresses into the array and signs (+1 or -1), both int64 ``[n, width]``.
     """
     key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base, *_ = feature.tolist()
+    if width == prefix:  # what an exact table's row says of hashed blocks and hot rows means nothing
+        block, num_slots, first_shared, hot_end = 1, 1, 0, hot_begin
     ids = ids.to(torch.int64)
     exact = base + ids[:, None] * prefix + torch.arange(prefix, device=ids.device)
     num_blocks = (width - prefix) // block if width > prefix else 0
@@ -93,6 +103,7 @@ def lookup(
         to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
     check_layout(features.tolist(), len(array), len(hot_keys), len(projections), hash_kind == HASH_ROBE)
+    check_total_width(total_width, output_dims(features.tolist()), pooling_mode)
     check_inputs(features, indices, offsets, hash_kind)
     check_read_width(read_width, read_width_of(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
     dtype = torch.promote_types(array.dtype, torch.float32)

@@ -7,7 +7,7 @@ from math import gcd
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_layout, padded, read_width
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_layout, output_dims, padded, read_width
 from torchrec_pss.ops.hashing import HASH_ROBE
 
 _VECTOR_BYTES = 16
@@ -95,6 +95,7 @@ class Plan:
         repeated: of each feature whose projection an earlier one has too: PROJECTION, PARTIAL, and how many elements lie there.
         partial_numel: elements of the projections' gradient, and behind them of those of `repeated`.
         read_width: see `torchrec_pss.ops.features.read_width`.
+        dims: see `torchrec_pss.ops.features.output_dims`.
     """
 
     launches: list[Launch]
@@ -102,6 +103,7 @@ class Plan:
     repeated: list[tuple[int, int, int]]
     partial_numel: int
     read_width: int
+    dims: list[int]
 
 
 _of_features: dict[int, tuple[weakref.ref, dict]] = {}
@@ -175,6 +177,7 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         repeated,
         partial_numel,
         read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode),
+        output_dims(features.tolist()),
     )
 
 

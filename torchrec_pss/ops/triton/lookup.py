@@ -11,7 +11,7 @@ sorted by place first (`index_put_`), and the same inputs give the same bits. fp
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.features import PoolingMode, check_read_width
+from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import launch
@@ -40,6 +40,7 @@ def lookup(
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
     planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
     check_read_width(read_width, planned.read_width)
+    check_total_width(total_width, planned.dims, pooling_mode)
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
     out = empty(rows, total_width, dtype=torch.float32, device=array.device)
