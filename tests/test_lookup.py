@@ -232,7 +232,7 @@ def test_bad_offsets(function, message):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_no_offsets_at_all(dtype):
     case = simple_case(torch.tensor([1, 2, 3]), torch.zeros(0, dtype=dtype))
-    with pytest.raises(ValueError, match="offsets must hold F \\* B \\+ 1 values, got none"):
+    with pytest.raises(ValueError, match="offsets must hold F \\* B \\+ 1 values, got 0 for 1 features"):
         torch.ops.torchrec_pss.lookup(*positional(case))
 
 
@@ -336,3 +336,40 @@ def test_no_features_no_bags():
     empty = torch.zeros(0, dtype=torch.int64)
     case = simple_case(empty, torch.zeros(1, dtype=torch.int64)) | {"features": features, "total_width": 0}
     assert lookup(**case).shape == (0, 0)
+
+
+BAD_ARGUMENTS = {
+    "array must be": {"array": torch.zeros(10, 100)},
+    "features must be int64": {"features": torch.zeros(1, 3, dtype=torch.int64)},
+    "features must be int64 ": {"features": torch.zeros(1, len(FeatureColumn), dtype=torch.int32)},
+    "hot_keys must be": {"hot_keys": torch.zeros(3, dtype=torch.int64)},
+    "projections must be": {"projections": torch.zeros(3, dtype=torch.float64)},
+    "indices must be": {"indices": torch.zeros(2)},
+    "indices must be an": {"indices": torch.zeros(2, 1, dtype=torch.int64)},
+    "offsets must be": {"offsets": torch.tensor([0.0, 2.0])},
+    "offsets must hold": {"offsets": torch.zeros(0, dtype=torch.int64)},
+    "per_sample_weights must be": {"per_sample_weights": torch.zeros(1)},
+    "per_sample_weights must be ": {"per_sample_weights": torch.zeros(2, dtype=torch.float64)},
+    "pooling_mode must be": {"pooling_mode": 7},
+    "hash must be": {"hash_kind": 5},
+}
+
+
+@pytest.mark.parametrize("message", BAD_ARGUMENTS)
+def test_the_bare_op_refuses_what_its_wrapper_does(message):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]))
+    whole = {name: case[name] for name in random_case(0) if name in case}
+    whole |= {
+        "hot_keys": torch.zeros(0, dtype=torch.int32),
+        "projections": torch.zeros(0),
+        "per_sample_weights": None,
+        "read_width": 0,
+    }
+    whole = {name: (whole | BAD_ARGUMENTS[message])[name] for name in random_case(0)}
+    for function in (
+        torch.ops.torchrec_pss.lookup,
+        reference.lookup,
+        lambda *a: lookup(**dict(zip(whole, a, strict=True))),
+    ):
+        with pytest.raises(ValueError, match=message.strip()):
+            function(*whole.values())

@@ -135,6 +135,18 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
         Variable._execution_engine.queue_callback(at_end)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ReplicatedArray":
+        """
+        Raises:
+            TypeError: another dtype; data-parallel wrapper and optimizers were made for this one.
+        """
+        made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
+        if made.dtype != self.array.dtype:
+            raise TypeError(
+                f"a sharded array stays {self.array.dtype}: convert the module to {made.dtype} before it is sharded"
+            )
+        return super()._apply(fn, recurse)
+
     @property
     def fused_optimizer(self) -> KeyedOptimizer:
         """The in-backward optimizers, for state dicts and learning rates; its ``step`` finds no gradient to apply."""

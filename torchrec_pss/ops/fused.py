@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from torchrec_pss.ops.lookup import check_arguments
+from torchrec_pss.ops.arguments import check_arguments
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -89,7 +89,9 @@ def fused_lookup(
     Raises:
         ValueError, IndexError: as `lookup`.
     """
-    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
+    check_arguments(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+    )
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     arguments = (features, hot_keys, indices, offsets, widths, flags)
     leaf = array if gradient_of is None else gradient_of

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from torchrec_pss.ops.arguments import check_arguments
 from torchrec_pss.ops.features import (
     FeatureColumn,
     PoolingMode,
@@ -102,6 +103,9 @@ def lookup(
         The output, and what backward needs: the pooled reads of the features that are projected, each with its bias and padded
         to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
+    check_arguments(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+    )
     check_layout(features.tolist(), len(array), len(hot_keys), len(projections), hash_kind == HASH_ROBE)
     check_total_width(total_width, output_dims(features.tolist()), pooling_mode)
     check_inputs(features, indices, offsets, hash_kind)

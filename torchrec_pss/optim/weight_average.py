@@ -19,7 +19,7 @@ class WeightAverage:
 
     Args:
         parameters: by name, the tensors to average; they stay the caller's and are read at every update. A parameter that is
-            frozen (``requires_grad`` is False) is its own average, and is not moved.
+            frozen (``requires_grad`` is False) is its own average, and is not moved. Averages of fp16 and bf16 are in fp32.
         power: how fast old weights are forgotten; 0 is the plain mean.
         every: of this many steps, one is taken into account.
 
@@ -32,7 +32,10 @@ class WeightAverage:
             raise ValueError(f"power must be at least 0 and every at least 1, got {power} and {every}")
         self._power, self._every = power, every
         self._parameters = dict(parameters)
-        self._average = {name: p.detach().clone() for name, p in parameters.items()}
+        # In half precision an average would soon stop to follow.
+        self._average = {
+            n: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for n, p in parameters.items()
+        }
         self._steps = 0
 
     def _frozen(self) -> list[str]:
@@ -44,8 +47,9 @@ class WeightAverage:
         self._steps += 1
         if self._steps % self._every == 0:
             weight = (self._power + 1) / (self._steps // self._every + self._power)
-            live = [p.detach() for p in self._parameters.values()]
-            torch._foreach_lerp_(list(self._average.values()), live, weight)
+            average = list(self._average.values())
+            live = [p.detach().to(a.dtype) for p, a in zip(self._parameters.values(), average, strict=True)]
+            torch._foreach_lerp_(average, live, weight)
             self._follow_frozen()
 
     @torch.no_grad()
@@ -60,18 +64,17 @@ class WeightAverage:
             yield
             return
         self._follow_frozen()
-        self._swap()
+        live = {name: p.detach().clone() for name, p in self._parameters.items()}
         try:
+            self._write(self._average)
             yield
         finally:
-            self._swap()
+            self._write(live)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        for live, average in zip(self._parameters.values(), self._average.values(), strict=True):
-            kept = live.detach().clone()
-            live.copy_(average)
-            average.copy_(kept)
+    def _write(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averages by name, and the number of steps under ``_steps``."""

@@ -9,6 +9,44 @@
 
 namespace torchrec_pss {
 
+// ops/arguments.py has the same rules, for those who do not call the op itself.
+static void check_arguments(
+    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
+    const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& weights, int64_t pooling_mode,
+    int64_t hash) {
+  const at::ScalarType accumulator = array.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto is = [](const at::Tensor& tensor, int64_t dim, at::ScalarType type) {
+    return tensor.dim() == dim && tensor.scalar_type() == type && tensor.device().is_cpu();
+  };
+  const auto is_integers = [&](const at::Tensor& t) { return is(t, 1, at::kInt) || is(t, 1, at::kLong); };
+  TORCH_CHECK_VALUE(
+      array.dim() == 1 && array.is_floating_point(), "array must be a floating-point vector, got ", array.scalar_type(), " ",
+      array.sizes());
+  TORCH_CHECK_VALUE(
+      is(features, 2, at::kLong) && features.size(1) == kNumColumns, "features must be int64 [F, ", int64_t(kNumColumns), "], got ",
+      features.scalar_type(), " ", features.sizes());
+  TORCH_CHECK_VALUE(
+      is(hot_keys, 1, at::kInt), "hot_keys must be an int32 vector, got ", hot_keys.scalar_type(), " ", hot_keys.sizes());
+  TORCH_CHECK_VALUE(
+      is(projections, 1, accumulator), "projections must be a ", accumulator, " vector, got ", projections.scalar_type(), " ",
+      projections.sizes());
+  TORCH_CHECK_VALUE(
+      is_integers(indices), "indices must be an int32 or int64 vector, got ", indices.scalar_type(), " ", indices.sizes());
+  TORCH_CHECK_VALUE(
+      is_integers(offsets), "offsets must be an int32 or int64 vector, got ", offsets.scalar_type(), " ", offsets.sizes());
+  TORCH_CHECK_VALUE(
+      offsets.numel() > 0 && (offsets.numel() - 1) % std::max<int64_t>(features.size(0), 1) == 0,
+      "offsets must hold F * B + 1 values, got ", offsets.numel(), " for ", features.size(0), " features");
+  TORCH_CHECK_VALUE(
+      !weights || (is(*weights, 1, accumulator) && weights->numel() == indices.numel()), "per_sample_weights must be ", accumulator,
+      " of shape ", indices.sizes(), ", got ", weights ? weights->scalar_type() : accumulator, " ",
+      weights ? weights->sizes() : indices.sizes());
+  TORCH_CHECK_VALUE(
+      pooling_mode == kSum || pooling_mode == kMean || pooling_mode == kNone, "pooling_mode must be SUM, MEAN or NONE, got ",
+      pooling_mode);
+  TORCH_CHECK_VALUE(hash == kMix64 || hash == kRobe, "hash must be 0 (mix64) or 1 (robe), got ", hash);
+}
+
 Inputs::Inputs(
     const at::Tensor& array_, const at::Tensor& feature_rows, const at::Tensor& hot_keys_,
     const at::Tensor& projections_, const at::Tensor& indices_, const at::Tensor& offsets_,
@@ -16,11 +54,10 @@ Inputs::Inputs(
     bool sign)
     : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
       indices(indices_.contiguous()), num_indices(indices_.numel()) {
+  check_arguments(array_, feature_rows, hot_keys_, projections_, indices_, offsets_, per_sample_weights, pooling_mode, hash);
   if (per_sample_weights) {
     weights = per_sample_weights->contiguous();
   }
-  TORCH_CHECK_VALUE(
-      projections.scalar_type() == accumulator(), "projections must be ", accumulator(), ", got ", projections.scalar_type());
   const at::Tensor rows = feature_rows.contiguous();
   for (int64_t f = 0; f < rows.size(0); ++f) {
     features.emplace_back(rows.const_data_ptr<int64_t>() + f * kNumColumns);
@@ -79,7 +116,6 @@ static bool ascend(const Offset* from, int64_t num_bags, int64_t* to) {
 }
 
 void Inputs::take_offsets(const at::Tensor& given) {
-  TORCH_CHECK_VALUE(given.numel() > 0, "offsets must hold F * B + 1 values, got none");
   const int64_t num_bags = given.numel() - 1;
   const bool narrow = given.scalar_type() == at::kInt;
   offsets = narrow ? at::empty({num_bags + 1}, given.options().dtype(at::kLong)) : given;

@@ -11,6 +11,7 @@ sorted by place first (`index_put_`), and the same inputs give the same bits. fp
 import torch
 
 from torchrec_pss.ops import reference
+from torchrec_pss.ops.arguments import check_arguments
 from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
@@ -32,6 +33,7 @@ def lookup(
     pooling_mode, hash, sign,
 ):  # fmt: skip
     """Forward; see `torchrec_pss.ops.reference.lookup`."""
+    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash)
     if array.dtype == torch.float64:
         return reference.lookup(
             array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
