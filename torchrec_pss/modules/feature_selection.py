@@ -40,3 +40,15 @@ def checked_select(features: KeyedJaggedTensor, names: list[str]) -> KeyedJagged
     if features.keys() != names and features.device().type == "cpu" and not torch.compiler.is_compiling():
         require_sound_offsets(features)
     return select(features, names)
+
+
+def savable(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """A batch's tensor as backward may keep it, also where it was made, or computed from others, under `torch.inference_mode`."""
+    if (
+        tensor is None
+        or torch.compiler.is_compiling()
+        or not tensor.is_inference()
+        or torch.is_inference_mode_enabled()
+    ):
+        return tensor
+    return tensor.clone()

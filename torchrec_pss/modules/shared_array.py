@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
+from torchrec_pss.modules.feature_selection import savable
 from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
@@ -130,7 +131,7 @@ class SharedArrayModule(nn.Module):
         """Embeddings of some features, by one lookup: fp32 ``[B, sum of embedding_dim]``, or ``[ids of the features,
         embedding_dim]`` for NONE. ``positions`` index the module's features, ``features`` are those."""
         weights = features.weights().to(self._accumulator) if weighted else None
-        ids, offsets, weights = (_to_be_saved(t) for t in (features.values(), features.offsets(), weights))
+        ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
         arguments = self._arguments(positions, pooling)
         try:
             read = self._reader()(self.array, indices=ids, offsets=offsets, per_sample_weights=weights, **arguments)
@@ -352,18 +353,6 @@ def _in_dtype(values: torch.Tensor, like: torch.Tensor, dtype: torch.dtype) -> t
 
 def _gradient_only(wide: torch.Tensor) -> ArrayUpdate:
     return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(wide, requires_grad=False))
-
-
-def _to_be_saved(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A batch made, or its offsets computed, under `torch.inference_mode`, as backward may keep it."""
-    if (
-        tensor is None
-        or torch.compiler.is_compiling()
-        or not tensor.is_inference()
-        or torch.is_inference_mode_enabled()
-    ):
-        return tensor
-    return tensor.clone()
 
 
 def _feature_rows(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:
