@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim import WeightAverage
@@ -180,18 +181,16 @@ def popularity_auroc(data: Interactions, seed: int) -> float:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    p = Parser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
     p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
-    p.add_argument("--compression", type=float, help="full tables' bytes over the array's (default 10; not for full)")
-    p.add_argument("--embedding_dim", type=int, default=64)
-    p.add_argument("--epochs", type=int, default=4)
-    p.add_argument("--negatives", type=int, default=4, help="sampled items a pair")
-    p.add_argument("--batch_size", type=int, help="pairs a step (default: by the number of training pairs, 32 to 1024)")
-    p.add_argument("--learning_rate", type=float, help=f"of Adam (default {_LEARNING_RATES})")
-    p.add_argument("--seed", type=int, default=0)
+    add_number(p, "--compression", help="full tables' bytes over the array's (default 10; not for full)")
+    add_number(p, "--embedding_dim", default=64)
+    add_number(p, "--epochs", default=4)
+    add_number(p, "--negatives", default=4, help="sampled items a pair")
+    add_number(p, "--batch_size", help="pairs a step (default: by the number of training pairs, 32 to 1024)")
+    add_number(p, "--learning_rate", help=f"of Adam (default {_LEARNING_RATES})")
+    add_number(p, "--seed", default=0)
     p.add_argument("--output_dir", default="runs/interactions")
     args = p.parse_args(argv)
     if args.embedding == "full" and args.compression is not None:
@@ -200,10 +199,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.compression = 10.0
     if args.learning_rate is None:
         args.learning_rate = _LEARNING_RATES[args.embedding]
-    for flag in ("compression", "embedding_dim", "epochs", "negatives", "batch_size", "learning_rate"):
-        value = getattr(args, flag)
-        if value is not None and value <= 0:
-            p.error(f"--{flag} must be positive, got {value}")
     return args
 
 

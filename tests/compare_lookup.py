@@ -5,13 +5,12 @@
 `make sanitize` runs it on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
-import argparse
-
 import torch
 from lookup_cases import damaged_case, of_backward, random_case
 from tqdm import tqdm
 
 import torchrec_pss
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops import HAS_CPU_KERNEL, reference
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
@@ -61,9 +60,9 @@ def refuse(seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--number", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--number", default=10_000)
+    add_number(parser, "--first", default=0)
     args = parser.parse_args()
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built")

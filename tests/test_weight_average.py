@@ -90,8 +90,17 @@ def test_going_on_from_a_state_equals_an_undisturbed_run():
         second.load_state_dict({"_steps": torch.tensor(1)})
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="power must be"):
-        WeightAverage({}, -1)
-    with pytest.raises(ValueError, match="every at least 1"):
-        WeightAverage({}, 1, every=0)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"power": -1}, "power must be at least 0, got -1"),
+        ({"power": float("nan")}, "power must be a number, got nan"),
+        ({"power": float("inf")}, "power must be at most 1e[+]06, got inf"),
+        ({"every": 0}, "every must be positive, got 0"),
+        ({"every": 1.5}, "every must be a whole number, got 1.5"),
+        ({"every": True}, "every must be a whole number, got True"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WeightAverage({}, **arguments)

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from torchrec_pss.ranges import RANGES, Range
+
+_EVERY = Range(int, 1, 10**12)
+
 
 class WeightAverage:
     """Polynomial-decay averaging (Shamir & Zhang, ICML 2013): the n-th weights count in proportion to n^power.
@@ -24,13 +28,12 @@ class WeightAverage:
         every: of this many steps, one is taken into account.
 
     Raises:
-        ValueError: ``power`` is negative or ``every`` less than 1.
+        ValueError: ``power`` is negative or not finite, or ``every`` less than 1.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], power: float = 8.0, every: int = 1) -> None:
-        if power < 0 or every < 1:
-            raise ValueError(f"power must be at least 0 and every at least 1, got {power} and {every}")
-        self._power, self._every = power, every
+        self._power = RANGES["average_power"].checked("power", power)
+        self._every = _EVERY.checked("every", every)
         self._parameters = dict(parameters)
         # In half precision an average would soon stop to follow.
         self._average = {

@@ -8,7 +8,6 @@ Prints where each table goes, the parts of a step that the cost model predicts, 
 
 import argparse
 import logging
-import re
 from pathlib import Path
 
 import torch
@@ -22,17 +21,8 @@ from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def size(text: str) -> int:
-    """Bytes: "80GB", "10MiB", "4096"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 10MiB or 4096")
-    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
 
 
 def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
@@ -69,7 +59,7 @@ def _summary(report: PlanReport | str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m torchrec_pss.plan",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -77,24 +67,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tables", required=True, help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling"
     )
-    parser.add_argument("--embedding_dim", type=int, help="where a list has no dim: 128; kaggle 16")
-    parser.add_argument("--world_size", type=int, default=8)
-    parser.add_argument("--local_world_size", type=int, help="ranks a host (default: all on one)")
+    add_number(parser, "--embedding_dim", help="where a list has no dim: 128; kaggle 16")
+    add_number(parser, "--world_size", default=8)
+    add_number(parser, "--local_world_size", help="ranks a host (default: all on one)")
     parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--hbm", type=size, default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
-    parser.add_argument("--ddr", type=size, default="128GB", help="a rank's share of its host's memory")
-    parser.add_argument("--batch_size", type=int, default=2048, help="of a rank")
-    parser.add_argument("--array_bytes", type=size, default="10MB")
+    add_number(parser, "--hbm", default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
+    add_number(parser, "--ddr", default="128GB", help="a rank's share of its host's memory")
+    add_number(parser, "--batch_size", default=2048, help="of a rank")
+    add_number(parser, "--array_bytes", default="10MB")
     parser.add_argument("--pss", choices=MODES, default="auto")
-    parser.add_argument("--max_compression", type=float, help="full tables' bytes over the array's, at most")
-    parser.add_argument(
-        "--min_speedup", type=float, default=1.1, help='of "auto": what sharing tables that fit must be worth'
-    )
+    add_number(parser, "--max_compression", help="full tables' bytes over the array's, at most")
+    add_number(parser, "--min_speedup", default=1.1, help='of "auto": what sharing tables that fit must be worth')
     parser.add_argument("--json", type=Path, help="writes the plans of all three modes")
     args = parser.parse_args(argv)
-    for flag in ("world_size", "local_world_size", "batch_size", "embedding_dim", "array_bytes", "hbm"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
     if args.world_size % (args.local_world_size or args.world_size):
         parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
     logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"

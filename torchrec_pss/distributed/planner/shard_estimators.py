@@ -21,6 +21,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.distributed.planner.step_time import ArrayStepTime, array_step_time
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.ranges import checked
 
 _OUTPUT_BYTES = 4  # embeddings are fp32 whatever the array is
 _REGISTER = 8  # reads that are projected are kept in rows of whole registers of so many numbers
@@ -37,6 +38,9 @@ class ReplicatedArrayEstimator(ShardEstimator):
         topology: bandwidths, world size, device.
         constraints: by table; its pooling factors and batch sizes.
         optimizer_states: tensors as long as the array, of an optimizer that is not in backward (Adam 2).
+
+    Raises:
+        ValueError: optimizer_states out of range.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
     ) -> None:
         self._topology = topology
         self._constraints = constraints or {}
-        self._optimizer_states = optimizer_states
+        self._optimizer_states = checked("optimizer_states", optimizer_states)
 
     def estimate(self, sharding_options: list[ShardingOption], *sharder_data: object, **named: object) -> None:
         """Sets ``perf`` (milliseconds) and ``storage`` (bytes) of the shards of arrays; leaves other options alone.
