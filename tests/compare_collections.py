@@ -6,7 +6,6 @@ TorchRec's module gets tables whose rows are those that ours reads, so that its 
 `make sanitize` runs it on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
-import argparse
 import copy
 import random
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 import torchrec_pss
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules import PSSFeatureProcessedEmbeddingBagCollection
 from torchrec_pss.ops import PoolingMode
 
@@ -249,9 +249,9 @@ def _gradients(outputs: list, slopes: list, leaves: dict[str, torch.Tensor | Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--number", type=int, default=20_000)
-    parser.add_argument("--first", type=int, default=0)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--number", default=20_000)
+    add_number(parser, "--first", default=0)
     args = parser.parse_args()
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
         compare(seed)

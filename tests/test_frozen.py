@@ -6,13 +6,15 @@ import two_ranks
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import Topology
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
-from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection
+from torchrec_pss.distributed.mixed_embeddingbag import SHARED_ARRAY, MixedEmbeddingBagCollection
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
 
@@ -178,3 +180,13 @@ def test_a_frozen_table_is_not_put_into_an_array():
     with pytest.raises(ValueError, match="table 't1' is frozen"):
         MixedEmbeddingBagCollection(ebc, ["t0", "t1"], PSSConfig(array_bytes=2048), "cpu")
     MixedEmbeddingBagCollection(ebc, ["t0"], PSSConfig(array_bytes=2048), "cpu")
+    topology = Topology(world_size=1, compute_device="cpu", ddr_cap=10**12)
+    model = nn.ModuleDict({"ebc": ebc})
+    for mode in ("always", "auto"):
+        plan = PSSShardingPlanner(topology, pss=mode, array_bytes=2048, min_speedup=1).plan(
+            model, get_default_pss_sharders()
+        )
+        assert plan.plan["ebc"]["t1"].sharding_type != SHARED_ARRAY
+    pinned = {"t1": PSSParameterConstraints(pss="exact")}
+    with pytest.raises(ValueError, match="table 't1' is frozen, and pinned into the array"):
+        PSSShardingPlanner(topology, array_bytes=2048, constraints=pinned).plan(model, get_default_pss_sharders())
