@@ -118,7 +118,7 @@ def main() -> None:
         )
     for p in report["predictions"]:
         print(
-            f"{p['machine']}, {p['array_bytes'] / 1e6:g} MB, batch {p['batch_size']} a GPU: full {p['full'] * 1e3:.2f} ms, "
+            f"{p['machine']}, {p['array_bytes']}, batch {p['batch_size']} a GPU: full {p['full'] * 1e3:.2f} ms, "
             f"array {p['shared array'] * 1e3:.2f} ms of lookups and exchanges a step"
         )
     if args.json:

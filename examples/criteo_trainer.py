@@ -10,6 +10,7 @@ from pathlib import Path
 import criteo_checkpoint
 import criteo_data
 import criteo_model
+import threads
 import torch
 import torch.distributed as dist
 from criteo_evaluation import Evaluator
@@ -57,6 +58,7 @@ class Trainer:
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
+        threads.choose(args.batch_size * criteo_model.multiply_adds(model))
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
         self.restart = ArrayRestart(self.model) if begins_anew and args.epochs > 1 else None

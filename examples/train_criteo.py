@@ -11,6 +11,9 @@ import os
 from datetime import timedelta
 from typing import NoReturn
 
+import threads  # noqa: F401  before torch
+
+# isort: split
 import criteo_checkpoint
 import criteo_flags
 import process_group

@@ -11,6 +11,9 @@ import logging
 import math
 import time
 
+import threads  # before torch
+
+# isort: split
 import numpy as np
 import run_folder
 import torch
@@ -112,7 +115,7 @@ def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, 
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
         return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
-    config = array_config(args, full, int(full_bytes / args.compression), data)
+    config = array_config(args, full, max(int(full_bytes / args.compression), 1), data)
     embeddings = PSSEmbeddingCollection(full, config=config)
     logger.info("%s", embeddings.layout)
     return (
@@ -219,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
         args.embedding, f"{embedding_bytes:,}", f"{full_bytes:,}", full_bytes / embedding_bytes,
         data.num_users, data.num_items, len(data.train_user),
     )  # fmt: skip
+    threads.choose(args.batch_size * (1 + args.negatives) * args.embedding_dim)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     aurocs, started = [], time.perf_counter()

@@ -5,6 +5,8 @@
 `make sanitize` runs it on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
+import os
+
 import torch
 from lookup_cases import damaged_case, of_backward, random_case
 from tqdm import tqdm
@@ -64,6 +66,7 @@ def main() -> None:
     add_number(parser, "--number", default=10_000)
     add_number(parser, "--first", default=0)
     args = parser.parse_args()
+    os.environ.setdefault("TORCHREC_PSS_PARALLEL_ELEMENTS", "16384")  # threads share the work of small cases too
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built")
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from benchmarks.step_model import predictions
 from torchrec_pss import (
     PSSConfig,
     PSSEmbeddingBagCollection,
@@ -27,6 +29,7 @@ from torchrec_pss.distributed.mixed_embeddingbag import (
     MixedEmbeddingBagCollectionSharder,
 )
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.distributed.planner.machines import topology
 from torchrec_pss.distributed.planner.report import report_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.plan.__main__ import main as dry_planner
@@ -344,3 +347,35 @@ def test_an_fp16_array_with_an_optimizer_in_backward_counts_its_fp32_state():
     assert more == 2 * elements
     assert abs(wide - (4 + 4 + 8) * elements) < 1000  # array, gradient, two moments
     assert abs(half - (2 + 4 + 4 + 8) * more) < 1000  # array, stand-in, gradient, two moments
+
+
+def test_one_cost_model(tmp_path, monkeypatch):
+    """The benchmark's prediction, the dry run's, and the model's by hand: 8 A100, 2,048 rows a GPU, 10 MB."""
+    (found,) = predictions(["a100"], [2048], ["10MB"])
+    monkeypatch.setattr("torchrec_pss.plan.__main__.MODES", ("always", "never"))  # "auto" would take long
+    flags = [
+        "--tables",
+        "mlperf",
+        "--machine",
+        "a100",
+        "--batch_size",
+        "2048",
+        "--array_bytes",
+        "10MB",
+        "--pss",
+        "always",
+    ]
+    assert dry_planner([*flags, "--json", str(tmp_path / "plans.json")]) == 0
+    plans = json.loads((tmp_path / "plans.json").read_text())
+    assert found["full"] * 1e3 == plans["never"]["total_milliseconds"]
+    assert found["shared array"] * 1e3 == plans["always"]["total_milliseconds"]
+    moved = 2048 * 26 * (8 + 128 * 4)
+    array = plans["always"]["array_bytes"]
+    by_hand = (2 * moved + 7 * array) / (0.8 * 2.0e12) + 2 * array * 7 / 8 / (0.8 * 300e9)
+    assert found["shared array"] == pytest.approx(by_hand, rel=0.01)
+
+
+def test_inside_a_host_arrays_are_summed_over_its_links():
+    """Where TorchRec's basic bandwidths take the network between hosts."""
+    found = {n: ReplicatedArrayEstimator(topology("a100", 8, n))._all_reduce_bandwidth() for n in (8, 4)}
+    assert found == {8: 0.8 * 300e9 / 1000, 4: 4 * CROSS_NODE_BANDWIDTH}

@@ -131,7 +131,7 @@ _FEW = Range(int, 1, 1024)
 _DIM = Range(int, 1, 8192)
 _POSITIVE = Range(float, _LEAST_FP32, _MOST_FP32)
 _BYTES = Range(int, 1, 1 << 60, is_size=True)
-_SKEW = Range(float, 0.0, 100.0, open=True)  # of a power law
+_SKEW = Range(float, _LEAST_FP32, 100.0)  # of a power law
 _LAYERS = Range(int, 1, 16_384, is_list=True)
 
 SEED = Range(
@@ -144,7 +144,7 @@ RANGES: dict[str, Range] = {
     "num_embeddings_per_feature": Range(int, 1, 1 << 31, is_list=True),
     "synthetic_rows": _STEPS,
     "synthetic_scale": Range(float, _LEAST_FP32, 50.0),
-    "scale": Range(float, _LEAST_FP32, 50.0),
+    "scale": Range(float, 1e-3, 50.0),
     "synthetic_skew": _SKEW,
     "skew": _SKEW,
     "train_fraction": Range(float, 0.0, 1.0, open=True),

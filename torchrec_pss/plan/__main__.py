@@ -1,6 +1,6 @@
 """What would the planner do with these tables on that cluster? No GPU, no cluster, no model.
 
-    python -m torchrec_pss.plan --tables mlperf --world_size 8 --hbm 80GB --array_bytes 10MB --batch_size 2048
+    python -m torchrec_pss.plan --tables mlperf --world_size 8 --machine a100 --hbm 80GB --array_bytes 10MB --batch_size 2048
     python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
 
 Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
@@ -10,45 +10,31 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
 from torchrec.distributed.planner import Topology
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.planner.types import PlannerError
 
 from torchrec_pss.datasets.table_list import ListedTable, read_table_list
 from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED
-from torchrec_pss.distributed.planner import PSSShardingPlanner
-from torchrec_pss.distributed.planner.report import PlanReport, report_of
+from torchrec_pss.distributed.planner.machines import MACHINES, topology
+from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
-from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.whole_file import write_json
+
+
+def _topology(args: argparse.Namespace) -> Topology:
+    if args.compute_device == "cuda":
+        return topology(args.machine, args.world_size, args.local_world_size, hbm=args.hbm, ddr=args.ddr)
+    local = args.local_world_size or args.world_size
+    return Topology(world_size=args.world_size, local_world_size=local, compute_device="cpu", ddr_cap=args.ddr)
 
 
 def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
     """Raises:
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
-    model = torch.nn.ModuleDict(
-        {"ebc": EmbeddingBagCollection([t.config for t in tables], device=torch.device("meta"))}
-    )
-    topology = Topology(
-        world_size=args.world_size,
-        local_world_size=args.local_world_size or args.world_size,
-        compute_device=args.compute_device,
-        hbm_cap=args.hbm,
-        ddr_cap=args.ddr,
-    )
-    planner = PSSShardingPlanner(
-        topology,
-        pss=mode,
-        array_bytes=None if mode == "never" else args.array_bytes,
-        max_compression=args.max_compression,
-        min_speedup=args.min_speedup,
-        batch_size=args.batch_size,
-        constraints={t.name: ParameterConstraints(pooling_factors=[t.pooling]) for t in tables},
-        stats=[],
-    )
-    return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, args.world_size)
+    limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
+    return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
 
 
 def _summary(report: PlanReport | str) -> str:
@@ -71,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     add_number(parser, "--world_size", default=8)
     add_number(parser, "--local_world_size", help="ranks a host (default: all on one)")
     parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--machine", choices=MACHINES, default="a100", help="whose bandwidths to take (of cpu: TorchRec's defaults)"
+    )
     add_number(parser, "--hbm", default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
     add_number(parser, "--ddr", default="128GB", help="a rank's share of its host's memory")
     add_number(parser, "--batch_size", default=2048, help="of a rank")

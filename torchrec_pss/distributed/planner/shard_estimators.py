@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torchrec.distributed.planner.constants import BIGINT_DTYPE, POOLING_FACTOR
 from torchrec.distributed.planner.types import (
+    BasicCommsBandwidths,
     CollectiveType,
     ParameterConstraints,
     Perf,
@@ -94,12 +95,19 @@ class ReplicatedArrayEstimator(ShardEstimator):
             array_bytes=module.array.numel() * module.array.element_size(),
             world_size=topology.world_size,
             memory_bandwidth=topology.ddr_mem_bw if on_cpu else topology.hbm_mem_bw,
-            link_bandwidth=topology.comms_bandwidths.get_bw(
-                local_world_size=topology.local_world_size,
-                world_size=topology.world_size,
-                collective_type=CollectiveType.ALL_REDUCE,
-            ),
+            link_bandwidth=self._all_reduce_bandwidth(),
             optimizer_states=self._states(module),
+        )
+
+    def _all_reduce_bandwidth(self) -> float:
+        """Bytes a millisecond. TorchRec's basic bandwidths give an all-reduce the network between hosts, also where there is one."""
+        topology, of = self._topology, CollectiveType.ALL_REDUCE
+        if topology.world_size <= topology.local_world_size and isinstance(
+            topology.comms_bandwidths, BasicCommsBandwidths
+        ):
+            of = CollectiveType.ALL_GATHER
+        return topology.comms_bandwidths.get_bw(
+            local_world_size=topology.local_world_size, world_size=topology.world_size, collective_type=of
         )
 
     def _states(self, module: SharedArrayModule) -> int:

@@ -96,7 +96,7 @@ template <typename Offset>
 static bool ascend(const Offset* from, int64_t num_bags, int64_t* to) {
   using Bits = std::make_unsigned_t<Offset>;
   std::atomic<bool> all{true};
-  at::parallel_for(0, num_bags, 1 << 15, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, num_bags, 1 << 18, [&](int64_t first, int64_t last) {
     Bits signs = 0; // no comparison: the least instruction set compares no 64-bit numbers
     for (int64_t bag = first; bag < last; ++bag) {
       const Bits next = static_cast<Bits>(from[bag + 1]);
