@@ -1,16 +1,81 @@
 """Joining the other processes, also after torchrun has started them anew."""
 
+import ipaddress
 import json
 import os
+import socket
 import time
 import uuid
 from datetime import timedelta
 from functools import cache
 
+import torch
 import torch.distributed as dist
 
 _PATIENCE = timedelta(hours=12)
 _POLL_SECONDS = 0.05
+_NAME_SECONDS = 10  # until a host's name must be known
+
+
+class LostPeerError(RuntimeError):
+    """Another process has died, or does not answer."""
+
+
+def check_environment() -> None:
+    """What a launcher says of this process, as `join` needs it; sets what a process without a launcher says.
+
+    Raises:
+        ValueError: a variable is missing, or no number of its range; names it and its value.
+    """
+    together = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
+    if not together:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+    elif len(together) == 1:
+        missing = "WORLD_SIZE" if together == ["RANK"] else "RANK"
+        raise ValueError(
+            f"{together[0]}={os.environ[together[0]]} is set, but {missing} is not: launchers set both, a process alone needs neither"
+        )
+    world_size = _number("WORLD_SIZE", 1)
+    _number("RANK", 0, world_size - 1, f" of WORLD_SIZE={world_size}")
+    local_size = _number("LOCAL_WORLD_SIZE", 1, world_size, f" of WORLD_SIZE={world_size}", default=world_size)
+    most = local_size - 1 if together else None  # alone it chooses a GPU
+    _number("LOCAL_RANK", 0, most, f" of {local_size} on a host" if together else "", default=0)
+    for name in ("TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RESTART_COUNT"):
+        _number(name, 0, default=0)
+    if world_size > 1:
+        if not os.environ.get("MASTER_ADDR"):
+            raise ValueError(f"WORLD_SIZE={world_size}, but MASTER_ADDR is not set: where rank 0 listens")
+        _number("MASTER_PORT", 1, 65535)
+
+
+def _number(name: str, least: int, most: int | None = None, of: str = "", **default: int | None) -> int | None:
+    text = os.environ.get(name)
+    if text is None and default:
+        return default["default"]
+    try:
+        value = int(text or "")
+    except ValueError:
+        value = None
+    if value is None or value < least or (most is not None and value > most):
+        wanted = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise ValueError(f"{name}={'' if text is None else text} is not a whole number {wanted}{of}")
+    return value
+
+
+def own_device() -> torch.device:
+    """The GPU that the launcher means for this process; the CPU where there is none.
+
+    Raises:
+        ValueError: see `check_environment`; there are not so many GPUs.
+    """
+    check_environment()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ValueError(f"LOCAL_RANK={local_rank}, but this host has {gpus} GPUs")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def join(backend: str, timeout: timedelta) -> bool:
@@ -21,10 +86,14 @@ def join(backend: str, timeout: timedelta) -> bool:
     torchrun (torch 2.13) hands its workers one store for all their starts, with addresses of processes that are dead, and counts
     restarts by host: a host whose workers are started anew because another's have died does not count it. So the workers agree on a
     name for their start, and keep what they store apart under it.
+
+    Raises:
+        ValueError: see `check_environment`; the address of rank 0 is unknown, or cannot be listened at.
+        LostPeerError: rank 0 does not answer.
     """
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
-    store, rank, world_size = next(dist.rendezvous("env://"))
+    check_environment()
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _store(rank, world_size, timeout)
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
     start, number = agree_on_start(store, rank, world_size) if may_restart else ("", 1)
     store = dist.PrefixStore(f"start-{start}", store)
@@ -33,8 +102,48 @@ def join(backend: str, timeout: timedelta) -> bool:
         return False
     # The store may be newer than the first start, where the host that had it has died.
     known: list = [None] * world_size
-    dist.all_gather_object(known, number > 1 or int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0)
+    dist.all_gather_object(known, number > 1 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)
     return any(known)
+
+
+def _store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """Where the ranks find each other. It, and gloo's and NCCL's sockets, listen no further than the ranks are."""
+    if world_size == 1:
+        for backend in ("GLOO", "NCCL"):
+            if "lo" in (name for _, name in socket.if_nameindex()):
+                os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
+        return dist.HashStore()
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    found = _resolved(address, port)
+    at = f"MASTER_ADDR={address} MASTER_PORT={port}"
+    has_agents_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        if rank == 0 and not has_agents_store and found.is_loopback:
+            listener = socket.create_server(
+                (str(found), port), family=socket.AF_INET6 if found.version == 6 else socket.AF_INET
+            )
+            return dist.TCPStore(
+                str(found), port, world_size, is_master=True, timeout=timeout, multi_tenant=True,
+                master_listen_fd=listener.detach(),
+            )  # fmt: skip
+        return next(dist.rendezvous("env://", timeout=timeout))[0]
+    except OSError as error:
+        raise ValueError(f"{at}: rank 0 cannot listen there: {error.strerror}") from error
+    except dist.DistError as error:
+        what = "rank 0 cannot listen there" if rank == 0 and not has_agents_store else "rank 0 does not answer"
+        raise LostPeerError(f"{at}: {what}: {str(error).splitlines()[0]}") from error
+
+
+def _resolved(address: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """A host's address; its name may take a moment to be known."""
+    deadline = time.monotonic() + _NAME_SECONDS
+    while True:
+        try:
+            return ipaddress.ip_address(socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][4][0])
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > deadline:
+                raise ValueError(f"MASTER_ADDR={address} is unknown: {error}") from error
+            time.sleep(_POLL_SECONDS)
 
 
 @cache
