@@ -9,6 +9,7 @@ import uuid
 from datetime import timedelta
 from functools import cache
 
+import _launcher  # noqa: F401
 import torch
 import torch.distributed as dist
 
@@ -21,54 +22,12 @@ class LostPeerError(RuntimeError):
     """Another process has died, or does not answer."""
 
 
-def check_environment() -> None:
-    """What a launcher says of this process, as `join` needs it; sets what a process without a launcher says.
-
-    Raises:
-        ValueError: a variable is missing, or no number of its range; names it and its value.
-    """
-    together = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
-    if not together:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
-    elif len(together) == 1:
-        missing = "WORLD_SIZE" if together == ["RANK"] else "RANK"
-        raise ValueError(
-            f"{together[0]}={os.environ[together[0]]} is set, but {missing} is not: launchers set both, a process alone needs neither"
-        )
-    world_size = _number("WORLD_SIZE", 1)
-    _number("RANK", 0, world_size - 1, f" of WORLD_SIZE={world_size}")
-    local_size = _number("LOCAL_WORLD_SIZE", 1, world_size, f" of WORLD_SIZE={world_size}", default=world_size)
-    most = local_size - 1 if together else None  # alone it chooses a GPU
-    _number("LOCAL_RANK", 0, most, f" of {local_size} on a host" if together else "", default=0)
-    for name in ("TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RESTART_COUNT"):
-        _number(name, 0, default=0)
-    if world_size > 1:
-        if not os.environ.get("MASTER_ADDR"):
-            raise ValueError(f"WORLD_SIZE={world_size}, but MASTER_ADDR is not set: where rank 0 listens")
-        _number("MASTER_PORT", 1, 65535)
-
-
-def _number(name: str, least: int, most: int | None = None, of: str = "", **default: int | None) -> int | None:
-    text = os.environ.get(name)
-    if text is None and default:
-        return default["default"]
-    try:
-        value = int(text or "")
-    except ValueError:
-        value = None
-    if value is None or value < least or (most is not None and value > most):
-        wanted = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise ValueError(f"{name}={'' if text is None else text} is not a whole number {wanted}{of}")
-    return value
-
-
 def own_device() -> torch.device:
     """The GPU that the launcher means for this process; the CPU where there is none.
 
     Raises:
-        ValueError: see `check_environment`; there are not so many GPUs.
+        ValueError: there are not so many GPUs.
     """
-    check_environment()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -79,7 +38,7 @@ def own_device() -> torch.device:
 
 
 def join(backend: str, timeout: timedelta) -> bool:
-    """`init_process_group` by the launcher's environment; alone without one. A collective fails where a process has not answered for
+    """`init_process_group` by the launcher's environment (`_launcher`); alone without one. A collective fails where a process has not answered for
     ``timeout``. Whether torchrun has started these workers anew (because
     one had died: --max-restarts), the same answer on every rank.
 
@@ -88,10 +47,11 @@ def join(backend: str, timeout: timedelta) -> bool:
     name for their start, and keep what they store apart under it.
 
     Raises:
-        ValueError: see `check_environment`; the address of rank 0 is unknown, or cannot be listened at.
+        ValueError: the address of rank 0 is unknown, or cannot be listened at.
         LostPeerError: rank 0 does not answer.
     """
-    check_environment()
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _store(rank, world_size, timeout)
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
@@ -130,8 +90,7 @@ def _store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     except OSError as error:
         raise ValueError(f"{at}: rank 0 cannot listen there: {error.strerror}") from error
     except dist.DistError as error:
-        what = "rank 0 cannot listen there" if rank == 0 and not has_agents_store else "rank 0 does not answer"
-        raise LostPeerError(f"{at}: {what}: {str(error).splitlines()[0]}") from error
+        raise LostPeerError(f"{at}: the ranks do not find each other: {str(error).splitlines()[0]}") from error
 
 
 def _resolved(address: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -20,6 +20,7 @@ _LIMITS = ("can't start new thread", "Too many open files", "Resource temporaril
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Around all that a script does; what is none of these reasons keeps its traceback."""
+    logging.basicConfig(format="%(message)s", force=True)  # until a run sets up its own
     try:
         yield
     except _REASONS as error:

@@ -10,6 +10,7 @@ import logging
 from datetime import timedelta
 from pathlib import Path
 
+import _launcher  # noqa: F401
 import criteo_checkpoint
 import criteo_flags
 import process_group
