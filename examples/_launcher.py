@@ -1,7 +1,10 @@
-"""What a launcher says of this process. Checked when this is imported, before all else: torchmetrics reads LOCAL_RANK when it is imported."""
+"""What a launcher says of this process. Checked when this is imported, before all else: torchmetrics reads LOCAL_RANK when it is imported,
+and torch makes a temporary file.
+"""
 
 import os
 import sys
+import tempfile
 
 
 def check_environment() -> None:
@@ -47,6 +50,7 @@ def _number(name: str, least: int, most: int | None = None, of: str = "", defaul
 
 try:
     check_environment()
-except ValueError as error:
+    tempfile.gettempdir()
+except (OSError, ValueError) as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2) from error

@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.distributed as dist
+from process_group import cpu_group
 from torchmetrics.classification import BinaryAUROC
 from torchrec.metrics.ne import compute_cross_entropy, compute_ne
 
@@ -20,7 +21,8 @@ class ClickMetrics:
     """Collects logits and labels; rows with a negative label are left out."""
 
     def __init__(self) -> None:
-        self._auroc = BinaryAUROC(thresholds=None)
+        self._group = cpu_group() if dist.is_initialized() else None
+        self._auroc = BinaryAUROC(thresholds=None, process_group=self._group)
         self._sums = torch.zeros(4, dtype=torch.float64)  # cross entropy in bits, rows, positives, rows without a logit
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -40,7 +42,7 @@ class ClickMetrics:
             OneClassError: no rows, or all of one class.
         """
         if dist.is_initialized():
-            dist.all_reduce(self._sums)
+            dist.all_reduce(self._sums, group=self._group)
         cross_entropy, rows, positives, bad = self._sums
         if bad:
             raise NotFiniteError(f"the model's logits are not finite: of {int(bad):,} of {int(rows):,} rows")

@@ -14,7 +14,8 @@ import criteo_model
 import torch
 import torch.distributed as dist
 from criteo_evaluation import Evaluator
-from process_group import LostPeerError, has_lost_a_peer
+from process_group import LostPeerError, cpu_group, has_lost_a_peer
+from scalar_log import ScalarLog
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
@@ -80,10 +81,10 @@ class Trainer:
         # The checkpoint's position in the data is a number of global batches.
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
-        self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
-        if self.writer is not None:
+        self.scalars = ScalarLog(folder / "tensorboard") if args.tensorboard and self.rank == 0 else None
+        if self.scalars is not None:
             for name, load in (self.load or {}).items():
-                self.writer.add_scalar(f"unresolved/{name}", load["unresolved"], 0)
+                self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
 
     def run(self) -> dict:
         """Trains to the end; what `results.json` says.
@@ -242,13 +243,14 @@ class Trainer:
             of_pass = self.best.number
             auroc_val = self._pass_ends()[of_pass - 1]
         held_out = self.evaluator.final()
-        if self.writer is not None:
+        if self.scalars is not None:
             for name, value in (held_out["ablation"] or {}).items():
-                self.writer.add_scalar(f"ablation/{name}", value, self.step)
+                self.scalars.add(f"ablation/{name}", value, self.step)
+            self.scalars.close()
         bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
         rows = torch.tensor(float(self.rows))
-        dist.all_reduce(bad)
-        dist.all_reduce(rows)
+        for count in (bad, rows):
+            dist.all_reduce(count, group=cpu_group())
         return {
             **held_out,
             "auroc_val": auroc_val,
@@ -274,9 +276,9 @@ class Trainer:
 
     def _record(self, **values: float) -> None:
         self.history.append({"step": self.step, **values})
-        if self.writer is not None:
+        if self.scalars is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, self.step)
+                self.scalars.add(name, value, self.step)
 
     def _state(self) -> dict[str, dict]:
         return criteo_checkpoint.state(self.model, self.optimizer, self.average, self.best)
@@ -286,6 +288,8 @@ class Trainer:
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
             "layout": self.layout, "config": self.config, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
+        if self.scalars is not None:
+            self.scalars.flush()
         criteo_checkpoint.save(self.folder / "checkpoint", self._state(), progress)
 
     def resume(self, progress: dict) -> None:
@@ -304,11 +308,3 @@ class Trainer:
         if not kept:
             self._end_of_pass()
         logger.info("resumed at step %d", self.step)
-
-
-def _tensorboard(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("--tensorboard needs the package: pip install 'torchrec_pss[tensorboard]'") from error
-    return SummaryWriter(folder / "tensorboard")

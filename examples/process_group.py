@@ -111,6 +111,12 @@ def patient_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
+@cache
+def cpu_group() -> dist.ProcessGroup | None:
+    """All ranks, for tensors on the CPU, which NCCL does not take. Collective at the first call."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
 def has_lost_a_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another process has died or does not answer."""
     return any(

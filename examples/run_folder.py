@@ -18,6 +18,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _LOCK_SECONDS = 5
 _LOCK, _LOG, _TENSORBOARD, _CHECKPOINT = ".lock", "log.txt", "tensorboard", "checkpoint"
+_FILES = (_LOCK, _LOG, "results.json", "curves.png")
 
 
 class FolderInUseError(ValueError):
@@ -25,10 +26,11 @@ class FolderInUseError(ValueError):
 
 
 def prepare(path: str | Path) -> Path:
-    """Makes the folder and checks that it can be written. It may itself be a link; what a run writes in it may not.
+    """Makes the folder and checks that it can be written, and so can what is in it already. It may itself be a link; what a run writes
+    in it may not.
 
     Raises:
-        ValueError: it cannot be written or read, or has a link where the run writes; names it.
+        ValueError: it cannot be written or read; a file is a folder, a folder is a file, or one is a link; names it.
     """
     path = Path(path)
     probe = path / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
@@ -36,13 +38,26 @@ def prepare(path: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         open_regular(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL).close()
         probe.unlink()
-        events = list((path / _TENSORBOARD).glob("*"))
     except OSError as error:
         raise ValueError(f"output folder {path} is not writable: {error}") from error
-    results = (_LOCK, _LOG, "results.json", "curves.png", _TENSORBOARD, _CHECKPOINT)
-    for place in (*(path / name for name in results), *beside(path / _CHECKPOINT), *events):
-        refuse_link(place)
+    for name in _FILES:
+        _check_place(path / name, is_folder=False)
+    tensorboard, checkpoint = path / _TENSORBOARD, path / _CHECKPOINT
+    for place in (tensorboard, checkpoint, *beside(checkpoint)):
+        _check_place(place, is_folder=True)
+    for events in tensorboard.glob("*"):
+        refuse_link(events)
     return path
+
+
+def _check_place(place: Path, is_folder: bool) -> None:
+    refuse_link(place)
+    if not place.exists():
+        return
+    if place.is_dir() != is_folder:
+        raise ValueError(f"{place} is {'no' if is_folder else 'a'} folder")
+    if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if is_folder else 0)):
+        raise ValueError(f"{place} cannot be read and written: permission denied")
 
 
 def lock(path: Path) -> BinaryIO:
@@ -100,7 +115,15 @@ class _LogFile(logging.FileHandler):
 
 
 def plot_curves(path: Path, title: str, history: list[dict], bayes: float | None) -> None:
-    """Validation AUROC and training loss over steps, as a PNG."""
-    from torchrec_pss.report import plots
+    """Validation AUROC and training loss over steps, as a PNG.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: matplotlib is missing.
+    """
+    try:
+        from torchrec_pss.report import plots
+    except ImportError as error:
+        raise ValueError(f"{path} needs matplotlib: pip install 'torchrec_pss[examples]'") from error
 
     write_bytes(path, plots.curves({title: {"history": history, "auroc_bayes": bayes}}))

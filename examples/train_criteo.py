@@ -52,11 +52,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_results(folder: Path, results: dict) -> None:
-    """``curves.png``, ``results.json``, and what they say."""
+    """``results.json``, ``curves.png``, and what they say."""
     bayes, auroc = results["auroc_bayes"], results["auroc_test"]
+    write_json(folder / "results.json", results)
     title = f"{results['embedding']}, {results['compression']:,.0f}x"
     run_folder.plot_curves(folder / "curves.png", title, results["history"], bayes)
-    write_json(folder / "results.json", results)
     share = (
         f", {(auroc - 0.5) / (bayes - 0.5):.1%} of the way from 0.5 to Bayes {bayes:.5f} (dense values alone {results['auroc_dense_only']:.5f})"
         if bayes

@@ -12,6 +12,7 @@ import math
 import time
 from pathlib import Path
 
+import _launcher  # noqa: F401
 import numpy as np
 import run_folder
 import torch
