@@ -63,8 +63,11 @@ def read_progress(folder: Path) -> dict:
         raise FileNotFoundError(f"--resume: no checkpoint in {folder}")
     check_checkpoint(folder, files=[_PROGRESS])
     progress = read_json(folder / _PROGRESS)
-    _check(progress, str(folder / _PROGRESS))
-    json_fields.optional(json_fields.count)(progress.get("best_pass"), f"{folder / _PROGRESS}: best_pass")
+    try:
+        _check(progress, "")
+        json_fields.optional(json_fields.count)(progress.get("best_pass"), "best_pass")
+    except ValueError as error:
+        raise ValueError(f"--resume: {folder / _PROGRESS}: {error}") from error
     return progress | {"folder": str(folder)}
 
 

@@ -1,6 +1,6 @@
 """Checks of what was read from JSON that anybody may have written: each names the field, its value and what it must be.
 
-A check takes a value and its place, ``results.json: steps``, and raises ValueError.
+A check takes a value and its place, ``history[3].loss`` ("" for all of it), and raises ValueError.
 """
 
 import reprlib
@@ -12,7 +12,7 @@ _LARGEST = 1e100  # what a plot still has room for
 
 
 def _refuse(value: object, place: str, wanted: str) -> None:
-    raise ValueError(f"{place} is {reprlib.repr(value)}, not {wanted}")
+    raise ValueError(f"{place or 'it'} is {reprlib.repr(value)}, not {wanted}")
 
 
 def count(value: object, place: str) -> None:
@@ -72,7 +72,7 @@ def values(check: Check) -> Check:
     def checked(value: object, place: str) -> None:
         mapping(value, place)
         for name, inside in value.items():
-            check(inside, f"{place}.{name}")
+            check(inside, _inside(place, name))
 
     return checked
 
@@ -84,12 +84,16 @@ def fields(others: Check | None = None, **checks: Check) -> Check:
         mapping(value, place)
         for name, check in checks.items():
             if name not in value:
-                raise ValueError(f"{place} has no {name}")
-            check(value[name], f"{place}: {name}" if ":" not in place else f"{place}.{name}")
+                raise ValueError(f"{place or 'it'} lacks {name}")
+            check(value[name], _inside(place, name))
         for name in value.keys() - checks.keys() if others else ():
-            others(value[name], f"{place}.{name}")
+            others(value[name], _inside(place, name))
 
     return checked
+
+
+def _inside(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 # What a run records as it goes: at a step, numbers by name.
