@@ -7,9 +7,12 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from torchrec_pss.distributed.together import on_first_rank
 from torchrec_pss.regular_file import open_regular, refuse_link
 from torchrec_pss.whole_file import write_bytes
 from torchrec_pss.whole_folder import beside
@@ -82,6 +85,18 @@ def lock(path: Path) -> BinaryIO:
         return file
     owner = file.read(20).decode(errors="replace")
     raise FolderInUseError(f"another run, process {owner or 'unknown'}, is writing to {path}")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within it, rank 0 has the `lock`. Collective; raises on every rank what `lock` raises."""
+    held: list[BinaryIO] = []
+    on_first_rank(lambda: held.append(lock(path)))
+    try:
+        yield
+    finally:
+        for file in held:
+            file.close()
 
 
 def set_up_logging(path: Path, rank: int) -> None:

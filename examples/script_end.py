@@ -15,6 +15,7 @@ _REASONS = (ValueError, OSError, PlannerError, ReplicaMismatchError, LostPeerErr
 # Torch has no types for these.
 _MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "Cannot allocate memory")
 _LIMITS = ("can't start new thread", "Too many open files", "Resource temporarily unavailable")
+_OVERFLOW = "cannot be converted to type float without overflow"
 
 
 @contextmanager
@@ -33,6 +34,8 @@ def one_line_errors() -> Iterator[None]:
             _end(f"out of memory: {text}", error)
         if any(sign in text for sign in _LIMITS):
             _end(f"a limit of this process (ulimit) was reached: {text}", error)
+        if _OVERFLOW in text:
+            _end(f"a step is too large for the weights' type (--learning_rate?): {text}", error)
         if has_lost_a_peer(error):
             _end(f"another process has died, or does not answer: {text}", error)
         raise

@@ -6,6 +6,7 @@
 Without --data_path it trains on generated rows whose best possible AUROC is known. Everything lands in --output_dir.
 """
 
+import argparse
 import logging
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import criteo_checkpoint
 import criteo_flags
 import process_group
 import run_folder
+import torch
 import torch.distributed as dist
 from criteo_trainer import Trainer
 from script_end import one_line_errors
@@ -32,11 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     started_anew = process_group.join(
         "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=args.collective_timeout_s)
     )
-    held = []
-    on_first_rank(lambda: held.append(run_folder.lock(folder)))
-    run_folder.set_up_logging(folder, dist.get_rank())
-    may_go_on = args.auto_resume or started_anew
-    checkpoint = folder / "checkpoint"
+    with run_folder.locked(folder):
+        run_folder.set_up_logging(folder, dist.get_rank())
+        run(args, folder, device, started_anew)
+    dist.destroy_process_group()
+
+
+def run(args: argparse.Namespace, folder: Path, device: torch.device, started_anew: bool) -> None:
+    """Trains from the beginning, or from where the checkpoint says. Collective."""
+    may_go_on, checkpoint = args.auto_resume or started_anew, folder / "checkpoint"
     goes_on = on_first_rank(lambda: args.resume or (may_go_on and criteo_checkpoint.exists(checkpoint)))
     progress = criteo_checkpoint.read_progress(checkpoint) if goes_on else None  # before the data, which may take long
     trainer = Trainer(args, folder, device)
@@ -46,9 +52,6 @@ def main(argv: list[str] | None = None) -> None:
         trainer.resume(progress)
     results = trainer.run()
     on_first_rank(lambda: write_results(folder, results))
-    dist.destroy_process_group()
-    for lock in held:
-        lock.close()
 
 
 def write_results(folder: Path, results: dict) -> None:

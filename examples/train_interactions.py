@@ -221,7 +221,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     folder = run_folder.prepare(args.output_dir)
-    with run_folder.lock(folder):
+    with run_folder.locked(folder):
         run_folder.set_up_logging(folder, rank=0)
         run(args, folder)
 
