@@ -69,12 +69,12 @@ def join(backend: str, timeout: timedelta) -> bool:
 def _store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     """Where the ranks find each other. It, and gloo's and NCCL's sockets, listen no further than the ranks are."""
     if world_size == 1:
-        for backend in ("GLOO", "NCCL"):
-            if "lo" in (name for _, name in socket.if_nameindex()):
-                os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
+        _stay_on_this_host()
         return dist.HashStore()
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     found = _resolved(address, port)
+    if found.is_loopback:
+        _stay_on_this_host()
     at = f"MASTER_ADDR={address} MASTER_PORT={port}"
     has_agents_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
@@ -91,6 +91,12 @@ def _store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
         raise ValueError(f"{at}: rank 0 cannot listen there: {error.strerror}") from error
     except dist.DistError as error:
         raise LostPeerError(f"{at}: the ranks do not find each other: {str(error).splitlines()[0]}") from error
+
+
+def _stay_on_this_host() -> None:
+    if "lo" in (name for _, name in socket.if_nameindex()):
+        for backend in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
 
 
 def _resolved(address: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -193,7 +193,7 @@ def test_without_checksums_it_says_what_was_not_checked(folder, caplog):
             load_checkpoint(into, folder)
         except ValueError as error:
             found += "file __0_0.distcp, '" in str(error)
-            continue
+            expected = state(2)  # nothing is changed
         assert torch.equal(into["half"], expected["half"])
         assert all(torch.equal(into["model"][k], v) for k, v in expected["model"].items())
     assert found > 20

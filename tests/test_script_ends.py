@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import forked
 import pytest
+import script_runs
 from script_mains import end_of
 
 SMALL = ["--synthetic_rows", 2000, "--synthetic_scale", 0.001, "--batch_size", 200, "--test_batch_size", 100, "--epochs", 1,
@@ -146,6 +147,36 @@ def test_nothing_that_is_not_finite_is_saved_or_reported(tmp_path):
     for (name, rate), error in forked.call(diverging, tmp_path).items():
         assert "seen at step 1; " in error and f"{tmp_path / name / 'checkpoint'} is of the last" in error, error
         assert "is not finite" in error or "are not finite" in error or " on rank 0" in error, (name, rate, error)
+
+
+ONE_RANK_DIVERGES = """
+import sys
+import torch
+sys.path.insert(0, {examples!r})
+import train_criteo
+from script_end import one_line_errors
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist as Pipeline
+
+progress = Pipeline.progress
+
+def spoiled(self, batches):
+    loss, logits, labels = progress(self, batches)
+    self.steps = getattr(self, "steps", 0) + 1
+    return loss * (torch.nan if self.steps == 3 and torch.distributed.get_rank() == 1 else 1), logits, labels
+
+Pipeline.progress = spoiled
+with one_line_errors():
+    train_criteo.main()
+"""
+
+
+def test_all_ranks_end_where_one_diverges(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ONE_RANK_DIVERGES.format(examples=str(script_runs.EXAMPLES)))
+    flags = [*SMALL, "--batch_size", 100, "--log_freq", 5, "--output_dir", tmp_path / "o"]
+    done = script_runs.run(script, *flags, ranks=2, check=False, timeout=60)
+    assert done.returncode == 2 and done.output.count("error: the loss is not finite at step 3; seen at step 5;") == 2
+    assert not (tmp_path / "o" / "checkpoint").exists()
 
 
 # Where one element is spoiled that no row of a validation reads, and how the message begins.

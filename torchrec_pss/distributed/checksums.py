@@ -168,8 +168,11 @@ def check_archives(folder: Path, parts: Iterable[Part]) -> int:
                 for member in archive.infolist():
                     if member.CRC:  # 0 where torch.serialization.set_crc32_options(False)
                         archive.read(member)
-        except Exception as error:  # zipfile has no common one for what is damaged
-            raise ValueError(f"{part} is damaged: {error}") from error
+            torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )  # before one is loaded that is needed
+        except Exception as error:  # neither has one for all that may be damaged
+            raise ValueError(f"{part} is damaged, or crafted: {error}") from error
         checked += 1
     return checked
 

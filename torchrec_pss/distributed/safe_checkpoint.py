@@ -132,13 +132,12 @@ def _parts(folder: Path) -> tuple[list[Part], bool]:
 def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
     """Fills ``state_dict`` in place, as `torch.distributed.checkpoint.load`. Collective.
 
-    All files are checked first (`check_checkpoint`): nothing is read from a checkpoint of `save_checkpoint` that is damaged anywhere.
-    Where a killed `save_checkpoint` has left no ``path``, what was there before is loaded.
+    All files are checked first (`check_checkpoint`), whatever of them is wanted. Where a killed `save_checkpoint` has left no ``path``,
+    what was there before is loaded.
 
     Raises:
         ValueError: the checkpoint is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
-            would call what it has no business with; says which file or value. Of a checkpoint without checksums, tensors that were read
-            until then stay read.
+            would call what it has no business with; says which file or value. ``state_dict`` is as it was.
     """
     folder = whole_folder(Path(path))
     check_checkpoint(folder)
