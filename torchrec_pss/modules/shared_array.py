@@ -330,7 +330,9 @@ class SharedArrayModule(nn.Module):
         try:
             fingerprint = array_layout.decode_fingerprint(saved)
             difference = array_layout.describe_difference(fingerprint, self._layout.fingerprint())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except RecursionError as error:
+            raise ValueError("the checkpoint's layout of the shared array is unreadable: nested too deeply") from error
+        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's layout of the shared array is unreadable: {error!r}") from error
         if difference:
             raise ValueError(f"the checkpoint was written with another layout of the shared array: {difference}")
