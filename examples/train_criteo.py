@@ -21,7 +21,7 @@ from click_metrics import OneClassError
 from criteo_trainer import DivergedError, Trainer
 from torchrec.distributed.planner.types import PlannerError
 
-from torchrec_pss.datasets.criteo_files import BadRowsError
+from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError
 from torchrec_pss.whole_file import write_json
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         _give_up(error)
     try:
         results = trainer.run()
-    except (BadRowsError, OneClassError, DivergedError, ReplicaMismatchError) as error:
+    except (DataError, OneClassError, DivergedError, ReplicaMismatchError) as error:
         _give_up(error)
     except RuntimeError as error:
         if process_group.has_lost_a_peer(error):

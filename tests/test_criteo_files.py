@@ -155,7 +155,7 @@ def test_folders_and_count_cache(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     write(data / "train.txt", [line(0)])
-    write(data / "test.txt", [line(1)])
+    write(data / "test.txt", [line(1)[2:]])  # as Kaggle's, without labels
     assert [p.name for p in find_files(data)] == ["train.txt"]
     open_files(data, tmp_path / "cache")
     counts = tmp_path / "cache" / "line_counts.json"
