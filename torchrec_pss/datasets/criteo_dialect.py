@@ -36,11 +36,11 @@ class Dialect:
         ValueError: unreadable.
         """
         lines = _first_lines(path)
-        if not lines or not any(line.strip() for line in lines):
-            raise NotCriteoError(f"data file {path} is empty" + (" in its first lines" if lines else ""))
-        first = lines[0]
+        first = lines[0] if lines else b""
         if isinstance(first, CutLine):
             raise NotCriteoError(f"data file {path} is no Criteo file: its first line has {first.length:,} bytes")
+        if not any(line.strip() for line in lines):
+            raise NotCriteoError(f"data file {path} is empty" + (" in its first lines" if lines else ""))
         delimiter = b"\t" if first.count(b"\t") >= first.count(b",") else b","
         if delimiter not in first:
             raise NotCriteoError(f"data file {path} is no Criteo file: its first line has neither tabs nor commas")

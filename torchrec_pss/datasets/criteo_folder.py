@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_dialect import Dialect, NotCriteoError
-from torchrec_pss.datasets.file_kinds import regular_file
+from torchrec_pss.datasets.file_kinds import regular_file, why_no_text
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of, without_suffix
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".txt", ".tsv", ".csv", ".txt.gz", ".tsv.gz", ".csv.gz")
 _DAY = re.compile(r"day_-?[0-9]+", re.IGNORECASE)
-# Names without a suffix.
-_BARE = re.compile(r"((train|val|valid|test)([-_.]?[0-9]+)?|day_-?[0-9]+|part-[0-9]+)(\.gz)?", re.IGNORECASE)
+_PART = re.compile(r"(day_|part-)-?[0-9]+", re.IGNORECASE)
 _NOT_DATA = (".", "~", "#")  # what the names of hidden files and of editors' copies begin with
+_LISTED = 20  # names that a line has at most
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,18 @@ def find_rows(path: str | Path) -> list[FoundFile]:
     except OSError as error:
         raise ValueError(f"data path {path} is unreadable: {error}") from error
     if not is_folder:
+        if roles_of(path.name) and TRAIN not in roles_of(path.name):
+            logger.warning("%s is not for training by its name; alone, it is divided into all three parts", path)
         return [FoundFile(path, None, _with_labels(path))]
     left_out: dict[str, str] = {}
-    dialects = _dialects(path, [name for name in names if _may_hold_rows(path / name)], left_out)
+    visible = [name for name in names if not name.startswith(_NOT_DATA) and not name.endswith("~")]
+    candidates = [name for name in visible if _may_hold_rows(path / name, left_out)]
+    dialects = _dialects(path, candidates, left_out)
+    others = [name for name in visible if name not in dialects and name not in left_out and not (path / name).is_dir()]
     if not dialects:
         raise FileNotFoundError(
             f"no Criteo file (day_*, train.txt, or any of {', '.join(_SUFFIXES)}) in folder {path}"
-            + "".join(f"; {name}: {reason}" for name, reason in left_out.items())
+            + "".join(f"; {name}: {left_out.get(name) or _format(path / name)}" for name in [*left_out, *others][:3])
         )
     try:
         check_doubled(list(dialects))
@@ -63,19 +68,43 @@ def find_rows(path: str | Path) -> list[FoundFile]:
         raise ValueError(f"data folder {path}: {error}") from error
     for name, reason in left_out.items():
         logger.info("left out %s: %s", path / name, reason)
+    if others:
+        more = f" and {len(others) - _LISTED:,} files" if len(others) > _LISTED else ""
+        logger.info("left out, for their names are not those of text: %s%s", ", ".join(others[:_LISTED]), more)
     return found
 
 
-def _may_hold_rows(path: Path) -> bool:
-    """By its name. Raises ValueError where it is no file all the same."""
+def _may_hold_rows(path: Path, left_out: dict[str, str]) -> bool:
+    """By its name. A name without a suffix must speak of a role, a day or a part, and what is in the file decides.
+
+    Raises:
+        ValueError: it is no file, though named as one."""
     name = path.name
-    is_bare = _BARE.fullmatch(name) is not None
-    if name.startswith(_NOT_DATA) or not (is_bare or name.lower().endswith(_SUFFIXES)):
+    if name.lower().endswith(_SUFFIXES) or _is_day(name):
+        regular_file(path, "data file")
+        return True
+    bare = without_suffix(name)
+    if "." in bare or path.is_dir() or not (roles_of(name) or _PART.search(bare)):
         return False
-    if is_bare and not _is_day(name) and path.is_dir():
-        return False  # a folder named train is in nobody's way
-    regular_file(path, "data file")
+    try:
+        Dialect.of(path)
+    except (FileNotFoundError, ValueError) as error:
+        left_out[name] = _without_name(error, path)
+        return False
     return True
+
+
+def _format(path: Path) -> str:
+    try:
+        regular_file(path, "data file")
+        with open(path, "rb") as stream:
+            return why_no_text(stream.read(512)) or "not a name of text"
+    except (OSError, ValueError) as error:
+        return _without_name(error, path)
+
+
+def _without_name(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"data file {path} ")
 
 
 def _is_day(name: str) -> bool:
@@ -101,7 +130,7 @@ def _dialects(folder: Path, names: Sequence[str], left_out: dict[str, str]) -> d
         except NotCriteoError as error:
             if name in days:
                 raise
-            left_out[name] = str(error).removeprefix(f"data file {folder / name} ")
+            left_out[name] = _without_name(error, folder / name)
             continue
         if dialect.labelled:
             speaking[name] = dialect

@@ -13,7 +13,7 @@ from torchrec_pss.datasets.file_kinds import GZIP, UTF8_MARK, regular_file
 from torchrec_pss.datasets.file_signature import FileSignature
 
 LONGEST_LINE = 1 << 24  # bytes; a longer one is malformed
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # at most a longest line
 _HEAD_BYTES = 1 << 12
 # What `LineStream.take` hands out at once, or one line more.
 _TAKEN_BYTES = 1 << 25
