@@ -200,6 +200,7 @@ class Trainer:
             if self.args.check_replicas and self.step % self.args.check_replicas == 0:
                 check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
+                self.data.raise_error()
                 self._stop_if_diverged(diverged_at)
                 loss_mean = float(loss_sum) / loss_steps
                 now = time.perf_counter()
@@ -288,7 +289,7 @@ class Trainer:
     def _save(self) -> None:
         progress = {
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
-            "layout": self.layout, "config": self.config, "best_pass": self.best.number if self.best is not None else None,
+            "layout": self.layout, "config": self.config, "data": self.data.signature, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
         if self.scalars is not None:
             self.scalars.flush()
@@ -297,6 +298,7 @@ class Trainer:
     def resume(self, progress: dict) -> None:
         """Goes on from a checkpoint. Raises ValueError where it is damaged, or of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
+        self.data.check_same(progress.get("data"))
         # A run of one pass, or of an earlier version, kept none.
         kept = progress.get("best_pass") is not None
         best = self.best if kept else None
