@@ -183,7 +183,7 @@ RANGES: dict[str, Range] = {
     "learning_rate": _POSITIVE,
     "embedding_learning_rate": _POSITIVE,
     "eps": _POSITIVE,
-    "average_power": Range(float, 0.0, 1e6),
+    "average_power": Range(float, 0.0, 1e12),
     "lr_warmup_steps": Range(int, 0, _MOST_STEPS),
     "lr_decay_start": Range(int, 0, _MOST_STEPS),
     "lr_decay_steps": _STEPS,
