@@ -6,7 +6,6 @@ Times are medians, measured in turn; each is given as a ratio to the first of it
 from before the tables are made to after a training step; full tables are FBGEMM's TBE.
 """
 
-import argparse
 import multiprocessing
 import re
 import statistics
@@ -23,6 +22,7 @@ from benchmarks.bench_lookup import FullTables, trained
 from benchmarks.lookup_cases import MB, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
 
 _TABLES = 26
@@ -124,9 +124,9 @@ def plot(path: Path, report: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="leaves out the largest of each sweep but the rows'")
-    parser.add_argument("--repeats", type=int, default=9)
+    add_number(parser, "--repeats", default=9)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()

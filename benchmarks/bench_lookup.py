@@ -11,7 +11,6 @@ gradient and write it); ``lines`` sums, by `embedding_bag` and places given befo
 the forward reads where no id repeats.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -34,6 +33,7 @@ from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
 from benchmarks.lookup_floor import floor
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
@@ -243,10 +243,10 @@ def keep_freed_memory(module: str) -> None:
 
 def main() -> None:
     keep_freed_memory("benchmarks.bench_lookup")
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases instead of {len(ALL)}")
-    parser.add_argument("--table_gib", type=float, default=2.5, help="most that the full tables may take")
-    parser.add_argument("--repeats", type=int, default=9)
+    add_number(parser, "--table_gib", default=2.5, help="most that the full tables may take")
+    add_number(parser, "--repeats", default=9)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()

@@ -6,7 +6,6 @@
 bag, SGD in backward. Exact rows are the floor of every projected layout: ids are not hashed and nothing is searched.
 """
 
-import argparse
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.bench_lookup import keep_freed_memory, trained
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
 
 _TABLES, _ROWS, _DIM, _WIDTH = 26, 8000, 16, 6
@@ -34,9 +34,9 @@ def configs(names: list[str]) -> dict[str, PSSConfig]:
 
 def main() -> None:
     keep_freed_memory("benchmarks.bench_row_kinds")
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch_size", type=int, default=2048)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--threads", default=2)
+    add_number(parser, "--batch_size", default=2048)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

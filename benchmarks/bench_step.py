@@ -7,7 +7,6 @@ that a rank sent (counted by the kernel, on the loopback or the cable), the whol
 `benchmarks.step_model` makes of the parts, with its error. Networks of limited bandwidth are made of namespaces, where that is allowed.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.limited_network import ADDRESSES, two_namespaces
 from benchmarks.step_model import errors, predictions
 from benchmarks.step_worker import SIDES
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -78,14 +78,12 @@ def print_case(case: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one batch size, fewer turns")
-    parser.add_argument(
-        "--gbit", type=float, nargs="*", default=[1.0, 10.0], help="limited networks besides the loopback"
-    )
-    parser.add_argument("--embedding_dim", type=int, default=16)
-    parser.add_argument("--array_bytes", type=int, default=2_000_000)
-    parser.add_argument("--rows_share", type=float, default=0.5, help="of Kaggle's rows in the full tables")
+    add_number(parser, "--gbit", nargs="*", default=[1.0, 10.0], help="limited networks besides the loopback")
+    add_number(parser, "--embedding_dim", default=16)
+    add_number(parser, "--array_bytes", default=2_000_000)
+    add_number(parser, "--rows_share", default=0.5, help="of Kaggle's rows in the full tables")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     batches = [2048] if args.quick else [128, 2048, 8192]
@@ -120,7 +118,7 @@ def main() -> None:
         )
     for p in report["predictions"]:
         print(
-            f"{p['machine']}, {p['array_bytes'] / 1e6:g} MB, batch {p['batch_size']} a GPU: full {p['full'] * 1e3:.2f} ms, "
+            f"{p['machine']}, {p['array_bytes']}, batch {p['batch_size']} a GPU: full {p['full'] * 1e3:.2f} ms, "
             f"array {p['shared array'] * 1e3:.2f} ms of lookups and exchanges a step"
         )
     if args.json:

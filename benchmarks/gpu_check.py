@@ -13,7 +13,6 @@
 Without a GPU, ``--interpret`` does 1 and 2 in Triton's interpreter (a test runs it), which shows that the script is sound, no more.
 """
 
-import argparse
 import functools
 import itertools
 import multiprocessing
@@ -38,6 +37,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids  # noqa: E402
 from benchmarks.shared_collection import batch_of, collection  # noqa: E402
 from torchrec_pss import PSSEmbeddingBagCollection  # noqa: E402
+from torchrec_pss.flags import Parser, add_number  # noqa: E402
 from torchrec_pss.ops import FeatureColumn, PoolingMode, reference  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
 from torchrec_pss.whole_file import write_json  # noqa: E402
@@ -290,10 +290,10 @@ def row_of(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--configurations", type=int, default=500)
-    parser.add_argument("--processes", type=int, default=min(os.cpu_count(), 16), help="that compile and verify")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--configurations", default=500)
+    add_number(parser, "--processes", default=min(os.cpu_count(), 16), help="that compile and verify")
+    add_number(parser, "--repeats", default=20)
     parser.add_argument("--interpret", action="store_true", help="verify in Triton's interpreter; time nothing")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

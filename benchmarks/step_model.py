@@ -6,22 +6,19 @@ The exchanges are the parts that do nothing else: of ids, and the all-reduces. W
 too, while it sends. That none of it is hidden behind the dense layers' backward is the model's assumption, and its error says how well it
 holds.
 
-For GPUs nothing can be measured here. `predictions` takes published figures and counts only lookups, exchanges and the array's
-optimizer; the dense layers, the same on both sides, are left out.
+For GPUs nothing can be measured here. `predictions` are the planner's own (`python -m torchrec_pss.plan`): lookups, exchanges and updates;
+the dense layers, the same on both sides, are left out, and so are the latencies of collectives.
 """
 
-from torchrec_pss.distributed.planner.step_time import array_step_time
+from collections.abc import Sequence
 
-# Published: HBM bytes/s and, a direction, NVLink bytes/s a GPU (NVIDIA A100 80GB and H100 SXM data sheets), cut to what copies and
-# ring all-reduces reach of them.
-_MACHINES = {
-    "8 x A100": {"memory": 2.0e12, "link": 300e9},
-    "8 x H100": {"memory": 3.35e12, "link": 450e9},
-}
-_REACHED = 0.8
-_LATENCY = 20e-6  # seconds a collective
-_GPUS, _FEATURES, _DIM = 8, 26, 128
-_BYTES = 4
+from torchrec_pss.datasets.table_list import read_table_list
+from torchrec_pss.distributed.planner.machines import MACHINES, topology
+from torchrec_pss.plan.dry_run import dry_run
+
+_GPUS = 8
+_ARRAYS = ("10MB", "100MB")
+_BATCHES = (256, 2048, 8192)
 _EXCHANGES = ("input exchange", "all-reduce dense", "all-reduce array")
 
 
@@ -51,27 +48,17 @@ def _sides(case: dict) -> list[str]:
     return [side for side, found in case.items() if isinstance(found, dict)]
 
 
-def predictions() -> list[dict]:
-    """Seconds a step of lookups and their exchanges, 26 features of D = 128, one id a bag, 8 GPUs."""
-    found = []
-    for machine, figures in _MACHINES.items():
-        memory, link = figures["memory"] * _REACHED, figures["link"] * _REACHED
-        for array_bytes in (10e6, 100e6):
-            for batch_size in (256, 2048, 8192):
-                output = batch_size * _FEATURES * _DIM * _BYTES
-                others = (_GPUS - 1) / _GPUS
-                # Ids out, embeddings back and their gradients out; rows read, rows and SGD's update written.
-                exchange = (batch_size * _FEATURES * 8 + 2 * output) * others / link + 3 * _LATENCY
-                full = exchange + 4 * output / memory
-                # The array itself stays in the L2 cache while it fits; its ids, few beside the output, are left out.
-                array = array_step_time(
-                    input_bytes=0, output_bytes=output, array_bytes=array_bytes, world_size=_GPUS,
-                    memory_bandwidth=memory, link_bandwidth=link, latency=_LATENCY,
-                )  # fmt: skip
-                found.append(
-                    {
-                        "machine": machine, "array_bytes": array_bytes, "batch_size": batch_size, "full": full,
-                        "shared array": array.total,
-                    }
-                )  # fmt: skip
+def predictions(
+    machines: Sequence[str] = tuple(MACHINES), batches: Sequence[int] = _BATCHES, arrays: Sequence[str] = _ARRAYS
+) -> list[dict]:
+    """Seconds a step of the slowest of 8 GPUs, of MLPerf's 26 tables (D 128, one id a bag) in full and in one array."""
+    tables, found = read_table_list("mlperf"), []
+    for machine in machines:
+        gpus = topology(machine, _GPUS, hbm=80 * 10**9)
+        for batch_size in batches:
+            full = dry_run(tables, gpus, "never", batch_size).total_milliseconds / 1e3
+            for array_bytes in arrays:
+                array = dry_run(tables, gpus, "always", batch_size, array_bytes).total_milliseconds / 1e3
+                name = {"machine": f"{_GPUS} x {machine.upper()}", "array_bytes": array_bytes, "batch_size": batch_size}
+                found.append(name | {"full": full, "shared array": array})
     return found

@@ -24,6 +24,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from benchmarks.lookup_cases import TABLE_SETS, draw_ids
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.distributed import ArrayReduction, array_reduction
+from torchrec_pss.flags import Parser, add_number
 
 NUM_DENSE = 13
 SIDES: dict[str, ArrayReduction | None] = {
@@ -175,12 +176,12 @@ def take_turns(sides: dict[str, Contestant], batches: list[Batch], turns: int, s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch_size", type=int, required=True, help="of this rank")
-    parser.add_argument("--embedding_dim", type=int, required=True)
-    parser.add_argument("--array_bytes", type=int, required=True)
-    parser.add_argument("--rows_share", type=float, required=True)
-    parser.add_argument("--turns", type=int, required=True)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--batch_size", required=True, help="of this rank")
+    add_number(parser, "--embedding_dim", required=True)
+    add_number(parser, "--array_bytes", required=True)
+    add_number(parser, "--rows_share", required=True)
+    add_number(parser, "--turns", required=True)
     parser.add_argument("--interface", required=True)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from torchrec_pss.datasets.rows import NUM_SPARSE
+from torchrec_pss.flags import Parser, add_number
 
 # By --embedding, the flags that it has no use for.
 _SENSELESS = {
@@ -26,12 +27,8 @@ _SENSELESS = {
 }
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         description="Trains a DLRM on Criteo's click logs, or on generated ones, through TorchRec.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -49,30 +46,24 @@ def parser() -> argparse.ArgumentParser:
         default="criteo_kaggle",
         help="whose cardinalities to generate, or (binary) to assume",
     )
-    data.add_argument(
-        "--num_embeddings", type=int, help="rows of every table; ids of files are taken modulo it for full tables"
-    )
-    data.add_argument(
-        "--num_embeddings_per_feature", type=_numbers, help=f"{NUM_SPARSE} numbers of rows, comma-separated; likewise"
-    )
-    data.add_argument(
+    add_number(data, "--num_embeddings", help="rows of every table; ids of files are taken modulo it for full tables")
+    add_number(data, "--num_embeddings_per_feature", help=f"{NUM_SPARSE} numbers of rows, comma-separated; likewise")
+    add_number(
+        data,
         "--train_fraction",
-        type=float,
         default=6 / 7,
         help="of one file's rows; the rest is halved into validation and test",
     )
-    data.add_argument("--max_bad_rows", type=int, default=100, help="malformed lines to leave out before giving up")
+    add_number(data, "--max_bad_rows", default=100, help="malformed lines to leave out before giving up")
     data.add_argument("--cache_dir", default="runs/cache", help="for line counts and vocabularies")
-    data.add_argument(
+    add_number(
+        data,
         "--synthetic_rows",
-        type=int,
         default=4_000_000,
         help="generated training rows an epoch; a tenth of it each to validate and test",
     )
-    data.add_argument(
-        "--synthetic_scale", type=float, default=1.0, help="factor on the generated tables' cardinalities"
-    )
-    data.add_argument("--synthetic_skew", type=float, default=1.1, help="exponent of the generated ids' power law")
+    add_number(data, "--synthetic_scale", default=1.0, help="factor on the generated tables' cardinalities")
+    add_number(data, "--synthetic_skew", default=1.1, help="exponent of the generated ids' power law")
     data.add_argument("--shuffle_batches", action="store_true", help="shuffle the rows of each training batch")
     data.add_argument("--pin_memory", action="store_true", help="batches in pinned host memory (GPU only)")
 
@@ -83,21 +74,17 @@ def parser() -> argparse.ArgumentParser:
         default="pss",
         help="one shared array; TorchRec's tables; or, at the array's bytes, row hashing or narrow exact tables",
     )
-    model.add_argument("--array_bytes", type=int, help="bytes of the shared array with its projections")
-    model.add_argument("--compression", type=float, help="instead: full tables' bytes over the array's (default 1000)")
+    add_number(model, "--array_bytes", help="bytes of the shared array with its projections")
+    add_number(model, "--compression", help="instead: full tables' bytes over the array's (default 1000)")
     model.add_argument(
         "--layout",
         choices=["auto", "plain"],
         help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
     )
-    model.add_argument(
-        "--width", type=int, help="read width of the tables, projected to embedding_dim (default: by layout)"
-    )
-    model.add_argument("--block_size", type=int, help="Z, consecutive coordinates of a shared row (default: by layout)")
-    model.add_argument("--init_range", type=float, help="the array starts uniform in [-init_range, init_range]")
-    model.add_argument(
-        "--exact_fraction", type=float, help="share of the array for exact tables (ids must be contiguous)"
-    )
+    add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")
+    add_number(model, "--block_size", help="Z, consecutive coordinates of a shared row (default: by layout)")
+    add_number(model, "--init_range", help="the array starts uniform in [-init_range, init_range]")
+    add_number(model, "--exact_fraction", help="share of the array for exact tables (ids must be contiguous)")
     model.add_argument(
         "--array_reduction",
         choices=["ddp", "bf16", "sparse"],
@@ -108,25 +95,21 @@ def parser() -> argparse.ArgumentParser:
         choices=["auto", "always", "never"],
         help="the model keeps plain EmbeddingBagCollections, and the planner decides which tables share the array (docs/planner.md)",
     )
-    model.add_argument(
-        "--rank_memory", type=int, help="of --planner_pss: bytes of a rank's memory (default: TorchRec's)"
-    )
-    model.add_argument("--embedding_dim", type=int, default=16)
-    model.add_argument(
-        "--dense_arch_layer_sizes", type=_numbers, default=[64, 16], help="the last must be embedding_dim"
-    )
-    model.add_argument("--over_arch_layer_sizes", type=_numbers, default=[256, 128, 1], help="the last must be 1")
+    add_number(model, "--rank_memory", help="of --planner_pss: bytes of a rank's memory (default: TorchRec's)")
+    add_number(model, "--embedding_dim", default=16)
+    add_number(model, "--dense_arch_layer_sizes", default=[64, 16], help="the last must be embedding_dim")
+    add_number(model, "--over_arch_layer_sizes", default=[256, 128, 1], help="the last must be 1")
     model.add_argument("--interaction_type", choices=["original", "dcn", "projection"], default="original")
-    model.add_argument("--interaction_branch1_layer_sizes", type=_numbers, default=[64, 64], help="projection only")
-    model.add_argument("--interaction_branch2_layer_sizes", type=_numbers, default=[64, 64], help="projection only")
-    model.add_argument("--dcn_num_layers", type=int, default=3, help="dcn only")
-    model.add_argument("--dcn_low_rank_dim", type=int, default=64, help="dcn only")
+    add_number(model, "--interaction_branch1_layer_sizes", default=[64, 64], help="projection only")
+    add_number(model, "--interaction_branch2_layer_sizes", default=[64, 64], help="projection only")
+    add_number(model, "--dcn_num_layers", default=3, help="dcn only")
+    add_number(model, "--dcn_low_rank_dim", default=64, help="dcn only")
     model.add_argument("--print_sharding_plan", action="store_true", help="and the array's division among tables")
 
     train = p.add_argument_group("training")
-    train.add_argument(
+    add_number(
+        train,
         "--epochs",
-        type=int,
         help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for full, --planner_pss and --keep_array); of several, the last that did not lose is evaluated",
     )
     train.add_argument(
@@ -135,41 +118,37 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="from epoch to epoch; without it, array and projections begin anew before each (docs/training.md)",
     )
-    train.add_argument(
+    add_number(
+        train,
         "--batch_size",
-        type=int,
         help="rows a process and step (default: 2048, or as few as 16 where an epoch would have less than 2000 steps)",
     )
-    train.add_argument("--test_batch_size", type=int, default=2048)
-    train.add_argument("--limit_train_batches", type=int, help="steps an epoch, at most")
-    train.add_argument("--limit_val_batches", type=int)
-    train.add_argument("--limit_test_batches", type=int)
+    add_number(train, "--test_batch_size", default=2048)
+    add_number(train, "--limit_train_batches", help="steps an epoch, at most")
+    add_number(train, "--limit_val_batches")
+    add_number(train, "--limit_test_batches")
     train.add_argument("--optimizer", choices=["adam", "adagrad"], help="default: adagrad for full, else adam")
     train.add_argument("--adagrad", action="store_true", help="the same as --optimizer adagrad")
-    train.add_argument(
-        "--learning_rate", type=float, help="of the dense layers (default: see criteo_model.learning_rates)"
-    )
-    train.add_argument(
-        "--embedding_learning_rate", type=float, help="of the array or the full tables (default: likewise)"
-    )
-    train.add_argument(
+    add_number(train, "--learning_rate", help="of the dense layers (default: see criteo_model.learning_rates)")
+    add_number(train, "--embedding_learning_rate", help="of the array or the full tables (default: likewise)")
+    add_number(
+        train,
         "--eps",
-        type=float,
         help="of the optimizers (default 1e-8, and of the array's Adam see criteo_model.embedding_eps)",
     )
-    train.add_argument(
+    add_number(
+        train,
         "--average_power",
-        type=float,
         help="of the weights' average that is evaluated (default 8; 0 evaluates the last weights; not for full)",
     )
-    train.add_argument("--lr_warmup_steps", type=int, default=0)
-    train.add_argument("--lr_decay_start", type=int, help="step at which the decay to 0 begins")
-    train.add_argument("--lr_decay_steps", type=int, help="how many steps it takes")
-    train.add_argument(
-        "--validation_freq_within_epoch", type=int, help="steps between validations (default: at the end of an epoch)"
+    add_number(train, "--lr_warmup_steps", default=0)
+    add_number(train, "--lr_decay_start", help="step at which the decay to 0 begins")
+    add_number(train, "--lr_decay_steps", help="how many steps it takes")
+    add_number(
+        train, "--validation_freq_within_epoch", help="steps between validations (default: at the end of an epoch)"
     )
-    train.add_argument("--target_auroc", type=float, help="stop once validation reaches it")
-    train.add_argument("--seed", type=int, default=0)
+    add_number(train, "--target_auroc", help="stop once validation reaches it")
+    add_number(train, "--seed", default=0)
 
     run = p.add_argument_group("run")
     run.add_argument("--output_dir", default="runs/criteo", help="results.json, curves.png, log.txt, checkpoint/")
@@ -179,22 +158,22 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the same if there is a checkpoint, else from the beginning: for schedulers that start a job anew",
     )
-    run.add_argument("--checkpoint_freq", type=int, help="steps between checkpoints (default: at every validation)")
-    run.add_argument(
+    add_number(run, "--checkpoint_freq", help="steps between checkpoints (default: at every validation)")
+    add_number(
+        run,
         "--check_replicas",
-        type=int,
         metavar="N",
         help="compare all processes' replicas every N steps, and stop where they differ",
     )
-    run.add_argument(
+    add_number(
+        run,
         "--collective_timeout_s",
-        type=float,
         default=1800,
         help="fail where a process has not answered the others for so long",
     )
-    run.add_argument(
+    add_number(
+        run,
         "--watch",
-        type=int,
         metavar="N",
         help="every N steps, norms of array and gradient and the share of it that moved, into results.json and TensorBoard",
     )
@@ -204,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
         help="at the end, evaluate the test rows once more for each feature, with its ids handed to other rows",
     )
     run.add_argument("--tensorboard", action="store_true", help="events in output_dir/tensorboard (extra: tensorboard)")
-    run.add_argument("--log_freq", type=int, default=100, help="steps between log lines")
+    add_number(run, "--log_freq", default=100, help="steps between log lines")
     return p
 
 
@@ -244,25 +223,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error(f"--over_arch_layer_sizes needs two layers with --interaction_type {args.interaction_type}")
     if (args.lr_decay_start is None) != (args.lr_decay_steps is None):
         p.error("--lr_decay_start and --lr_decay_steps go together")
-    if args.target_auroc is not None and not 0.5 < args.target_auroc < 1:
-        p.error(f"--target_auroc must be between 0.5 and 1, got {args.target_auroc}")
-    if not 0 < args.train_fraction < 1:
-        p.error(f"--train_fraction must be between 0 and 1, got {args.train_fraction}")
-    positive = ("epochs", "batch_size", "test_batch_size", "embedding_dim", "synthetic_rows", "synthetic_scale",
-                "array_bytes", "compression", "num_embeddings", "learning_rate", "embedding_learning_rate", "log_freq",
-                "validation_freq_within_epoch", "checkpoint_freq", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "lr_decay_steps", "eps", "width", "block_size", "init_range", "rank_memory",
-                "check_replicas", "watch", "collective_timeout_s")  # fmt: skip
-    for flag in positive:
-        value = getattr(args, flag)
-        if value is not None and value <= 0:
-            p.error(f"--{flag} must be positive, got {value}")
     if args.embedding == "pss":
         args.layout = args.layout or "auto"
     if args.embedding != "full":
         if args.array_bytes is None and args.compression is None:
             args.compression = 1000.0
         args.average_power = 8.0 if args.average_power is None else args.average_power
-        if args.average_power < 0:
-            p.error(f"--average_power must not be negative, got {args.average_power}")
     return args

@@ -76,9 +76,14 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
     return ClickModel(dlrm)
 
 
+def multiply_adds(model: ClickModel) -> int:
+    """Of the dense layers, forward, a row."""
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("dlrm.sparse_arch."))
+
+
 def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], data: ClickData) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes."""
-    array_bytes = args.array_bytes or int(full_embedding_bytes(args, data.num_embeddings) / args.compression)
+    array_bytes = args.array_bytes or max(int(full_embedding_bytes(args, data.num_embeddings) / args.compression), 1)
     if args.embedding == "narrow":
         return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
     if args.embedding == "hash":

@@ -11,6 +11,7 @@ from pathlib import Path
 import criteo_checkpoint
 import criteo_data
 import criteo_model
+import threads
 import torch
 import torch.distributed as dist
 from criteo_evaluation import Evaluator
@@ -59,6 +60,7 @@ class Trainer:
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
+        threads.choose(args.batch_size * criteo_model.multiply_adds(model))
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
         self.restart = ArrayRestart(self.model) if begins_anew and args.epochs > 1 else None
@@ -198,6 +200,7 @@ class Trainer:
             if self.args.check_replicas and self.step % self.args.check_replicas == 0:
                 check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
+                self.data.raise_error()
                 self._stop_if_diverged(diverged_at)
                 loss_mean = float(loss_sum) / loss_steps
                 now = time.perf_counter()
@@ -287,7 +290,7 @@ class Trainer:
     def _save(self) -> None:
         progress = {
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
-            "layout": self.layout, "config": self.config, "best_pass": self.best.number if self.best is not None else None,
+            "layout": self.layout, "config": self.config, "data": self.data.signature, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
         if self.scalars is not None:
             self.scalars.flush()
@@ -296,6 +299,7 @@ class Trainer:
     def resume(self, progress: dict) -> None:
         """Goes on from a checkpoint. Raises ValueError where it is damaged, or of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
+        self.data.check_same(progress.get("data"))
         # A run of one pass, or of an earlier version, kept none.
         kept = progress.get("best_pass") is not None
         best = self.best if kept else None

@@ -12,6 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import _launcher  # noqa: F401
+import threads  # noqa: F401  before torch
+
+# isort: split
 import criteo_checkpoint
 import criteo_flags
 import process_group

@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 
 import _launcher  # noqa: F401
+import threads  # before torch
+
+# isort: split
 import numpy as np
 import run_folder
 import torch
@@ -28,6 +31,7 @@ from tqdm import tqdm
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.distributed import NotFiniteError, require_finite
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim import WeightAverage
@@ -115,7 +119,7 @@ def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, 
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
         return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
-    config = array_config(args, full, int(full_bytes / args.compression), data)
+    config = array_config(args, full, max(int(full_bytes / args.compression), 1), data)
     embeddings = PSSEmbeddingCollection(full, config=config)
     logger.info("%s", embeddings.layout)
     return (
@@ -191,18 +195,16 @@ def popularity_auroc(data: Interactions, seed: int) -> float:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    p = Parser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
     p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
-    p.add_argument("--compression", type=float, help="full tables' bytes over the array's (default 10; not for full)")
-    p.add_argument("--embedding_dim", type=int, default=64)
-    p.add_argument("--epochs", type=int, default=4)
-    p.add_argument("--negatives", type=int, default=4, help="sampled items a pair")
-    p.add_argument("--batch_size", type=int, help="pairs a step (default: by the number of training pairs, 32 to 1024)")
-    p.add_argument("--learning_rate", type=float, help=f"of Adam (default {_LEARNING_RATES})")
-    p.add_argument("--seed", type=int, default=0)
+    add_number(p, "--compression", help="full tables' bytes over the array's (default 10; not for full)")
+    add_number(p, "--embedding_dim", default=64)
+    add_number(p, "--epochs", default=4)
+    add_number(p, "--negatives", default=4, help="sampled items a pair")
+    add_number(p, "--batch_size", help="pairs a step (default: by the number of training pairs, 32 to 1024)")
+    add_number(p, "--learning_rate", help=f"of Adam (default {_LEARNING_RATES})")
+    add_number(p, "--seed", default=0)
     p.add_argument("--output_dir", default="runs/interactions")
     args = p.parse_args(argv)
     if args.embedding == "full" and args.compression is not None:
@@ -211,10 +213,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.compression = 10.0
     if args.learning_rate is None:
         args.learning_rate = _LEARNING_RATES[args.embedding]
-    for flag in ("compression", "embedding_dim", "epochs", "negatives", "batch_size", "learning_rate"):
-        value = getattr(args, flag)
-        if value is not None and value <= 0:
-            p.error(f"--{flag} must be positive, got {value}")
     return args
 
 
@@ -236,6 +234,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         args.embedding, f"{embedding_bytes:,}", f"{full_bytes:,}", full_bytes / embedding_bytes,
         data.num_users, data.num_items, len(data.train_user),
     )  # fmt: skip
+    threads.choose(args.batch_size * (1 + args.negatives) * args.embedding_dim)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     aurocs, started = [], time.perf_counter()

@@ -5,13 +5,14 @@
 `make sanitize` runs it on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
-import argparse
+import os
 
 import torch
-from lookup_cases import of_backward, random_case
+from lookup_cases import damaged_case, of_backward, random_case
 from tqdm import tqdm
 
 import torchrec_pss
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops import HAS_CPU_KERNEL, reference
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
@@ -49,15 +50,28 @@ def compare(seed: int) -> None:
         )
 
 
+def refuse(seed: int) -> None:
+    """Damaged metadata: read within the array, or a ValueError or IndexError."""
+    case, _ = damaged_case(seed)
+    arguments = list(case.values())
+    try:
+        out, saved = torch.ops.torchrec_pss.lookup(*arguments)
+    except (ValueError, IndexError):
+        return
+    torch.ops.torchrec_pss.lookup_backward(torch.ones_like(out), saved, *of_backward(case).values())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--number", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--number", default=10_000)
+    add_number(parser, "--first", default=0)
     args = parser.parse_args()
+    os.environ.setdefault("TORCHREC_PSS_PARALLEL_ELEMENTS", "16384")  # threads share the work of small cases too
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built")
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
         compare(seed)
+        refuse(seed)
     print(f"{args.number} configurations equal the reference ({torchrec_pss.__file__})")
 
 

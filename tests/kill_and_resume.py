@@ -3,7 +3,6 @@
 python tests/kill_and_resume.py [--kills 20] [--seed 0]    (make stress)
 """
 
-import argparse
 import os
 import random
 import signal
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from torchrec_pss.flags import Parser, add_number
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--synthetic_rows", "40000", "--synthetic_scale", "0.01", "--batch_size", "256", "--test_batch_size", "512",
@@ -130,9 +131,9 @@ def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--kills", default=20)
+    add_number(parser, "--seed", default=0)
     args = parser.parse_args()
     left, seed = args.kills, args.seed
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,12 +8,19 @@ import torch
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.sharding_plan import get_default_sharders
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollectionSharder, get_default_pss_sharders
+from benchmarks.step_model import predictions
+from torchrec_pss import (
+    PSSConfig,
+    PSSEmbeddingBagCollection,
+    PSSEmbeddingBagCollectionSharder,
+    get_default_pss_sharders,
+)
 from torchrec_pss.distributed.mixed_embeddingbag import (
     EXACT,
     SHARED,
@@ -22,9 +29,10 @@ from torchrec_pss.distributed.mixed_embeddingbag import (
     MixedEmbeddingBagCollectionSharder,
 )
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.distributed.planner.machines import topology
 from torchrec_pss.distributed.planner.report import report_of
+from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.plan.__main__ import main as dry_planner
-from torchrec_pss.plan.__main__ import size
 
 WORLD = 4
 MB = 1_000_000
@@ -168,6 +176,19 @@ def test_the_model_is_not_changed():
         ({"config": PSSConfig(array_bytes=MB), "array_bytes": MB}, "give array_bytes or config"),
         ({"max_compression": 0.5}, "max_compression must be at least 1, got 0.5"),
         ({"min_speedup": 0.5}, "min_speedup must be at least 1, got 0.5"),
+        ({"min_speedup": float("nan")}, "min_speedup must be a number, got nan"),
+        ({"max_compression": float("nan")}, "max_compression must be a number, got nan"),
+        ({"optimizer_states": -1}, "optimizer_states must be at least 0, got -1"),
+        ({"optimizer_states": 1.5}, "optimizer_states must be a whole number, got 1.5"),
+        ({"array_bytes": "10 megabytes"}, "array_bytes must be a size .*'10 megabytes'"),
+        (
+            {"constraints": {"huge": ParameterConstraints(pooling_factors=[float("nan")])}},
+            "pooling_factors of table 'huge' must be a number, got nan",
+        ),
+        (
+            {"constraints": {"huge": ParameterConstraints(batch_sizes=[0])}},
+            "batch_sizes of table 'huge' must be positive, got 0",
+        ),
     ],
 )
 def test_bad_settings(options, message):
@@ -272,7 +293,7 @@ def test_the_dry_planner(tmp_path, capsys):
     "flags, message",
     [
         (["--tables", "missing.csv"], "missing.csv does not exist"),
-        (["--tables", "kaggle", "--hbm", "much"], "'much' is no size"),
+        (["--tables", "kaggle", "--hbm", "much"], "--hbm must be a size such as 80GB, 10MiB or 4096, got 'much'"),
         (["--tables", "kaggle", "--world_size", "8", "--local_world_size", "3"], "is no multiple of"),
         (["--tables", "kaggle", "--max_compression", "0"], "max_compression must be at least 1"),
         (["--tables", "kaggle", "--batch_size", "0"], "--batch_size must be positive"),
@@ -282,10 +303,6 @@ def test_the_dry_planner_refuses(flags, message, capsys):
     with pytest.raises(SystemExit) as left:
         dry_planner(flags)
     assert left.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_sizes():
-    assert [size(s) for s in ("80GB", "10 MiB", "4096", "1.5k")] == [80 * 10**9, 10 << 20, 4096, 1500]
 
 
 def test_the_seams_of_torchrecs_planner():
@@ -309,3 +326,56 @@ def test_the_seams_of_torchrecs_planner():
     (array,) = chosen.chosen.options
     assert array.shards[0].perf.bwd_comms > 0 and array.shards[0].storage.hbm > 4 * 0.99 * MB
     assert replace(array.shards[0].perf) == array.shards[0].perf
+
+
+def test_an_fp16_array_with_an_optimizer_in_backward_counts_its_fp32_state():
+    storages = {}
+    for data_type in (DataType.FP32, DataType.FP16):
+        tables = [
+            EmbeddingBagConfig(
+                name="t", num_embeddings=10**9, embedding_dim=8, feature_names=["f"], data_type=data_type
+            )
+        ]
+        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(layout="plain", exact=(), array_bytes=1 << 20))
+        _apply_optimizer_in_backward(torch.optim.Adam, ebc.parameters(), {})
+        planner = EmbeddingShardingPlanner(Topology(world_size=1, compute_device="cpu"), batch_size=1)
+        planner.plan(nn.ModuleList([ebc]), get_default_pss_sharders())
+        (option,) = planner._enumerator.last_stored_search_space
+        ReplicatedArrayEstimator(Topology(world_size=1, compute_device="cpu")).estimate([option])
+        storages[data_type] = option.shards[0].storage.ddr, ebc.array.numel()
+    (wide, elements), (half, more) = storages[DataType.FP32], storages[DataType.FP16]
+    assert more == 2 * elements
+    assert abs(wide - (4 + 4 + 8) * elements) < 1000  # array, gradient, two moments
+    assert abs(half - (2 + 4 + 4 + 8) * more) < 1000  # array, stand-in, gradient, two moments
+
+
+def test_one_cost_model(tmp_path, monkeypatch):
+    """The benchmark's prediction, the dry run's, and the model's by hand: 8 A100, 2,048 rows a GPU, 10 MB."""
+    (found,) = predictions(["a100"], [2048], ["10MB"])
+    monkeypatch.setattr("torchrec_pss.plan.__main__.MODES", ("always", "never"))  # "auto" would take long
+    flags = [
+        "--tables",
+        "mlperf",
+        "--machine",
+        "a100",
+        "--batch_size",
+        "2048",
+        "--array_bytes",
+        "10MB",
+        "--pss",
+        "always",
+    ]
+    assert dry_planner([*flags, "--json", str(tmp_path / "plans.json")]) == 0
+    plans = json.loads((tmp_path / "plans.json").read_text())
+    assert found["full"] * 1e3 == plans["never"]["total_milliseconds"]
+    assert found["shared array"] * 1e3 == plans["always"]["total_milliseconds"]
+    moved = 2048 * 26 * (8 + 128 * 4)
+    array = plans["always"]["array_bytes"]
+    by_hand = (2 * moved + 7 * array) / (0.8 * 2.0e12) + 2 * array * 7 / 8 / (0.8 * 300e9)
+    assert found["shared array"] == pytest.approx(by_hand, rel=0.01)
+
+
+def test_inside_a_host_arrays_are_summed_over_its_links():
+    """Where TorchRec's basic bandwidths take the network between hosts."""
+    found = {n: ReplicatedArrayEstimator(topology("a100", 8, n))._all_reduce_bandwidth() for n in (8, 4)}
+    assert found == {8: 0.8 * 300e9 / 1000, 4: 4 * CROSS_NODE_BANDWIDTH}

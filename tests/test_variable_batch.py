@@ -71,6 +71,17 @@ def test_variable_batches_equal_expanded_ones(pooling, weighted):
     assert gradients[0][0].count_nonzero() > 10
 
 
+def test_a_variable_batch_made_in_inference_mode_is_trained_on():
+    module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000, exact=["a"], width={"b": 4}))
+    with torch.inference_mode():
+        variable, _ = batches(False)
+        expected = module(variable).values()
+    found = module(variable).values()
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert module.array.grad.count_nonzero() > 10
+
+
 def test_variable_batches_need_inverse_indices():
     module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000))
     variable, _ = batches(False)

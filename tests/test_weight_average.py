@@ -42,6 +42,25 @@ def test_every_takes_one_step_of_so_many():
     assert torch.equal(average.state_dict()["p"], thinned.state_dict()["p"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_averages_of_half_precision_are_in_fp32(dtype):
+    """In their own, late steps would round to none."""
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=dtype))
+    average = WeightAverage({"p": parameter}, 0)
+    values = (walk(3000) / 50 + 1).to(dtype)
+    for value in values:
+        parameter.data.copy_(value)
+        average.step()
+    torch.testing.assert_close(average.state_dict()["p"], values.float().mean(0), rtol=1e-4, atol=1e-4)
+    with average.applied():
+        torch.testing.assert_close(parameter, values.float().mean(0).to(dtype))
+    assert torch.equal(parameter, values[-1])
+    kept = average.state_dict()["p"].clone()
+    with average.applied():
+        pass
+    assert torch.equal(average.state_dict()["p"], kept)
+
+
 def test_before_the_first_update_the_weights_themselves():
     values = walk(3)
     parameter, average = averaged(values, 8, every=4)
@@ -71,8 +90,17 @@ def test_going_on_from_a_state_equals_an_undisturbed_run():
         second.load_state_dict({"_steps": torch.tensor(1)})
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="power must be"):
-        WeightAverage({}, -1)
-    with pytest.raises(ValueError, match="every at least 1"):
-        WeightAverage({}, 1, every=0)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"power": -1}, "power must be at least 0, got -1"),
+        ({"power": float("nan")}, "power must be a number, got nan"),
+        ({"power": float("inf")}, "power must be at most 1e[+]06, got inf"),
+        ({"every": 0}, "every must be positive, got 0"),
+        ({"every": 1.5}, "every must be a whole number, got 1.5"),
+        ({"every": True}, "every must be a whole number, got True"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WeightAverage({}, **arguments)

@@ -11,7 +11,6 @@ Results go to ``--json``; ``--doc`` renews the table of that page (docs/parity.m
 it says nothing of one whose outcome differs.
 """
 
-import argparse
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 import torchrec
 from tqdm import tqdm
 
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json, write_text
 
 FOLDERS = (
@@ -147,10 +147,10 @@ def renew(page: Path, results: dict[str, dict]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--only", default="", help="files whose path has this in it")
-    parser.add_argument("--limit_s", type=float, default=300, help="of a file in one setting")
+    add_number(parser, "--limit_s", default=300, help="of a file in one setting")
     parser.add_argument("--json", type=Path, help="results; files that it already has are not run again")
     parser.add_argument("--doc", type=Path, help="a page whose table is renewed")
     parser.add_argument("--logs", type=Path, help="a folder for what pytest printed")

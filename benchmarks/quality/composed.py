@@ -166,7 +166,7 @@ def _exact_factors(dim: int) -> tuple[int, int, int]:
 
 
 class Clustered(nn.Module):
-    """CCE (Ahle et al., NeurIPS 2023), 4 columns: a row is the concatenation of sums of two rows; halfway, :meth:`cluster` makes the
+    """CCE (Tsang & Ahle, NeurIPS 2023), 4 columns: a row is the concatenation of sums of two rows; halfway, :meth:`cluster` makes the
     first pointer that of a k-means cluster of the row learnt so far, and the second table starts anew from zero.
 
     The pointers of clustered rows are not counted among its bytes (the paper does not).

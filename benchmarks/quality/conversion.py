@@ -6,7 +6,6 @@ Trains a DLRM with full tables on generated rows, compresses them (`torchrec_pss
 10x array to others, and prints test AUROC and the share of the rows' variance that is left, over all tables, weighted by reads.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from benchmarks.quality.click_trial import ClickTrial, auroc, train
 from benchmarks.quality.rivals import FULL, tables_of
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, compress, migrate
 from torchrec_pss.convert import FitReport
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
 
 _COMPRESSIONS = (2, 4, 10, 30, 100)
@@ -74,10 +74,10 @@ def study(log: ClickLog) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=200_000, help="to train on")
-    parser.add_argument("--scale", type=float, default=0.02, help="factor on Kaggle's cardinalities")
-    parser.add_argument("--skew", type=float, default=1.1)
+    parser = Parser(description=__doc__.split("\n")[0])
+    add_number(parser, "--rows", default=200_000, help="to train on")
+    add_number(parser, "--scale", default=0.02, help="factor on Kaggle's cardinalities")
+    add_number(parser, "--skew", default=1.1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = study(generated(args.rows, args.scale, args.skew))

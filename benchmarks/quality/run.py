@@ -24,7 +24,6 @@ figure is the mean test AUROC, with a 95 % interval, of the trial whose mean val
 Results land in --out as they come; started again, a study goes on where it stopped.
 """
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -32,6 +31,7 @@ from pathlib import Path
 from benchmarks.quality import calibrate, files, headline, main_study, pair_files, rivals, splits, steps, tables
 from benchmarks.quality.jobs import Results
 from torchrec_pss.advise.prediction import CALIBRATION
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
@@ -40,7 +40,7 @@ _RECORDED_MAIN = Path(__file__).parents[1] / "results" / "quality" / "main.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "kinds", "files", "pair_files"]
     )
@@ -53,7 +53,7 @@ def main() -> None:
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
     )
     parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
-    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    add_number(parser, "--workers", default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
     args = parser.parse_args()
     # By force: an import has configured the root logger already.

@@ -3,13 +3,13 @@
 python -m benchmarks.quality.theory [--out DIR]     # theory.json and theory.png
 """
 
-import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops import HASH_MIX64, FeatureColumn, feature_matrix
 from torchrec_pss.ops.hashing import table_key
 from torchrec_pss.ops.reference import row_addresses
@@ -115,9 +115,9 @@ CASES = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--seeds", type=int, default=5)
+    add_number(parser, "--seeds", default=5)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     found = []

@@ -7,8 +7,6 @@ Prints a line for each compression: bytes, predicted loss of AUROC against full 
 those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
 """
 
-import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
 from torchrec_pss.advise.unresolved import unresolved_share
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
@@ -97,29 +96,25 @@ def _plot(path: Path, rows: list[dict], target: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")
-    parser.add_argument("--sample_rows", type=int, default=1_000_000, help="rows of --data_path to count")
-    parser.add_argument("--embedding_dim", type=int, help="where --tables has no dim: 128; kaggle and --data_path 16")
-    parser.add_argument("--skew", type=float, default=1.1, help="of ids' power law, where --tables has none")
-    parser.add_argument("--target_drop", type=float, default=0.001, help="AUROC that may be lost")
-    parser.add_argument("--batch_size", type=int, default=4096, help="of the lookup's measurement")
+    add_number(parser, "--sample_rows", default=1_000_000, help="rows of --data_path to count")
+    add_number(parser, "--embedding_dim", help="where --tables has no dim: 128; kaggle and --data_path 16")
+    add_number(parser, "--skew", default=1.1, help="of ids' power law, where --tables has none")
+    add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
+    add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
-    for flag in ("sample_rows", "embedding_dim", "skew", "batch_size"):
-        if getattr(args, flag) is not None and getattr(args, flag) <= 0:
-            parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
     try:
         if args.data_path:
             described = from_logs(args.data_path, args.sample_rows, args.embedding_dim)
         else:
             described = from_list(args.tables, args.embedding_dim, args.skew)
     except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        parser.error(str(error))
 
     calibration = Calibration.load()
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE

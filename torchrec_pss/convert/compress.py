@@ -9,7 +9,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss.convert.fit import FitReport, TableRows, fit
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
-from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.id_counts import IdCounts, checked_counts
 from torchrec_pss.modules.pss_config import PSSConfig
 
 _UNSEEN = 0.1  # reads for which a row stands that was never seen, beside those that were
@@ -17,7 +17,7 @@ _UNSEEN = 0.1  # reads for which a row stands that was never seen, beside those 
 
 def compress(
     source: EmbeddingBagCollection | Mapping[str, torch.Tensor],
-    array_bytes: int | None = None,
+    array_bytes: int | str | None = None,
     *,
     config: PSSConfig | None = None,
     tables: Sequence[EmbeddingBagConfig] | None = None,
@@ -28,7 +28,7 @@ def compress(
 
     Args:
         source: an unsharded EBC; or a state dict that has, under any prefix, ``embedding_bags.<table>.weight``.
-        array_bytes: budget; or
+        array_bytes: budget, bytes or text such as "10MB"; or
         config: a whole `PSSConfig`.
         tables: the tables of a state dict. An EBC knows its own.
         counts: by table, how often ids are read: rows count accordingly, and the automatic layout has hot rows to choose.
@@ -37,9 +37,12 @@ def compress(
     Raises:
         ValueError: no budget or two; no tables; a table that the state dict does not have, or that is sharded; weights of another
             shape or on "meta"; a budget that is too small.
+        TypeError: counts that are no `IdCounts`.
     """
     if (array_bytes is None) == (config is None):
         raise ValueError("give array_bytes or config, one of them")
+    if counts is not None:
+        counts = checked_counts(counts)
     if isinstance(source, EmbeddingBagCollection):
         configs, is_weighted = list(source.embedding_bag_configs()), source.is_weighted()
         weights = {c.name: source.embedding_bags[c.name].weight.detach() for c in configs}

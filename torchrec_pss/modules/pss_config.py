@@ -1,21 +1,29 @@
 """`PSSConfig`: what a user decides about the shared array."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from torchrec_pss.modules.id_counts import IdCounts
+import numpy as np
+import torch
+
+from torchrec_pss.modules.config_json import as_plain, from_plain, parsed, written
+from torchrec_pss.modules.id_counts import IdCounts, checked_counts, whole_numbers
+from torchrec_pss.ranges import RANGES, SEED, checked, shown
 
 HASHES = ("mix64", "robe")
 LAYOUTS = ("auto", "plain")
 HEADS = ("mlp", "dot")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PSSConfig:
-    """Configuration of one shared array.
+    """Configuration of one shared array. Equal configs give equal tables the same addresses.
+
+    `to_json` and `from_json` keep it as text. Pickled it is that text too, so that ``torch.load`` reads it with
+    ``weights_only=True`` wherever this package is imported.
 
     Args:
-        array_bytes: budget in bytes for everything that is learned or must be stored: the array, the projections of
+        array_bytes: budget in bytes, a whole number or text such as "10MB" or "1.5GiB", for everything that is learned or must be stored: the array, the projections of
             tables read narrower than their embedding_dim, and the keys of hot rows. Optimizer state is not counted.
         layout: "auto" picks what is None below from the tables, the budget and `counts`
             (torchrec_pss.modules.auto_layout says how); "plain" takes PSS's own choices, those in brackets.
@@ -43,10 +51,11 @@ class PSSConfig:
         init_range: elements start uniform in ``[-init_range, init_range]``.
 
     Raises:
-        ValueError: a value out of range, or a combination that means nothing.
+        ValueError: a value out of range or of the wrong kind, or a combination that means nothing; names the field and the value.
+        TypeError: counts that are no `IdCounts`.
     """
 
-    array_bytes: int
+    array_bytes: int | str
     layout: str = "auto"
     head: str = "mlp"
     block_size: int | None = None
@@ -64,25 +73,109 @@ class PSSConfig:
     init_range: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.hash not in HASHES:
-            raise ValueError(f"hash must be one of {HASHES}, got {self.hash!r}")
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {LAYOUTS}, got {self.layout!r}")
-        if self.head not in HEADS:
-            raise ValueError(f"head must be one of {HEADS}, got {self.head!r}")
-        if self.array_bytes <= 0:
-            raise ValueError(f"array_bytes must be positive, got {self.array_bytes}")
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
-        if not -(1 << 63) <= self.seed < 1 << 63:
-            raise ValueError(f"seed must be a signed 64-bit integer, got {self.seed}")
-        if isinstance(self.exact, str) and self.exact != "auto":
-            raise ValueError(f'exact must be "auto" or a list of table names, got {self.exact!r}')
-        if self.exact_fraction is not None and not 0 <= self.exact_fraction <= 1:
-            raise ValueError(f"exact_fraction must be in [0, 1], got {self.exact_fraction}")
-        if self.init_range <= 0:
-            raise ValueError(f"init_range must be positive, got {self.init_range}")
+        for field, allowed in {"hash": HASHES, "layout": LAYOUTS, "head": HEADS}.items():
+            if not isinstance(getattr(self, field), str) or getattr(self, field) not in allowed:
+                raise ValueError(f"{field} must be one of {allowed}, got {shown(getattr(self, field))}")
+        for field in ("sign", "segments", "bias"):
+            if not isinstance(getattr(self, field), bool | None):
+                raise ValueError(f"{field} must be True, False or None, got {shown(getattr(self, field))}")
+        self._set(
+            array_bytes=checked("array_bytes", self.array_bytes), init_range=checked("init_range", self.init_range)
+        )
+        self._set(seed=SEED.checked("seed", self.seed), exact=_names(self.exact))
+        for field in ("block_size", "exact_fraction"):
+            if getattr(self, field) is not None:
+                self._set(**{field: checked(field, getattr(self, field))})
+        self._set(width=_by_table("width", self.width), prefix=_by_table("prefix", self.prefix))
+        if self.hot is not None:
+            self._set(
+                hot={t: whole_numbers(f"hot of table {t!r}", ids) for t, ids in _mapping("hot", self.hot).items()}
+            )
+        if self.counts is not None:
+            self._set(counts=checked_counts(self.counts))
         if self.hash == "robe":
             given = self.width is not None or self.prefix not in (None, 0) or self.hot or self.segments or self.bias
-            if given or self.exact not in ("auto", (), []):
+            if given or self.exact not in ("auto", ()):
                 raise ValueError('hash="robe" has no exact tables, widths, prefixes, hot rows, segments or bias')
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def to_json(self) -> str:
+        """The config as JSON, one line; hot ids and counts as lists of numbers."""
+        return written({f.name: as_plain(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "PSSConfig":
+        """What `to_json` wrote: an equal config. Fields that are left out have their defaults.
+
+        Raises:
+            ValueError: no such JSON; names the field and the value.
+        """
+        plain = parsed(text)
+        names = [f.name for f in fields(cls)]
+        for name in plain:
+            if name not in names:
+                raise ValueError(f"the config's JSON has a field {shown(name)}, which is none of {names}")
+        if "array_bytes" not in plain:
+            raise ValueError("the config's JSON has no array_bytes")
+        return cls(**from_plain(plain))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PSSConfig):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.array_bytes, self.layout, self.head, self.hash, self.seed, self.exact, self.init_range))
+
+    def __reduce__(self) -> tuple:
+        return _from_json, (self.to_json(),)
+
+    def __deepcopy__(self, _: dict) -> "PSSConfig":
+        return self  # nothing in it changes
+
+
+def _from_json(text: str) -> PSSConfig:
+    """What a pickle calls: a function, for ``weights_only=True`` calls no methods."""
+    return PSSConfig.from_json(text)
+
+
+torch.serialization.add_safe_globals([_from_json])
+
+
+def _names(exact: object) -> str | tuple[str, ...]:
+    if isinstance(exact, str) and exact == "auto":
+        return exact
+    if isinstance(exact, str | bytes) or not isinstance(exact, Sequence | set | frozenset):
+        raise ValueError(f'exact must be "auto" or a list of table names, got {shown(exact)}')
+    for name in exact:
+        if not isinstance(name, str):
+            raise ValueError(f'exact must be "auto" or a list of table names, got {shown(name)} among them')
+    return tuple(sorted(exact) if isinstance(exact, set | frozenset) else exact)
+
+
+def _mapping(field: str, value: object) -> dict:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{field} must be given by table name, got {shown(value)}")
+    for name in value:
+        if not isinstance(name, str):
+            raise ValueError(f"{field} must be given by table name, got {shown(name)} for a name")
+    return dict(value)
+
+
+def _by_table(field: str, value: object) -> int | dict[str, int] | None:
+    if isinstance(value, Mapping):
+        value = _mapping(field, value)
+        return {table: RANGES[field].checked(f"{field} of table {table!r}", number) for table, number in value.items()}
+    return None if value is None else checked(field, value)
+
+
+def _equal(one: object, other: object) -> bool:
+    """Of two values of a field, arrays element by element."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return type(one) is type(other) and one == other

@@ -3,12 +3,13 @@
 import torch
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from torchrec_pss.modules.feature_selection import select
+
 
 @torch.fx.wrap
 def permuted(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
     """The named features, in that order."""
-    keys = features.keys()
-    return features.permute([keys.index(name) for name in names])
+    return select(features, names)
 
 
 @torch.fx.wrap

@@ -1,6 +1,6 @@
 """What would the planner do with these tables on that cluster? No GPU, no cluster, no model.
 
-    python -m torchrec_pss.plan --tables mlperf --world_size 8 --hbm 80GB --array_bytes 10MB --batch_size 2048
+    python -m torchrec_pss.plan --tables mlperf --world_size 8 --machine a100 --hbm 80GB --array_bytes 10MB --batch_size 2048
     python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
 
 Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
@@ -8,57 +8,33 @@ Prints where each table goes, the parts of a step that the cost model predicts, 
 
 import argparse
 import logging
-import re
 from pathlib import Path
 
-import torch
 from torchrec.distributed.planner import Topology
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.planner.types import PlannerError
 
 from torchrec_pss.datasets.table_list import ListedTable, read_table_list
 from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED
-from torchrec_pss.distributed.planner import PSSShardingPlanner
-from torchrec_pss.distributed.planner.report import PlanReport, report_of
+from torchrec_pss.distributed.planner.machines import MACHINES, topology
+from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
-from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.whole_file import write_json
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
-
-def size(text: str) -> int:
-    """Bytes: "80GB", "10MiB", "4096"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 10MiB or 4096")
-    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
+def _topology(args: argparse.Namespace) -> Topology:
+    if args.compute_device == "cuda":
+        return topology(args.machine, args.world_size, args.local_world_size, hbm=args.hbm, ddr=args.ddr)
+    local = args.local_world_size or args.world_size
+    return Topology(world_size=args.world_size, local_world_size=local, compute_device="cpu", ddr_cap=args.ddr)
 
 
 def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
     """Raises:
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
-    model = torch.nn.ModuleDict(
-        {"ebc": EmbeddingBagCollection([t.config for t in tables], device=torch.device("meta"))}
-    )
-    topology = Topology(
-        world_size=args.world_size,
-        local_world_size=args.local_world_size or args.world_size,
-        compute_device=args.compute_device,
-        hbm_cap=args.hbm,
-        ddr_cap=args.ddr,
-    )
-    planner = PSSShardingPlanner(
-        topology,
-        pss=mode,
-        array_bytes=None if mode == "never" else args.array_bytes,
-        max_compression=args.max_compression,
-        min_speedup=args.min_speedup,
-        batch_size=args.batch_size,
-        constraints={t.name: ParameterConstraints(pooling_factors=[t.pooling]) for t in tables},
-        stats=[],
-    )
-    return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, args.world_size)
+    limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
+    return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
 
 
 def _summary(report: PlanReport | str) -> str:
@@ -69,7 +45,7 @@ def _summary(report: PlanReport | str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m torchrec_pss.plan",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -77,24 +53,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tables", required=True, help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling"
     )
-    parser.add_argument("--embedding_dim", type=int, help="where a list has no dim: 128; kaggle 16")
-    parser.add_argument("--world_size", type=int, default=8)
-    parser.add_argument("--local_world_size", type=int, help="ranks a host (default: all on one)")
+    add_number(parser, "--embedding_dim", help="where a list has no dim: 128; kaggle 16")
+    add_number(parser, "--world_size", default=8)
+    add_number(parser, "--local_world_size", help="ranks a host (default: all on one)")
     parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--hbm", type=size, default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
-    parser.add_argument("--ddr", type=size, default="128GB", help="a rank's share of its host's memory")
-    parser.add_argument("--batch_size", type=int, default=2048, help="of a rank")
-    parser.add_argument("--array_bytes", type=size, default="10MB")
-    parser.add_argument("--pss", choices=MODES, default="auto")
-    parser.add_argument("--max_compression", type=float, help="full tables' bytes over the array's, at most")
     parser.add_argument(
-        "--min_speedup", type=float, default=1.1, help='of "auto": what sharing tables that fit must be worth'
+        "--machine", choices=MACHINES, default="a100", help="whose bandwidths to take (of cpu: TorchRec's defaults)"
     )
+    add_number(parser, "--hbm", default="80GB", help="a GPU's memory; TorchRec keeps 15 %% of it back")
+    add_number(parser, "--ddr", default="128GB", help="a rank's share of its host's memory")
+    add_number(parser, "--batch_size", default=2048, help="of a rank")
+    add_number(parser, "--array_bytes", default="10MB")
+    parser.add_argument("--pss", choices=MODES, default="auto")
+    add_number(parser, "--max_compression", help="full tables' bytes over the array's, at most")
+    add_number(parser, "--min_speedup", default=1.1, help='of "auto": what sharing tables that fit must be worth')
     parser.add_argument("--json", type=Path, help="writes the plans of all three modes")
     args = parser.parse_args(argv)
-    for flag in ("world_size", "local_world_size", "batch_size", "embedding_dim", "array_bytes", "hbm"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            parser.error(f"--{flag} must be positive, got {getattr(args, flag)}")
     if args.world_size % (args.local_world_size or args.world_size):
         parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
     logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"

@@ -4,7 +4,6 @@ A RUN is a run's output folder, or its results.json. The page stands alone, plot
 ``--watch``), bytes and collisions of each table, and what each contributes (runs with ``--ablation``).
 """
 
-import argparse
 import base64
 import html
 import os
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 from torchrec_pss import json_fields as fields
+from torchrec_pss.flags import Parser
 from torchrec_pss.whole_file import read_json, write_text
 
 try:
@@ -123,7 +123,7 @@ def _image(png: bytes, label: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m torchrec_pss.report", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m torchrec_pss.report", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     args = parser.parse_args(argv)

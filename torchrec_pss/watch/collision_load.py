@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from torchrec_pss.advise.unresolved import unresolved_of_table
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
-from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.id_counts import IdCounts, checked_counts
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class TableLoad:
 
 
 def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict]:
-    """A `TableLoad` as a dict, by table, JSON-ready."""
-    return {t.name: asdict(_of_table(layout, t, (counts or {}).get(t.name))) for t in layout.tables}
+    """A `TableLoad` as a dict, by table, JSON-ready.
+
+    Raises:
+        TypeError: counts that are no `IdCounts`.
+    """
+    known = {} if counts is None else checked_counts(counts)
+    return {t.name: asdict(_of_table(layout, t, known.get(t.name))) for t in layout.tables}
 
 
 def _of_table(layout: ArrayLayout, table: TableLayout, counts: IdCounts | None) -> TableLoad:

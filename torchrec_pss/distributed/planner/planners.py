@@ -30,9 +30,10 @@ from torchrec_pss.distributed.mixed_embeddingbag import (
 )
 from torchrec_pss.distributed.planner.candidates import Table, budget_of, nested_sets, tables_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
-from torchrec_pss.distributed.planner.types import MODES
+from torchrec_pss.distributed.planner.types import MODES, check_numbers
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.ranges import checked
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
     Args:
         topology, constraints, others: as `EmbeddingShardingPlanner`'s. Constraints may be `PSSParameterConstraints`.
         pss: see above.
-        array_bytes: budget of the array; or
+        array_bytes: budget of the array, bytes or text such as "10MB"; or
         config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over.
         max_compression: full tables' bytes over the array's, at most; "auto" then shares no more tables than that, and "always"
             refuses.
@@ -81,7 +82,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         optimizer_states: tensors as long as the array that its optimizer keeps, where it is not in backward (Adam 2).
 
     Raises:
-        ValueError: an unknown mode, no budget, or a max_compression or min_speedup below 1.
+        ValueError: an unknown mode, no budget, or a number that is none or out of range, of the constraints too; names it.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         topology: Topology | None = None,
         *,
         pss: str = "auto",
-        array_bytes: int | None = None,
+        array_bytes: int | str | None = None,
         config: PSSConfig | None = None,
         max_compression: float | None = None,
         min_speedup: float = 1.1,
@@ -101,10 +102,11 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             raise ValueError(f"pss must be one of {MODES}, got {pss!r}")
         if pss != "never" and (array_bytes is None) == (config is None):
             raise ValueError("give array_bytes or config, one of them")
-        if max_compression is not None and max_compression < 1:
-            raise ValueError(f"max_compression must be at least 1, got {max_compression}")
-        if min_speedup < 1:
-            raise ValueError(f"min_speedup must be at least 1, got {min_speedup}")
+        if max_compression is not None:
+            max_compression = checked("max_compression", max_compression)
+        min_speedup = checked("min_speedup", min_speedup)
+        optimizer_states = checked("optimizer_states", optimizer_states)
+        check_numbers(constraints or {})
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
         self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torchrec.distributed.planner.constants import BIGINT_DTYPE, POOLING_FACTOR
 from torchrec.distributed.planner.types import (
+    BasicCommsBandwidths,
     CollectiveType,
     ParameterConstraints,
     Perf,
@@ -21,6 +22,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.distributed.planner.step_time import ArrayStepTime, array_step_time
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.ranges import checked
 
 _OUTPUT_BYTES = 4  # embeddings are fp32 whatever the array is
 _REGISTER = 8  # reads that are projected are kept in rows of whole registers of so many numbers
@@ -30,13 +32,16 @@ _STATES = {torch.optim.SGD: 0, torch.optim.Adagrad: 1, torch.optim.Adam: 2, torc
 class ReplicatedArrayEstimator(ShardEstimator):
     """Overwrites what TorchRec's estimators, run before it, wrote for shared arrays.
 
-    Memory: parameters (array and projections), their gradients and the optimizer's states, and a batch's ids, embeddings,
-    and what was read of projected tables. The gradients are DDP's buckets, so that reducing them takes no more.
+    Memory: parameters (array and projections), their gradients and the optimizer's states (in fp32 of an optimizer in backward), and a
+    batch's ids, embeddings, and what was read of projected tables. The gradients are DDP's buckets, so that reducing them takes no more.
 
     Args:
         topology: bandwidths, world size, device.
         constraints: by table; its pooling factors and batch sizes.
         optimizer_states: tensors as long as the array, of an optimizer that is not in backward (Adam 2).
+
+    Raises:
+        ValueError: optimizer_states out of range.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
     ) -> None:
         self._topology = topology
         self._constraints = constraints or {}
-        self._optimizer_states = optimizer_states
+        self._optimizer_states = checked("optimizer_states", optimizer_states)
 
     def estimate(self, sharding_options: list[ShardingOption], *sharder_data: object, **named: object) -> None:
         """Sets ``perf`` (milliseconds) and ``storage`` (bytes) of the shards of arrays; leaves other options alone.
@@ -90,12 +95,19 @@ class ReplicatedArrayEstimator(ShardEstimator):
             array_bytes=module.array.numel() * module.array.element_size(),
             world_size=topology.world_size,
             memory_bandwidth=topology.ddr_mem_bw if on_cpu else topology.hbm_mem_bw,
-            link_bandwidth=topology.comms_bandwidths.get_bw(
-                local_world_size=topology.local_world_size,
-                world_size=topology.world_size,
-                collective_type=CollectiveType.ALL_REDUCE,
-            ),
+            link_bandwidth=self._all_reduce_bandwidth(),
             optimizer_states=self._states(module),
+        )
+
+    def _all_reduce_bandwidth(self) -> float:
+        """Bytes a millisecond. TorchRec's basic bandwidths give an all-reduce the network between hosts, also where there is one."""
+        topology, of = self._topology, CollectiveType.ALL_REDUCE
+        if topology.world_size <= topology.local_world_size and isinstance(
+            topology.comms_bandwidths, BasicCommsBandwidths
+        ):
+            of = CollectiveType.ALL_GATHER
+        return topology.comms_bandwidths.get_bw(
+            local_world_size=topology.local_world_size, world_size=topology.world_size, collective_type=of
         )
 
     def _states(self, module: SharedArrayModule) -> int:
@@ -104,12 +116,15 @@ class ReplicatedArrayEstimator(ShardEstimator):
 
     def _storage(self, module: SharedArrayModule, option: ShardingOption) -> Storage:
         parameters = sum(p.numel() * p.element_size() for p in module.parameters())
+        learning = parameters * (1 + self._states(module))  # gradient and states
+        if hasattr(module.array, "_optimizer_classes") and module.array.element_size() < 4:  # in fp32, on a stand-in
+            learning += module.array.numel() * (4 + (4 - module.array.element_size()) * (1 + self._states(module)))
         layouts = {t.name: t for t in module.layout.tables}
         activations = 0.0
         for table, rows, ids in self._reads(module, option):
             layout = layouts[table.name]
             read = -(-(layout.width + layout.bias) // _REGISTER) * _REGISTER if layout.is_projected else 0
             activations += ids * BIGINT_DTYPE + rows * (table.embedding_dim + read) * _OUTPUT_BYTES
-        total = round(parameters * (2 + self._states(module)) + activations)
+        total = round(parameters + learning + activations)
         on_cpu = self._topology.compute_device == "cpu"
         return Storage(hbm=0 if on_cpu else total, ddr=total if on_cpu else 0)

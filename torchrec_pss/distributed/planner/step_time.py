@@ -7,7 +7,7 @@ What a rank does in a step, in the bandwidths' unit of time (seconds for bytes a
 - reduce: the array's gradient through a ring, ``2 (W - 1) / W`` of its bytes, at the slowest link's bandwidth;
 - optimizer: weight, gradient and states read, weight and states written.
 
-`benchmarks/bench_step.py` measures steps beside it.
+Latencies are left out, as TorchRec's estimates for its own tables leave them out. `benchmarks/bench_step.py` measures steps.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,6 @@ def array_step_time(
     world_size: int,
     memory_bandwidth: float,
     link_bandwidth: float,
-    latency: float = 0.0,
     optimizer_states: int = 2,
 ) -> ArrayStepTime:
     """The model above.
@@ -45,10 +44,9 @@ def array_step_time(
         output_bytes: of its embeddings.
         array_bytes: of the array, read and written as it is stored.
         memory_bandwidth, link_bandwidth: bytes a unit of time.
-        latency: of a collective.
         optimizer_states: tensors as long as the array (Adam 2, Adagrad 1, SGD 0).
     """
-    reduce = 2 * array_bytes * (world_size - 1) / world_size / link_bandwidth + latency if world_size > 1 else 0.0
+    reduce = 2 * array_bytes * (world_size - 1) / world_size / link_bandwidth if world_size > 1 else 0.0
     passes = 3 + 2 * optimizer_states
     return ArrayStepTime(
         forward=(input_bytes + output_bytes) / memory_bandwidth,

@@ -1,11 +1,15 @@
 """`PSSParameterConstraints`: what a user pins about a table and the array, beside TorchRec's own constraints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchrec.distributed.planner.types import ParameterConstraints
 
+from torchrec_pss.ranges import RANGES, Range
+
 PINS = ("auto", "never", "always", "exact")
 MODES = ("auto", "always", "never")
+_POOLING = Range(float, 0.0, 1e9)  # mean ids a bag
 
 
 @dataclass
@@ -29,3 +33,16 @@ class PSSParameterConstraints(ParameterConstraints):
 
     def __hash__(self) -> int:
         return hash((super().__hash__(), self.pss))
+
+
+def check_numbers(constraints: Mapping[str, ParameterConstraints]) -> None:
+    """That the cost model can calculate with what constraints say of batches: it would rate a plan NaN, and choose at random.
+
+    Raises:
+        ValueError: a pooling factor or batch size out of range; names the table.
+    """
+    ranges = {"pooling_factors": _POOLING, "num_poolings": _POOLING, "batch_sizes": RANGES["batch_size"]}
+    for table, constraint in constraints.items():
+        for field, range_ in ranges.items():
+            for number in getattr(constraint, field, None) or []:
+                range_.checked(f"{field} of table {table!r}", number)

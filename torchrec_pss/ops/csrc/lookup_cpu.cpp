@@ -34,6 +34,10 @@ extern const Kernels* const kAvx2Kernels;
 extern const Kernels* const kAvx512Kernels;
 #endif
 
+[[noreturn]] void out_of_memory(uint64_t bytes) {
+  TORCH_CHECK(false, "the lookup could not allocate ", bytes, " bytes of working memory");
+}
+
 namespace {
 
 // The best that the processor runs; TORCHREC_PSS_ISA=portable, avx2 or avx512 asks for less.
@@ -120,11 +124,23 @@ void run_tasks(int64_t count, bool parallel, Run&& run) {
 // Elements of the output from which it is written past the caches.
 constexpr int64_t kStreamed = 1 << 20;
 
-// Elements of an optimizer's pass over the array from which a second thread is worth it.
-constexpr int64_t kUpdateGrain = 1 << 14;
+// Elements of an optimizer's pass over the array from which a second thread is worth it: some .2 ms of one.
+constexpr int64_t kUpdateGrain = 1 << 17;
 
-// Below it a second thread costs more than it saves.
-constexpr int64_t kParallelIndices = 1024;
+// Elements read from which a second thread is worth it: some .3 ms of one. Alone it saves time from a half of that on, but threads
+// that meet wait busily, and where another process has a core, for milliseconds (docs/performance.md). So that tests meet threads in
+// small cases too, TORCHREC_PSS_PARALLEL_ELEMENTS asks for another number.
+constexpr int64_t kParallelElements = 1 << 18;
+
+bool is_worth_threads(const Inputs& inputs) {
+  static const int64_t least = [] {
+    const char* wanted = std::getenv("TORCHREC_PSS_PARALLEL_ELEMENTS");
+    return wanted == nullptr ? kParallelElements : std::max<int64_t>(std::strtoll(wanted, nullptr, 10), 1);
+  }();
+  const Problem& p = inputs.problem;
+  const int64_t widths = p.pooling_mode == kNone ? 1 : std::max<int64_t>(inputs.num_features(), 1);
+  return inputs.num_indices * (p.out_stride / widths) >= least;
+}
 
 // Calls run(kernels, tensors) for the array's element type.
 template <typename Run>
@@ -175,7 +191,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_cpu(
     tensors.out = out.template mutable_data_ptr<Acc>();
     tensors.reads = reads.template mutable_data_ptr<Acc>();
     tensors.numbers = numbers.mutable_data_ptr<int32_t>();
-    run_tasks(static_cast<int64_t>(tasks.size()), inputs.num_indices > kParallelIndices, [&](int64_t task) {
+    run_tasks(static_cast<int64_t>(tasks.size()), is_worth_threads(inputs), [&](int64_t task) {
       return kernels.forward(problem, tensors, tasks[task].feature, tasks[task].first, tasks[task].last);
     });
   });
@@ -238,7 +254,7 @@ Gradients backward(
   gradients.projections = at::zeros_like(inputs.projections);
   const at::Tensor of_features = at::zeros({inputs.grad_projections}, grad.options()); // gradients of their projections
   gradients.weights = inputs.weights.defined() ? at::zeros_like(inputs.weights) : at::empty({0}, grad.options());
-  const bool parallel = inputs.num_indices > kParallelIndices;
+  const bool parallel = is_worth_threads(inputs);
   const std::vector<Rows> rows = chunks_of(inputs);
   // The chunks' working memory.
   const at::Tensor ids = at::empty({inputs.num_indices}, at::kLong);
@@ -356,8 +372,9 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   TORCH_CHECK_VALUE(
-      update == kSgd || (update == kAdagrad && state) || ((update == kAdam || update == kAdamW) && state && second),
-      "update must be 1 (SGD), 2 (Adagrad, with its state), 3 or 4 (Adam or AdamW, with their two), got ", update);
+      update == kNoUpdate || update == kSgd || (update == kAdagrad && state) ||
+          ((update == kAdam || update == kAdamW) && state && second),
+      "update must be 0 (none), 1 (SGD), 2 (Adagrad, with its state), 3 or 4 (Adam or AdamW, with their two), got ", update);
   TORCH_CHECK_VALUE(numbers.size() == 7, "an update takes 7 numbers, got ", numbers.size());
   const auto beside_array = [&](const at::Tensor& tensor) {
     return tensor.is_contiguous() && tensor.numel() == array.numel() && tensor.scalar_type() == inputs.accumulator();

@@ -1,0 +1,49 @@
+"""Command lines: numbers by the table of `torchrec_pss.ranges`, and mistakes in one line."""
+
+import argparse
+import re
+import sys
+from typing import Any, NoReturn
+
+from torchrec_pss.ranges import RANGES, Range
+
+_BAD_INPUT = 2  # exit status
+
+
+class Number:
+    """An argparse type: text to a number of a range."""
+
+    def __init__(self, range_: Range) -> None:
+        self.range = range_
+
+    def __call__(self, text: str) -> int | float | list:
+        try:
+            return self.range.parsed(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but a mistake is one line ``error: ...`` and exit status 2, without the usage of sixty flags."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        # argparse takes "-inf" and "-4,16" for options, and would not say what was given.
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        named = re.sub(r"^argument (\S+): must", r"\1 must", message)
+        print(f"error: {named}", file=sys.stderr)
+        raise SystemExit(_BAD_INPUT)
+
+
+def add_number(parser: argparse._ActionsContainer, flag: str, **named: Any) -> None:
+    """`add_argument` of a flag whose name is in `RANGES`.
+
+    Args:
+        parser: a parser, or a group of one.
+        flag: ``--name``.
+        named: of `add_argument`, but no ``type``.
+    """
+    parser.add_argument(flag, type=Number(RANGES[flag.removeprefix("--")]), **named)

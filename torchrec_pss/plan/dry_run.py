@@ -1,0 +1,47 @@
+"""`dry_run`: a plan of tables that nobody has, for a topology that is not here."""
+
+from collections.abc import Sequence
+
+import torch
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from torchrec_pss.datasets.table_list import ListedTable
+from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.distributed.planner.report import PlanReport, report_of
+from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+
+
+def dry_run(
+    tables: Sequence[ListedTable],
+    topology: Topology,
+    pss: str,
+    batch_size: int,
+    array_bytes: int | str | None = None,
+    *,
+    max_compression: float | None = None,
+    min_speedup: float = 1.1,
+) -> PlanReport:
+    """The planner's choice and what it predicts.
+
+    Args:
+        batch_size: rows a rank.
+        others: as `PSSShardingPlanner`'s.
+
+    Raises:
+        PlannerError, ValueError: see `PSSShardingPlanner.plan`.
+    """
+    ebc = EmbeddingBagCollection([t.config for t in tables], device=torch.device("meta"))
+    model = torch.nn.ModuleDict({"ebc": ebc})
+    planner = PSSShardingPlanner(
+        topology,
+        pss=pss,
+        array_bytes=None if pss == "never" else array_bytes,
+        max_compression=max_compression,
+        min_speedup=min_speedup,
+        batch_size=batch_size,
+        constraints={t.name: ParameterConstraints(pooling_factors=[t.pooling]) for t in tables},
+        stats=[],
+    )
+    return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, topology.world_size)
