@@ -223,7 +223,8 @@ class Trainer:
         dist.all_reduce(first, dist.ReduceOp.MIN)
         if first <= self.step:
             what = "the loss" if not self.args.watch else "the loss, or a norm of the array,"
-            found = together(lambda: first_not_finite(self._state()))
+            state = self._state()
+            found = together(lambda: first_not_finite(state))
             named = next((f"; {name} on rank {rank}" for rank, name in enumerate(found) if name), "")
             raise NotFiniteError(f"{what} is not finite at step {int(first)}{named}")
 

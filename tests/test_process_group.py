@@ -111,6 +111,14 @@ def test_it_is_said_in_one_line_before_anything_is_imported(script):
     assert done.stderr == "error: LOCAL_RANK=x is not a whole number of at least 0\n"
 
 
+def test_a_gpu_that_is_not_there(monkeypatch):
+    told(monkeypatch, LOCAL_RANK="1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK=1, but this host has 1 GPUs"):
+        process_group.own_device()
+
+
 def test_rank_0_cannot_listen_or_is_unknown(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

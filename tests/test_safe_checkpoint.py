@@ -269,6 +269,13 @@ def test_links_are_not_written_through(tmp_path, place):
     assert [path.name for path in target.iterdir()] == ["precious"]
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", "", MANIFEST, ".metadata", "__0_0.distcp"])
+def test_names_of_files_beside_it(checked, name):
+    with pytest.raises(ValueError, match="is no name for a file beside those of a checkpoint"):
+        save_checkpoint(state(2), checked, files={name: b""})
+    load_checkpoint(state(2), checked)
+
+
 def on_two_ranks(rank, world_size, folder):
     own = {f"of rank {rank}": torch.arange(1000.0) + rank, "of both": torch.arange(10)}
     if rank == 1:

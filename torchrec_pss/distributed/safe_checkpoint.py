@@ -45,15 +45,18 @@ def save_checkpoint(
 
     Args:
         path: a folder on a file system that all ranks share.
-        files: more files of the folder, by name; rank 0's count.
+        files: more files of the folder, by name; those of rank 0 are written.
         allow_not_finite: whether floating-point tensors may hold NaN or infinite elements.
 
     Raises:
         NotFiniteError: a tensor is not finite; names it and the element.
         OSError: the disk is full, or otherwise does not take it.
-        ValueError: one of the places is a symbolic link, or no folder.
+        ValueError: one of the places is a symbolic link, or no folder; one of ``files`` has a path or a name that is taken.
     """
     folder = Path(path)
+    for name in files or ():
+        if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST, ".metadata") or name.startswith("__"):
+            raise ValueError(f"files: {name!r} is no name for a file beside those of a checkpoint")
     if not allow_not_finite:
         require_finite(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
