@@ -333,7 +333,7 @@ def diverging_interactions(folder, path):
 
     def spoiling(self):
         step(self)
-        self._live["embeddings.array"][-1] = float("nan")
+        self._parameters["embeddings.array"].data[-1] = float("nan")
 
     train_interactions.WeightAverage.step = spoiling
     flags = ["--embedding", "narrow", "--compression", 2, "--epochs", 1]

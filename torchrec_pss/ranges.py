@@ -208,6 +208,7 @@ RANGES: dict[str, Range] = {
     "processes": _FEW,
     "gbit": Range(float, 1e-3, 1e6),
     # Benchmarks and checks.
+    "gigabytes": Range(float, 1e-3, 1e6),
     "repeats": Range(int, 1, 10**6),
     "turns": Range(int, 1, 10**6),
     "seeds": Range(int, 1, 10**6),
