@@ -153,28 +153,10 @@ def lookup_backward(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
+    wide: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the array (its dtype), of the projections ``[P]``, and of the weights (empty where there are none)."""
-    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind, sign)
-    grad_array, grad_projections, grad_weights = _wide_backward(grad, saved, array, *arguments)
-    return grad_array.to(array.dtype), grad_projections, grad_weights
-
-
-def _wide_backward(
-    grad: torch.Tensor,
-    saved: Sequence[torch.Tensor],
-    array: torch.Tensor,
-    features: torch.Tensor,
-    hot_keys: torch.Tensor,
-    projections: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor,
-    per_sample_weights: torch.Tensor | None,
-    pooling_mode: int,
-    hash_kind: int,
-    sign: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same, the array's in the accumulator's dtype."""
+    """Gradients of the array (its dtype; ``wide``: the accumulator's), of the projections ``[P]``, and of the weights (empty where
+    there are none)."""
     (read,) = saved
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, grad.dtype)
@@ -209,7 +191,7 @@ def _wide_backward(
             rows = array[addresses].to(grad.dtype) * row_signs
             biases = grad_read[:, width:].sum(1)  # one column or none
             grad_weights[here] = ((rows * grad_read[:, :width]).sum(1) + biases) * lengths_only[here]
-    return grad_array, grad_projections, grad_weights
+    return grad_array if wide else grad_array.to(array.dtype), grad_projections, grad_weights
 
 
 def lookup_backward_update_(
@@ -224,7 +206,7 @@ def lookup_backward_update_(
     """`lookup_backward` whose gradient of the array becomes a step on it, or is left in ``sink``, see
     `torchrec_pss.ops.update_kinds`; the last of ``arguments`` are the kind and its numbers. The other gradients are returned."""
     *arguments, kind, numbers = arguments
-    gradient, grad_projections, grad_weights = _wide_backward(grad, saved, array, *arguments)
+    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *arguments, wide=True)
     if kind == UpdateKind.NONE:
         sink += gradient
     else:
