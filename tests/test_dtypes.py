@@ -146,3 +146,11 @@ def test_from_meta():
     assert meta.device.type == "cpu" and meta.projections.dtype == torch.float32
     meta.load_state_dict(ours.half().state_dict())
     assert torch.equal(read(meta, "bags"), read(ours, "bags"))
+
+
+def test_a_half_precision_state_dict_that_is_assigned():
+    ours = module("bags")
+    state = {k: v.half() if v.is_floating_point() else v for k, v in ours.state_dict().items()}
+    ours.load_state_dict(state, assign=True)
+    assert ours.array.dtype == torch.float16 and ours.projections.dtype == torch.float32
+    assert ours.layout.itemsize == 2 and read(ours, "bags").isfinite().all()

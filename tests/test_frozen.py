@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -85,6 +85,35 @@ def test_step_in_backward(name, frozen):
     assert moved(ebc, before) == set(PARTS)
 
 
+@pytest.mark.parametrize("data_type", [DataType.FP32, DataType.FP16])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_after_forward(name, data_type):
+    configs = tables()
+    for config in configs:
+        config.data_type = data_type
+    ebc = PSSEmbeddingBagCollection(configs, config=PSSConfig(layout="plain", array_bytes=2048, exact=(), width=4))
+    ebc.step_in_backward(OPTIMIZERS[name]([ebc.array], lr=0.1))
+    out = ebc(batch(0)).values().sum()
+    ebc.array.requires_grad_(False)
+    before = ebc.array.detach().clone()
+    out.backward()
+    assert torch.equal(ebc.array, before) and ebc.array.grad is None and ebc.projections.grad.abs().sum() > 0
+    ebc.array.requires_grad_(True)
+    ebc(batch(0)).values().sum().backward()
+    assert not torch.equal(ebc.array, before)
+
+
+def test_options_that_an_optimizer_gets_later_are_refused():
+    ebc = Model().ebc
+    optimizer = torch.optim.SGD([ebc.array], lr=0.1)
+    ebc.step_in_backward(optimizer)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    before = ebc.array.detach().clone()
+    with pytest.raises(ValueError, match="no step in backward any more: SGD with momentum"):
+        ebc(batch(0)).values().sum().backward()
+    assert torch.equal(ebc.array, before)
+
+
 def under_dmp(rank, world_size, frozen, in_backward, reduction, when):
     """What has moved after steps frozen, and after steps thawed; and the parameters at the end."""
     model = Model(seed=rank)
@@ -101,7 +130,19 @@ def under_dmp(rank, world_size, frozen, in_backward, reduction, when):
     rest = dict(in_backward_optimizer_filter(sharded.named_parameters()))
     optimizer = torch.optim.Adam(rest.values(), lr=0.1)
     before, found = values(ebc), []
+    with pytest.raises(ValueError, match="assign=True"):
+        ebc.load_state_dict(ebc.state_dict(), assign=True)
+    assert not moved(ebc, before)
     for step in range(4):
+        if step == 1 and in_backward:  # frozen after forward
+            loss = sharded(batch(step, rank))
+            ebc.requires_grad_(False)
+            kept = values(ebc)
+            loss.backward()
+            assert not moved(ebc, kept)
+            ebc.requires_grad_(True)
+            for part in frozen:
+                getattr(ebc, part).requires_grad_(False)
         if step == 2:
             found.append(moved(ebc, before))
             ebc.requires_grad_(True)

@@ -373,3 +373,13 @@ def test_the_bare_op_refuses_what_its_wrapper_does(message):
     ):
         with pytest.raises(ValueError, match=message.strip()):
             function(*whole.values())
+
+
+@pytest.mark.parametrize("name", ["features", "hot_keys", "projections", "indices", "offsets", "per_sample_weights"])
+def test_a_tensor_on_another_device_is_refused_by_name(name):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2])) | {"per_sample_weights": torch.ones(2)}
+    damaged = case | {name: case[name].to("meta")}
+    with pytest.raises(ValueError, match=f"{name} is on meta, but the array is on cpu"):
+        lookup(**damaged)
+    with pytest.raises(ValueError, match=f"{name} is on meta, but the array is on cpu"):
+        torch.ops.torchrec_pss.lookup(*(damaged[key] for key in random_case(0)))

@@ -155,3 +155,40 @@ def test_a_second_derivative_says_that_there_is_none():
     (gradient,) = torch.autograd.grad(loss_of(module, features) ** 2, [features.weights()], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.square().sum().backward()
+
+
+def test_forward_mode_says_that_there_is_none():
+    module, features = weighted_module(), batch(["f", "g"], requires_grad=False)
+
+    def read(weights):
+        return module(KeyedJaggedTensor(["f", "g"], features.values(), weights, lengths=features.lengths())).values()
+
+    for stepping in (False, True):
+        if stepping:
+            module.step_in_backward(torch.optim.SGD([module.array], lr=0.1))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.func.jvp(read, (features.weights(),), (torch.ones_like(features.weights()),))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(features.weights(), torch.ones_like(features.weights()))
+            with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+                read(dual)
+
+
+def test_an_exported_module_gives_weights_their_gradient():
+    """Also where it was exported with weights that need none."""
+    module, keys = weighted_module(), SELECTIONS["subset"]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bags = module
+
+        def forward(self, ids, lengths, weights):
+            return self.bags(KeyedJaggedTensor(keys, ids, weights, lengths=lengths)).values()
+
+    plain, features, again = batch(keys, requires_grad=False), batch(keys), batch(keys)
+    exported = torch.export.export(Model(), (plain.values(), plain.lengths(), plain.weights()), strict=False).module()
+    slopes = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
+    (exported(again.values(), again.lengths(), again.weights()) * slopes).sum().backward()
+    (module(features).values() * slopes).sum().backward()
+    torch.testing.assert_close(again.weights().grad, features.weights().grad)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -121,3 +122,13 @@ def test_sequences_of_variable_batches_equal_torchrecs():
         assert torch.equal(found[name].values(), jagged.values()) and jagged.values().numel() > 0
         assert torch.equal(found[name].lengths(), jagged.lengths())
         assert torch.equal(found[name].weights(), jagged.weights())
+
+
+@pytest.mark.parametrize("through", [symbolic_trace, torch.jit.script], ids=["fx", "script"])
+def test_traced_bags_refuse_variable_batches(through):
+    module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000))
+    variable, expanded = batches(False)
+    traced = through(module)
+    assert torch.equal(traced(expanded).values(), module(expanded).values())
+    with pytest.raises((ValueError, torch.jit.Error), match="takes no batch size that varies by feature"):
+        traced(variable)

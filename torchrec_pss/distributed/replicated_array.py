@@ -115,7 +115,10 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
     @torch.no_grad()
     def _reduce_and_step(self, parameter: nn.Parameter, received: nn.Parameter) -> None:
         """Reduces the gradient until the end of backward; then steps the optimizers in backward, if any. ``received``: where the
-        gradient is, of an fp16 or bf16 array its stand-in."""
+        gradient is, of an fp16 or bf16 array its stand-in. What was frozen after forward has none, or loses it."""
+        if received.grad is None or not parameter.requires_grad:
+            received.grad = None
+            return
         finish = None
         if self._process_group is not None and self._process_group.size() > 1:
             way = self._reduction if parameter is self.array else ArrayReduction.DDP
@@ -146,6 +149,14 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
                 f"a sharded array stays {self.array.dtype}: convert the module to {made.dtype} before it is sharded"
             )
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict, prefix: str, local_metadata: dict, *args, **kwargs) -> None:
+        if local_metadata.get("assign_to_params_buffers", False):
+            raise ValueError(
+                f"{prefix or 'a sharded array'}: load_state_dict(assign=True) would take the parameters from the optimizers and reductions "
+                "that were made for them; load without assign, or before sharding"
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
     @property
     def fused_optimizer(self) -> KeyedOptimizer:

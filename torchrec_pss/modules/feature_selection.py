@@ -9,8 +9,9 @@ from torchrec_pss.modules.input_checks import require_sound_offsets
 def select(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
     """The named features, in that order; the KJT itself where that is what it holds already. TorchScript compiles this function.
 
-    Weights that require a gradient get the right one. FBGEMM's backward of `KeyedJaggedTensor.permute` is right of true permutations only:
-    of fewer features it writes outside its output, of repeated ones it takes the last one's gradient. So those are indexed.
+    Weights get the right gradient. FBGEMM's backward of `KeyedJaggedTensor.permute` is right of true permutations only: of fewer features it
+    writes outside its output, of repeated ones it takes the last one's gradient. So those are indexed, whether or not the weights at
+    hand need a gradient: those of an exported program's later calls may.
     Of a key that a KJT has twice the last is read, as by TorchRec's modules.
     """
     keys = features.keys()
@@ -21,7 +22,7 @@ def select(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
     if positions == list(range(len(keys))):
         return features
     weights = features.weights_or_none()
-    if weights is None or not weights.requires_grad:
+    if weights is None or sorted(positions) == list(range(len(keys))):
         return features.permute(positions)
     values = features.values()
     places = KeyedJaggedTensor(

@@ -313,6 +313,8 @@ class SharedArrayModule(nn.Module):
                 f"{prefix}hot_keys in the state dict are not those of its layout; the layout's are used", stacklevel=2
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.projections is not None and self.projections.dtype != self._accumulator:  # assigned
+            self.projections.data = self.projections.data.to(self._accumulator)
         self._describe_array()
 
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:

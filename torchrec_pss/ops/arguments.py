@@ -1,6 +1,7 @@
 """What the op's arguments must be. csrc/inputs.cpp has the same rules: a traced model calls the op itself."""
 
 import torch
+from torch.autograd import forward_ad
 
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 from torchrec_pss.ops.hashing import HASH_MIX64, HASH_ROBE
@@ -42,18 +43,42 @@ def check_arguments(
     wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
     if projections.dim() != 1 or projections.dtype != wanted:
         raise ValueError(f"projections must be a {wanted} vector, got {projections.dtype} {tuple(projections.shape)}")
-    device = array.device
     if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
         raise ValueError(
             f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
             f"got {weights.dtype} {tuple(weights.shape)}"
         )
-    for name, tensor in (
-        ("hot_keys", hot_keys),
-        ("projections", projections),
-        ("indices", indices),
-        ("offsets", offsets),
-        ("per_sample_weights", weights),
-    ):
-        if tensor is not None and tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, but the array is on {device}")
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights)
+
+
+def check_devices(
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    *states: torch.Tensor | None,
+) -> None:
+    """One tensor on "meta" among others would have the op return memory that nobody has written.
+
+    Raises:
+        ValueError: a tensor is on another device than the array; names it.
+    """
+    names = ("features", "hot_keys", "projections", "indices", "offsets", "per_sample_weights")
+    tensors = (features, hot_keys, projections, indices, offsets, weights)
+    for name, tensor in [*zip(names, tensors, strict=True), *(("a gradient or a state", state) for state in states)]:
+        if tensor is not None and tensor.device != array.device:
+            raise ValueError(f"{name} is on {tensor.device}, but the array is on {array.device}")
+
+
+def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
+    """
+    Raises:
+        NotImplementedError: a tensor has a forward-mode derivative (`torch.func.jvp`), which the op would drop.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError("the lookup in a shared array has no forward-mode derivative")

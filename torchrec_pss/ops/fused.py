@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from torchrec_pss.ops.arguments import check_arguments
+from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -40,14 +40,14 @@ class _FusedLookup(torch.autograd.Function):
     """``leaf`` is there for autograd: what needs the array's gradient, or is given it."""
 
     @staticmethod
-    def forward(ctx, leaf, array, arguments, update, weights, projections):
+    def forward(ctx, leaf, array, arguments, update, gives_gradient, weights, projections):
         features, hot_keys, indices, offsets, widths, flags = arguments
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
             out, saved = torch.ops.torchrec_pss.lookup(
                 array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
         ctx.save_for_backward(features, hot_keys, projections, indices, offsets, weights, *saved)
-        ctx.array, ctx.update, ctx.flags = array, update, flags
+        ctx.array, ctx.update, ctx.flags, ctx.gives_gradient = array, update, flags, gives_gradient
         return out
 
     @staticmethod
@@ -59,8 +59,9 @@ class _FusedLookup(torch.autograd.Function):
             grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
             offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
-        grad_leaf = update.sink if update.kind == UpdateKind.NONE else None
-        return grad_leaf, None, None, None, grad_weights if ctx.needs_input_grad[4] else None, grad_projections
+        given = update.kind == UpdateKind.NONE and ctx.needs_input_grad[0] and ctx.gives_gradient
+        grad_leaf = update.sink if given else None
+        return grad_leaf, *[None] * 4, grad_weights if ctx.needs_input_grad[5] else None, grad_projections
 
 
 def fused_lookup(
@@ -92,7 +93,9 @@ def fused_lookup(
     check_arguments(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
+    refuse_forward_mode(array, projections, per_sample_weights)
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     arguments = (features, hot_keys, indices, offsets, widths, flags)
     leaf = array if gradient_of is None else gradient_of
-    return _FusedLookup.apply(leaf, array.detach(), arguments, update, per_sample_weights, projections)
+    gives = gradient_of is not None
+    return _FusedLookup.apply(leaf, array.detach(), arguments, update, gives, per_sample_weights, projections)

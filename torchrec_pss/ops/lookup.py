@@ -11,7 +11,7 @@ import warnings
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.arguments import check_arguments
+from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
 from torchrec_pss.ops.features import PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
@@ -102,7 +102,7 @@ def lookup(
 
     Raises:
         ValueError: wrong shape, dtype, device or pooling mode; metadata that are no layout of the array.
-        NotImplementedError: in a second derivative.
+        NotImplementedError: in a second derivative, and in forward mode.
         IndexError: offsets that do not describe bags, or an id out of an exact table's range.
     """
     if hot_keys is None:
@@ -112,6 +112,7 @@ def lookup(
     check_arguments(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
+    refuse_forward_mode(array, projections, per_sample_weights)
     out, _ = torch.ops.torchrec_pss.lookup(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
         pooling_mode, hash_kind, sign,
@@ -123,6 +124,7 @@ def lookup(
 def _(
     array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights)
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
     saved = [array.new_empty(rows, read_width, dtype=dtype)]
@@ -140,6 +142,7 @@ def _(
 def _(
     grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights, grad, *saved)
     num_weights = 0 if weights is None else indices.shape[0]
     return torch.empty_like(array), torch.empty_like(projections), grad.new_empty(num_weights)
 
@@ -148,6 +151,8 @@ def _(
 def _(
     grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    states = (grad, *saved, sink, state, second)
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights, *states)
     num_weights = 0 if weights is None else indices.shape[0]
     return torch.empty_like(projections), grad.new_empty(num_weights)
 

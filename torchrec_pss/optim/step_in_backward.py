@@ -70,9 +70,18 @@ class StepInBackward:
         return None
 
     def __call__(self) -> ArrayUpdate:
-        """The update of the backward that is running; counts the step."""
+        """The update of the backward that is running; counts the step. None is taken on an array that was frozen after forward.
+
+        Raises:
+            ValueError: the optimizer's options have become such as `obstacle` tells.
+        """
+        if not self._array.requires_grad:
+            return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(stand_in(self._array)))
         keep_stand_in(self._array, self._wide)
         replace_in(self._optimizer, self._array)  # the module may have another dtype or device by now
+        reason = self.obstacle(self._optimizer, self._array)
+        if reason:
+            raise ValueError(f"no step in backward any more: {reason}")
         group, wide = _group(self._optimizer, self._array), stand_in(self._array)
         if (self._sink.dtype, self._sink.device, self._sink.shape) != (wide.dtype, wide.device, wide.shape):
             self._sink = torch.zeros_like(wide, requires_grad=False)
