@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 
+_MOST_RANKS = 1 << 20
+
 
 def check_environment() -> None:
     """What a launcher says of this process, as `process_group.join` needs it.
@@ -22,7 +24,7 @@ def check_environment() -> None:
         raise ValueError(
             f"{told[0]}={os.environ[told[0]]} is set, but {missing} is not: launchers set both, a process alone needs neither"
         )
-    world_size = _number("WORLD_SIZE", 1)
+    world_size = _number("WORLD_SIZE", 1, _MOST_RANKS)
     _number("RANK", 0, world_size - 1, f" of WORLD_SIZE={world_size}")
     local_size = _number("LOCAL_WORLD_SIZE", 1, world_size, f" of WORLD_SIZE={world_size}", default=world_size)
     _number("LOCAL_RANK", 0, local_size - 1, f" of {local_size} on a host", default=0)

@@ -57,6 +57,8 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             `safetensors.torch.load_file` reads such a file, unchecked.
     """
     where = os.fspath(path)
+    if not os.path.isfile(where):
+        raise FileNotFoundError(f"{where} does not exist, or is no file")
     try:
         with safe_open(where, framework="pt") as file:
             metadata = file.metadata() or {}

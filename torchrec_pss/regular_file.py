@@ -12,7 +12,7 @@ def open_regular(path: Path, flags: int, follow: bool = False) -> BinaryIO:
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is a symbolic link (unless ``follow``), or a folder, pipe or device.
+        ValueError: it is a symbolic link (unless ``follow``), or a folder, pipe or device; or, to be written, a file of two names.
     """
     # A pipe must not wait for its other end.
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
@@ -24,9 +24,13 @@ def open_regular(path: Path, flags: int, follow: bool = False) -> BinaryIO:
         if error.errno in (errno.EISDIR, errno.ENXIO):
             raise ValueError(f"{path} is no regular file") from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ValueError(f"{path} is no regular file")
+    if flags & os.O_ACCMODE != os.O_RDONLY and not follow and status.st_nlink > 1:
+        os.close(descriptor)
+        raise ValueError(f"{path} is a hard link: what is written there would change another file too, remove it")
     mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "rb+"}[flags & os.O_ACCMODE]
     return open(descriptor, "ab" if flags & os.O_APPEND and mode == "wb" else mode)
 

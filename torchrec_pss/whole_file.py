@@ -1,5 +1,6 @@
 """Files that are whole at every moment: written aside, then renamed; and JSON that is JSON."""
 
+import errno
 import json
 import math
 import os
@@ -18,8 +19,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     The folder is made. A link at ``path`` is replaced, not followed.
 
     Raises:
-        OSError: naming ``path``.
+        OSError: naming ``path``. So is what is there and no file: a device would be replaced by one, for everybody.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device, pipe or folder, no file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -32,6 +35,24 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | None]) -> None:
+    """Before anything is written, whether a command would write over what it reads, or twice over one file.
+
+    Args:
+        outputs, inputs: by flag; None where it is not given.
+
+    Raises:
+        ValueError: naming flags and path.
+    """
+    taken = {Path(path).resolve(): flag for flag, path in inputs.items() if path is not None}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), flag)
+        if other != flag:
+            raise ValueError(f"{flag} {path} is {other} too: it would be overwritten")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

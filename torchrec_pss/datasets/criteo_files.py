@@ -49,14 +49,14 @@ def open_files(path: str | Path, cache_dir: str | Path | None = None) -> list[Cr
 
     Raises:
         FileNotFoundError, ValueError: see `criteo_folder.find_rows`.
-        ValueError: a file that is unreadable or has no rows, or a cache that cannot be read or written.
+        ValueError: a file that is unreadable or has no rows, two files of one content, or a cache that cannot be read or written.
     """
     files = [_counted(found, cache_dir) for found in find_rows(path)]
     first: dict[tuple[int, str], CriteoFile] = {}
     for file in files:
         same = first.setdefault((file.signature.size, file.signature.sample), file)
         if same is not file:
-            logger.warning("%s and %s seem to hold the same rows", same.path, file.path)
+            raise ValueError(f"{same.path} and {file.path} hold the same rows: take one of them out of the folder")
     return files
 
 

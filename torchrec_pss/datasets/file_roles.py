@@ -12,6 +12,10 @@ _ROLES = {
     **dict.fromkeys(("test", "testing"), TEST),
     **dict.fromkeys(("holdout", "heldout"), HELD_OUT),
 }
+# Such words within others: understood, or perhaps meant.
+_GLUED = re.compile(r"(train|test|valid|val|eval|dev)(set|sets|data|dataset|split|part|file|files|rows|log|logs)")
+_PERHAPS = re.compile(r"train|test|valid")
+_SHORT = {TRAIN: {"tr", "trn"}, TEST: {"te", "ts", "tst", "va"}}
 _NUMBER = re.compile(r"((?<![0-9A-Za-z])-[0-9]+|[0-9]+)")  # a minus after a letter or digit is a hyphen
 _RUN = re.compile(r"[A-Za-z]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a run: trainSet, XTrain
@@ -30,12 +34,32 @@ def without_suffix(name: str) -> str:
 
 
 def role_words(name: str) -> list[str]:
-    """Those words of a name that say what the file is for, in any case, each once: of ``"trainSet_2.csv"`` "train"."""
+    """Those words of a name that say what the file is for, in any case, each once: of ``"trainSet_2.csv"``, and of
+    ``"trainset_2.csv"``, "train"."""
+    return list(dict.fromkeys(word for word in _words(name) if word in _ROLES))
+
+
+def _words(name: str) -> list[str]:
+    """A name's words in lower case, without what is glued to those that speak."""
     words: list[str] = []
     for run in _RUN.findall(without_suffix(name)):
         words += [run] if run.lower() in _ROLES else _WORD.findall(run)
     said = re.sub(r"\b(hold|held) out\b", r"\1out", " ".join(words).lower()).split()
-    return list(dict.fromkeys(word for word in said if word in _ROLES))
+    return [glued[1] if (glued := _GLUED.fullmatch(word)) else word for word in said]
+
+
+def _check_understood(names: Sequence[str]) -> None:
+    """Words that may be meant as roles, and are not taken for some: of ``"mytrain.csv"``, ``"tr.csv"`` beside ``"te.csv"``."""
+    words = {name: _words(name) for name in names}
+    unclear = {n: w for n, said in words.items() for w in said if w not in _ROLES and _PERHAPS.search(w)}
+    short = {role: {n: w for n, said in words.items() for w in said if w in known} for role, known in _SHORT.items()}
+    if not unclear and short[TRAIN] and short[TEST]:
+        unclear = short[TEST]
+    for name, word in unclear.items():
+        raise ValueError(
+            f"{name}: does {word!r} say what the file is for? Write train, val or test as a word of its own (train_1.csv), or "
+            "take the file out of the folder"
+        )
 
 
 def roles_of(name: str) -> set[str]:
@@ -66,6 +90,8 @@ def arrange(names: Sequence[str]) -> list[tuple[str, str | None]]:
     Raises:
         ValueError: names that cannot be understood together, or nothing to train on; names them.
     """
+    if len(names) > 1:
+        _check_understood(names)
     words = {name: role_words(name) for name in sorted(names, key=natural_order)}
     with_role = [name for name, said in words.items() if said]
     if not with_role:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.flags import Parser
-from torchrec_pss.whole_file import read_json, write_text
+from torchrec_pss.whole_file import read_json, refuse_overwriting, write_text
 
 try:
     from torchrec_pss.report import plots
@@ -127,7 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     args = parser.parse_args(argv)
+    files = {f"RUN {printable(p)}": p / "results.json" if p.is_dir() else p for p in args.runs}
     try:
+        refuse_overwriting({"--output": args.output}, files)
         runs = {printable(path): read_run(path) for path in args.runs}
     except ValueError as error:
         parser.error(str(error))
