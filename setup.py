@@ -29,6 +29,7 @@ EXTRAS = {
     "cuda": ["fbgemm-gpu>=1.6"],
     "cpu": ["fbgemm-gpu-cpu>=1.6"],
     "examples": ["torchx>=0.7", "matplotlib>=3.8"],
+    "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.14"],
     "test": [
         "pytest>=8",

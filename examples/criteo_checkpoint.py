@@ -1,75 +1,74 @@
-"""train_criteo.py's checkpoints: `torch.distributed.checkpoint`, and a JSON of how far the run had got."""
+"""train_criteo.py's checkpoints: `torch.distributed.checkpoint`'s files with checksums, and a JSON of how far the run had got."""
 
-import json
-import shutil
 from pathlib import Path
 
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from run_folder import replace_folder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
-from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
+from torchrec_pss import json_fields
+from torchrec_pss.distributed import NotFiniteError, check_checkpoint, load_checkpoint, require_finite, save_checkpoint
 from torchrec_pss.modules.array_layout import describe_difference
 from torchrec_pss.optim import BestPass, WeightAverage
-from torchrec_pss.whole_file import write_json
+from torchrec_pss.whole_file import json_bytes, read_json
+from torchrec_pss.whole_folder import whole_folder
 
 _PROGRESS = "progress.json"
+_check = json_fields.fields(
+    step=json_fields.count,
+    train_seconds=json_fields.amount,
+    rows=json_fields.count,
+    history=json_fields.history,
+    layout=json_fields.optional(json_fields.mapping),
+    config=json_fields.mapping,
+)
+
+
+def state(
+    model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None, best: BestPass | None
+) -> dict[str, dict]:
+    """What a checkpoint holds, by the names there."""
+    return {name: part.state_dict() for name, part in _parts(model, optimizer, average, best).items()}
 
 
 def _parts(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, average: WeightAverage | None, best: BestPass | None
 ) -> dict:
-    """What a checkpoint holds the state of, by its name there."""
     parts = {"model": model, "optimizer": optimizer, "average": average, "best_pass": best}
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _state(parts: dict) -> dict:
-    return {name: part.state_dict() for name, part in parts.items()}
+def save(folder: Path, state: dict[str, dict], progress: dict) -> None:
+    """Saves aside, then renames. Collective; ``progress`` is rank 0's.
 
-
-def save(
-    folder: Path,
-    model: DistributedModelParallel,
-    optimizer: KeyedOptimizer,
-    average: WeightAverage | None,
-    best: BestPass | None,
-    progress: dict,
-) -> None:
-    """Saves aside, then renames. Collective; ``progress`` is rank 0's."""
-    aside = folder.with_name(f"{folder.name}.new")
-    if dist.get_rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-    dist.barrier()
-    dcp.save(_state(_parts(model, optimizer, average, best)), checkpoint_id=aside)
-    if dist.get_rank() == 0:
-        write_json(aside / _PROGRESS, progress)
-        replace_folder(aside, folder)
-    dist.barrier()
+    Raises:
+        NotFiniteError, OSError, ValueError: see `save_checkpoint`.
+    """
+    save_checkpoint(state, folder, files={_PROGRESS: json_bytes(folder / _PROGRESS, progress)})
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is one to go on from."""
-    return any((place / _PROGRESS).exists() for place in _places(folder))
-
-
-def _places(folder: Path) -> tuple[Path, Path]:
-    """Where a checkpoint is, or, after an interrupted rename, the one before."""
-    return folder, folder.with_name(f"{folder.name}.old")
+    """Whether there is one to go on from, whole or not."""
+    return whole_folder(folder).exists()
 
 
 def read_progress(folder: Path) -> dict:
-    """The JSON of a checkpoint, or of the one that an interrupted rename left behind.
+    """The JSON of a checkpoint, or of the one that an interrupted rename left behind. Collective.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged; names file and field. Or a file of the checkpoint is missing, or has another size.
     """
-    for place in _places(folder):
-        if (place / _PROGRESS).exists():
-            return json.loads((place / _PROGRESS).read_text()) | {"folder": str(place)}
-    raise FileNotFoundError(f"--resume: no checkpoint in {folder}")
+    folder = whole_folder(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"--resume: no checkpoint in {folder}")
+    check_checkpoint(folder, files=[_PROGRESS])
+    progress = read_json(folder / _PROGRESS)
+    try:
+        _check(progress, "")
+        json_fields.optional(json_fields.count)(progress.get("best_pass"), "best_pass")
+    except ValueError as error:
+        raise ValueError(f"--resume: {folder / _PROGRESS}: {error}") from error
+    return progress | {"folder": str(folder)}
 
 
 def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
@@ -79,7 +78,10 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
         ValueError: naming what differs.
     """
     if layout is not None and progress["layout"] is not None:
-        difference = describe_difference(progress["layout"], layout)
+        try:
+            difference = describe_difference(progress["layout"], layout)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"--resume: {progress['folder']}/{_PROGRESS}: layout is none: {error!r}") from error
         if difference:
             raise ValueError(f"--resume: the checkpoint has another layout of the shared array: {difference}")
     for flag, value in config.items():
@@ -97,11 +99,15 @@ def load(
     """Fills model, optimizer, average and the best pass's. Collective.
 
     Raises:
-        ValueError: the checkpoint is damaged, or has what nobody here wrote.
+        ValueError: the checkpoint is damaged, or has what nobody here wrote, or holds NaN (as early versions saved).
     """
     optimizer.init_state()
     parts = _parts(model, optimizer, average, best)
-    state = _state(parts)
-    load_checkpoint(state, folder)
+    saved = state(model, optimizer, average, best)
+    load_checkpoint(saved, folder)
+    try:
+        require_finite(saved)
+    except NotFiniteError as error:
+        raise ValueError(f"--resume: checkpoint {folder} is of no use: {error}") from error
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        part.load_state_dict(saved[name])

@@ -5,9 +5,10 @@ import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import criteo_flags
 import numpy as np
 import torch.distributed as dist
 from click_metrics import OneClassError
@@ -15,9 +16,12 @@ from process_group import patient_group
 from torchrec.datasets.utils import Batch
 from tqdm import tqdm
 
+from torchrec_pss.datasets.cache_folder import check_writable, is_cached
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
-from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
+from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
 from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.errors import DataError
+from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
@@ -25,16 +29,18 @@ from torchrec_pss.datasets.rows import (
     NUM_SPARSE,
     RowBlock,
     RowSource,
+    join_blocks,
     num_steps,
     rank_windows,
 )
-from torchrec_pss.datasets.splits import Splits, split_files
+from torchrec_pss.datasets.splits import Splits, describe, split_files, uses_fraction
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
 from torchrec_pss.modules.id_counts import IdCounts
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
 _CHECKED_ROWS = 1 << 10
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
@@ -47,6 +53,7 @@ class ClickData:
     Attributes:
         source: of the rows.
         splits: their positions.
+        signature: what the rows are, as JSON, for checkpoints: a run does not go on with others.
         num_embeddings: rows of each full table.
         counted: how `num_embeddings` was had, for the results.
         contiguous: whether ids lie in [0, num_embeddings), so that tables of the array may be exact.
@@ -56,11 +63,13 @@ class ClickData:
 
     source: RowSource
     splits: Splits
+    signature: dict
     num_embeddings: list[int]
     counted: str
     contiguous: bool
     counts: list[IdCounts] | None = None
     rows_of: Callable[[np.ndarray], np.ndarray] | None = None
+    error: DataError | None = None  # of this rank, until all raise it
 
     def batches(
         self,
@@ -73,13 +82,58 @@ class ClickData:
         """This rank's batches of ``rows``, as many as every other rank's."""
         rank, world_size = dist.get_rank(), dist.get_world_size()
         windows = rank_windows(self.limited(rows, batch_size, limit), batch_size, rank, world_size, first_step)
-        for step, block in enumerate(self.source.read(windows), start=first_step):
+        for step, block in enumerate(self._read(windows), start=first_step):
             if self.rows_of is not None:
                 block.ids = self.rows_of(block.ids)
             if shuffle_seed is not None:
                 order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
                 block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
             yield block.batch()
+
+    def _read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
+        """Blocks of the source. Of several ranks one that cannot read on hands out empty blocks, so that the others do not wait for it,
+        until `raise_error`."""
+        try:
+            yield from self.source.read(windows)
+        except DataError as error:
+            if dist.get_world_size() == 1:
+                raise
+            self.error = error
+            yield join_blocks([])  # for the window that was not read
+            yield from (join_blocks([]) for _ in windows)
+
+    def raise_error(self) -> None:
+        """Raises on every rank the error that one of them has met. Collective."""
+        if dist.get_world_size() == 1:
+            return
+        errors: list[DataError | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(errors, self.error)
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def check_same(self, then: object) -> None:
+        """Refuses to go on from a checkpoint that was trained on other rows; ``then`` is its `signature`.
+
+        Raises:
+            ValueError: naming the file or the part, and what differs.
+        """
+        if then is None:
+            logger.warning(
+                "--resume: an earlier version wrote the checkpoint: nobody can tell whether its data are these"
+            )
+            return
+        if not isinstance(then, dict) or then.get("kind") != self.signature["kind"]:
+            found = then.get("kind") if isinstance(then, dict) else then
+            raise ValueError(f"--resume: the checkpoint's rows were {found!r} and are {self.signature['kind']!r} now")
+        if "files" in self.signature:
+            check_same_files(then.get("files"), self.source.signatures)
+        for name, now in self.signature.items():
+            if name != "files" and then.get(name) != now:
+                was = str(then.get(name))[:200]
+                raise ValueError(
+                    f"--resume: {name} of the data was {was} in the checkpoint and is now {str(now)[:200]}"
+                )
 
     def limited(self, rows: range, batch_size: int, limit: int | None) -> range:
         """Those of ``rows`` that ``limit`` batches a process hold."""
@@ -135,16 +189,43 @@ def load(args: argparse.Namespace) -> ClickData:
     if args.in_memory_binary_criteo_path:
         rows = list(declared or defaults)
         reader = BinaryCriteoReader(args.in_memory_binary_criteo_path, rows)
-        splits = split_files(reader.rows_per_file, args.train_fraction)
-        return ClickData(reader, splits, rows, "declared", True, _sampled_counts(args, reader, splits.train))
+        splits, signature = _divide(args, "preprocessed", reader.names, reader)
+        return ClickData(reader, splits, signature, rows, "declared", True, _sampled_counts(args, reader, splits.train))
     if args.data_path:
         return _load_text(args, declared)
     rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
     config = ClickLogConfig(seed=args.seed, num_embeddings=tuple(rows), skew=args.synthetic_skew)
     train, held_out = args.synthetic_rows, max(args.synthetic_rows // 10, 1)
     splits = Splits(range(train), range(train, train + held_out), range(train + held_out, train + 2 * held_out))
+    _warn_of_fraction(args, "rows are generated")
     generator = ClickLogGenerator(config)
-    return ClickData(generator, splits, rows, "declared", True, _sampled_counts(args, generator, splits.train))
+    # As JSON has it: lists, not tuples.
+    signature = {
+        "kind": "generated",
+        "splits": splits.as_json(),
+        "log": asdict(config) | {"num_embeddings": list(rows)},
+    }
+    return ClickData(
+        generator, splits, signature, rows, "declared", True, _sampled_counts(args, generator, splits.train)
+    )
+
+
+def _divide(
+    args: argparse.Namespace, kind: str, names: list[str], reader: CriteoReader | BinaryCriteoReader
+) -> tuple[Splits, dict]:
+    """The parts of files' rows, which it logs, and what checkpoints say of the files."""
+    splits = split_files(reader.rows_per_file, args.train_fraction, reader.roles)
+    if not uses_fraction(reader.roles):
+        _warn_of_fraction(args, "the files say which rows are for what")
+    for line in describe(splits, names, reader.rows_per_file):
+        logger.info("%s", line)
+    files = [signature.as_json() for signature in reader.signatures]
+    return splits, {"kind": kind, "splits": splits.as_json(), "files": files}
+
+
+def _warn_of_fraction(args: argparse.Namespace, why: str) -> None:
+    if args.train_fraction != _DEFAULT_FRACTION:
+        logger.warning("--train_fraction %g is not used: %s", args.train_fraction, why)
 
 
 def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -> list[IdCounts] | None:
@@ -167,7 +248,7 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
 def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickData:
     files = _first_rank_first(lambda: open_files(args.data_path, args.cache_dir))
     reader = CriteoReader(files, args.max_bad_rows)
-    splits = split_files(reader.rows_per_file, args.train_fraction)
+    splits, signature = _divide(args, "text", [f.path.name for f in files], reader)
 
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
@@ -178,26 +259,44 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
         distinct, counts = _first_rank_first(lambda: _sketch(training_rows()))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
-        return ClickData(reader, splits, declared or distinct, how, contiguous=False, counts=counts)
+        return ClickData(reader, splits, signature, declared or distinct, how, contiguous=False, counts=counts)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
-        return ClickData(reader, splits, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli)
-    key = repr([(str(f.path.resolve()), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]) + str(
-        splits.train
-    )
-    path = Path(args.cache_dir) / f"vocabulary-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-
-    def build() -> None:
-        if not path.exists():
-            logger.info("counting the distinct ids of %d training rows", len(splits.train))
-            Vocabulary.build(training_rows()).save(path)
-
-    _first_rank_first(build)
-    vocabulary = Vocabulary.load(path)
+        return ClickData(
+            reader, splits, signature, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli
+        )
+    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows)
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
     how = "distinct ids of the training rows, counted exactly, and one row for others"
-    return ClickData(reader, splits, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+    return ClickData(reader, splits, signature, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+
+
+def _vocabulary(
+    cache: Path, files: list[CriteoFile], train: range, training_rows: Callable[[], Iterator[RowBlock]]
+) -> Vocabulary:
+    """Of the training rows, kept in the cache's folder by path and signature of the files. Collective."""
+    key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
+    path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
+
+    loaded: list[Vocabulary] = []
+
+    def build() -> None:
+        if is_cached(path):
+            try:
+                loaded.append(Vocabulary.load(path, key))
+                return
+            except ValueError as error:
+                logger.warning("%s: it is built again", error)
+        check_writable(cache)
+        logger.info("counting the distinct ids of %d training rows", len(train))
+        try:
+            Vocabulary.build(training_rows()).save(path, key)
+        except OSError as error:
+            raise ValueError(f"--cache_dir {cache}: {path.name} cannot be written: {error}") from error
+
+    _first_rank_first(build)
+    return loaded[0] if loaded else Vocabulary.load(path, key)
 
 
 def _sketch(blocks: Iterator[RowBlock]) -> tuple[list[int], list[IdCounts]]:

@@ -60,6 +60,7 @@ class Evaluator:
             for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
                 _, logits, labels = self.pipeline.progress(iterator)
                 metrics.update(logits, labels)
+        self.data.raise_error()
         return metrics.compute()
 
     def _ablation(self, auroc: float) -> dict[str, float] | None:

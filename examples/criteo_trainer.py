@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import time
 from datetime import timedelta
 from itertools import islice
@@ -14,12 +15,17 @@ import threads
 import torch
 import torch.distributed as dist
 from criteo_evaluation import Evaluator
+from process_group import LostPeerError, cpu_group, has_lost_a_peer
+from scalar_log import ScalarLog
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_files import CriteoReader
+from torchrec_pss.distributed import NotFiniteError, require_finite
+from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
+from torchrec_pss.distributed.together import together
 from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.best_pass import has_lost
@@ -35,10 +41,6 @@ _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
                "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
-
-
-class DivergedError(RuntimeError):
-    """A loss that is NaN or infinite."""
 
 
 class Trainer:
@@ -81,12 +83,34 @@ class Trainer:
         # The checkpoint's position in the data is a number of global batches.
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
-        self.writer = _tensorboard(folder) if args.tensorboard and self.rank == 0 else None
-        if self.writer is not None:
+        self.scalars = ScalarLog(folder / "tensorboard") if args.tensorboard and self.rank == 0 else None
+        if self.scalars is not None:
             for name, load in (self.load or {}).items():
-                self.writer.add_scalar(f"unresolved/{name}", load["unresolved"], 0)
+                self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
 
     def run(self) -> dict:
+        """Trains to the end; what `results.json` says.
+
+        Raises:
+            LostPeerError: another process has died.
+            NotFiniteError: on every rank; a loss, weight, state of an optimizer or metric is NaN or infinite. Nothing of it is kept.
+        """
+        try:
+            return self._run()
+        except NotFiniteError as error:
+            kept = self.folder / "checkpoint"
+            raise NotFiniteError(
+                f"{error}; seen at step {self.step}; {kept} is of the last validation before it, if there was one"
+            ) from error
+        except RuntimeError as error:
+            if not has_lost_a_peer(error):
+                raise
+            raise LostPeerError(
+                f"another process has died, or has not answered for {self.args.collective_timeout_s:g} s "
+                f"(--collective_timeout_s), at step {self.step}"
+            ) from error
+
+    def _run(self) -> dict:
         args = self.args
         total = args.epochs * self.steps_per_epoch
         logger.info(
@@ -100,6 +124,7 @@ class Trainer:
         ) as bar:
             while self.step < total and not reached:
                 self._train(min(self._segment_end(), total), bar)
+                require_finite(self._state())
                 metrics = self.evaluator.evaluate(self.data.splits.val, args.limit_val_batches)
                 self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
                 logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
@@ -163,20 +188,21 @@ class Trainer:
             loss_sum += loss
             loss_steps += 1
             self.step += 1
-            diverged_at += (diverged_at == 0) * ~torch.isfinite(loss) * self.step
+            diverged_at += (diverged_at == 0) * ~torch.isfinite(loss_sum) * self.step
             self.rows += len(labels)
             bar.update()
             if self.watcher is not None and self.step % self.args.watch == 0:
-                self._record(**self.watcher.measure())
+                measured = self.watcher.measure()
+                if all(map(math.isfinite, measured.values())):
+                    self._record(**measured)
+                else:
+                    diverged_at += (diverged_at == 0) * self.step
             if self.args.check_replicas and self.step % self.args.check_replicas == 0:
                 check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
+                self.data.raise_error()
+                self._stop_if_diverged(diverged_at)
                 loss_mean = float(loss_sum) / loss_steps
-                if diverged_at:
-                    raise DivergedError(
-                        f"the loss is not finite at step {int(diverged_at)}; {self.folder / 'checkpoint'} is of the last "
-                        "validation before it, if there was one"
-                    )
                 now = time.perf_counter()
                 speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
                 left = (bar.total - self.step) * (now - logged_at) / (self.step - logged)
@@ -190,6 +216,17 @@ class Trainer:
         # The pipeline must see the end of this iterator before it is given another.
         assert next(iterator, None) is None
         self.train_seconds += time.perf_counter() - started
+
+    def _stop_if_diverged(self, at: torch.Tensor) -> None:
+        """All ranks, if one of them has (``at`` is not 0), however finite its own rows' loss is."""
+        first = torch.where(at == 0, torch.iinfo(at.dtype).max, at)
+        dist.all_reduce(first, dist.ReduceOp.MIN)
+        if first <= self.step:
+            what = "the loss" if not self.args.watch else "the loss, or a norm of the array,"
+            state = self._state()
+            found = together(lambda: first_not_finite(state))
+            named = next((f"; {name} on rank {rank}" for rank, name in enumerate(found) if name), "")
+            raise NotFiniteError(f"{what} is not finite at step {int(first)}{named}")
 
     def _set_learning_rate(self) -> None:
         """torchrec_dlrm's policy: linear warm-up, constant, then quadratic decay to zero."""
@@ -210,13 +247,14 @@ class Trainer:
             of_pass = self.best.number
             auroc_val = self._pass_ends()[of_pass - 1]
         held_out = self.evaluator.final()
-        if self.writer is not None:
+        if self.scalars is not None:
             for name, value in (held_out["ablation"] or {}).items():
-                self.writer.add_scalar(f"ablation/{name}", value, self.step)
+                self.scalars.add(f"ablation/{name}", value, self.step)
+            self.scalars.close()
         bad = torch.tensor(float(getattr(self.data.source, "num_bad_rows", 0)))
         rows = torch.tensor(float(self.rows))
-        dist.all_reduce(bad)
-        dist.all_reduce(rows)
+        for count in (bad, rows):
+            dist.all_reduce(count, group=cpu_group())
         return {
             **held_out,
             "auroc_val": auroc_val,
@@ -242,35 +280,36 @@ class Trainer:
 
     def _record(self, **values: float) -> None:
         self.history.append({"step": self.step, **values})
-        if self.writer is not None:
+        if self.scalars is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, self.step)
+                self.scalars.add(name, value, self.step)
+
+    def _state(self) -> dict[str, dict]:
+        return criteo_checkpoint.state(self.model, self.optimizer, self.average, self.best)
 
     def _save(self) -> None:
         progress = {
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
-            "layout": self.layout, "config": self.config, "best_pass": self.best.number if self.best is not None else None,
+            "layout": self.layout, "config": self.config, "data": self.data.signature, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
-        folder = self.folder / "checkpoint"
-        criteo_checkpoint.save(folder, self.model, self.optimizer, self.average, self.best, progress)
+        if self.scalars is not None:
+            self.scalars.flush()
+        criteo_checkpoint.save(self.folder / "checkpoint", self._state(), progress)
 
     def resume(self, progress: dict) -> None:
-        """Goes on from a checkpoint. Raises ValueError where it is of another run."""
+        """Goes on from a checkpoint. Raises ValueError where it is damaged, or of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
+        self.data.check_same(progress.get("data"))
         # A run of one pass, or of an earlier version, kept none.
         kept = progress.get("best_pass") is not None
         best = self.best if kept else None
         criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average, best)
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
+        if best is not None and best.number > len(self._pass_ends()):
+            raise ValueError(
+                f"--resume: {progress['folder']}: its best pass is {best.number}, but it says of no such pass"
+            )
         if not kept:
             self._end_of_pass()
         logger.info("resumed at step %d", self.step)
-
-
-def _tensorboard(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SystemExit("error: --tensorboard needs the package: pip install 'torchrec_pss[tensorboard]'") from error
-    return SummaryWriter(folder / "tensorboard")

@@ -10,13 +10,16 @@ import argparse
 import logging
 import math
 import time
+from pathlib import Path
 
+import _launcher  # noqa: F401
 import threads  # before torch
 
 # isort: split
 import numpy as np
 import run_folder
 import torch
+from script_end import one_line_errors
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.classification import BinaryAUROC
@@ -27,6 +30,7 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
@@ -153,7 +157,8 @@ def train_epoch(
         average.step()
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
+            raise NotFiniteError(f"the loss is {losses[-1]} at step {len(losses)} of epoch {epoch + 1}")
+    require_finite({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state_dict()})
     return float(np.mean(losses))
 
 
@@ -165,12 +170,18 @@ def test_items(data: Interactions, seed: int) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate(model: TwoTower, data: Interactions, seed: int) -> float:
-    """AUROC of the test pairs against as many sampled ones."""
+    """AUROC of the test pairs against as many sampled ones.
+
+    Raises:
+        NotFiniteError: a pair's logit is NaN or infinite.
+    """
     items = torch.from_numpy(test_items(data, seed))
     auroc = BinaryAUROC(thresholds=None)
     for start in range(0, len(items), _TEST_BATCH):
         here = slice(start, start + _TEST_BATCH)
         logits = model(torch.from_numpy(data.test_user[here]), items[here])
+        if not torch.isfinite(logits).all():
+            raise NotFiniteError(f"logits of the test pairs {here.start} to {here.stop - 1} are not finite")
         labels = torch.tensor([1, 0]).expand_as(logits)
         auroc.update(torch.sigmoid(logits.double()).flatten(), labels.flatten())
     return float(auroc.compute())
@@ -208,15 +219,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     folder = run_folder.prepare(args.output_dir)
-    run_folder.set_up_logging(folder, rank=0)
+    with run_folder.locked(folder):
+        run_folder.set_up_logging(folder, rank=0)
+        run(args, folder)
+
+
+def run(args: argparse.Namespace, folder: Path) -> None:
     torch.manual_seed(args.seed)
-    try:
-        data = Interactions.load(args.path)
-        args.batch_size = args.batch_size or default_batch_size(len(data.train_user))
-        model, embedding_bytes, full_bytes, layout = build(args, data)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("error: %s", error)
-        raise SystemExit(2) from error
+    data = Interactions.load(args.path)
+    args.batch_size = args.batch_size or default_batch_size(len(data.train_user))
+    model, embedding_bytes, full_bytes, layout = build(args, data)
     logger.info(
         "%s: %s bytes of embeddings instead of %s (%.1fx), %d users, %d items, %d pairs",
         args.embedding, f"{embedding_bytes:,}", f"{full_bytes:,}", full_bytes / embedding_bytes,
@@ -227,11 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     average = WeightAverage(dict(model.named_parameters()), every=_AVERAGE_EVERY)
     aurocs, started = [], time.perf_counter()
     for epoch in range(args.epochs):
-        try:
-            loss = train_epoch(model, optimizer, average, data, args, epoch)
-        except FloatingPointError as error:
-            logger.error("error: %s", error)
-            raise SystemExit(2) from error
+        loss = train_epoch(model, optimizer, average, data, args, epoch)
         with average.applied():
             aurocs.append(evaluate(model, data, args.seed))
         logger.info("epoch %d/%d loss %.5f test AUROC %.5f", epoch + 1, args.epochs, loss, aurocs[-1])
@@ -261,4 +269,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -8,7 +8,7 @@
 import os
 
 import torch
-from lookup_cases import of_backward, random_case
+from lookup_cases import damaged_case, of_backward, random_case
 from tqdm import tqdm
 
 import torchrec_pss
@@ -50,6 +50,17 @@ def compare(seed: int) -> None:
         )
 
 
+def refuse(seed: int) -> None:
+    """Damaged metadata: read within the array, or a ValueError or IndexError."""
+    case, _ = damaged_case(seed)
+    arguments = list(case.values())
+    try:
+        out, saved = torch.ops.torchrec_pss.lookup(*arguments)
+    except (ValueError, IndexError):
+        return
+    torch.ops.torchrec_pss.lookup_backward(torch.ones_like(out), saved, *of_backward(case).values())
+
+
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     add_number(parser, "--number", default=10_000)
@@ -60,6 +71,7 @@ def main() -> None:
         parser.error("the C++ kernel was not built")
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
         compare(seed)
+        refuse(seed)
     print(f"{args.number} configurations equal the reference ({torchrec_pss.__file__})")
 
 

@@ -1,7 +1,10 @@
 """Processes of their own for tests, forked from one that has imported what takes long: torch, TorchRec and what the scripts use."""
 
 import multiprocessing as mp
+import traceback
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 _IMPORTED = [
     "torchrec.distributed.model_parallel",
@@ -18,3 +21,24 @@ def context() -> mp.context.ForkServerContext:
     forking = mp.get_context("forkserver")
     forking.set_forkserver_preload(_IMPORTED)
     return forking
+
+
+def call(function: Callable, *args: Any) -> Any:
+    """What ``function`` returns in a process of its own: for what changes limits, the environment or process groups."""
+    results = context().SimpleQueue()
+    process = context().Process(target=_answer, args=(function, args, results))
+    process.start()
+    while results.empty() and process.is_alive():
+        process.join(timeout=0.02)
+    assert not results.empty(), f"no answer, exit code {process.exitcode}"
+    answer, error = results.get()
+    process.join()
+    assert error is None, error
+    return answer
+
+
+def _answer(function: Callable, args: tuple, results) -> None:
+    try:
+        results.put((function(*args), None))
+    except BaseException:
+        results.put((None, traceback.format_exc()))

@@ -96,6 +96,39 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
     }
 
 
+_SIZES = [
+    0,
+    1,
+    2,
+    3,
+    31,
+    32,
+    63,
+    1 << 20,
+    (1 << 20) + 1,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1 << 61,
+    (1 << 63) - 1,
+]
+
+
+def damaged_case(seed: int) -> tuple[dict, bool]:
+    """A random case of which one or two numbers of metadata are others, of all sizes; and whether what is read is told, which it is not
+    of hot keys that are not in their order."""
+    draw, case = random.Random(seed), random_case(seed % 500)
+    features = case["features"]
+    told = True
+    for _ in range(draw.randint(1, 2) if len(features) else 0):
+        f, column = draw.randrange(len(features)), FeatureColumn(draw.randrange(1, len(FeatureColumn)))
+        value = draw.choice([*_SIZES, len(case["array"]), int(features[f, draw.randrange(1, len(FeatureColumn))])])
+        features[f, column] = draw.choice([value, value, -value, value - 1])
+        told &= not column.name.startswith("HOT")
+    return case, told
+
+
 def _project(
     draw: random.Random, generator: torch.Generator, features: list[dict], pooling: PoolingMode, dtype: torch.dtype
 ) -> tuple[torch.Tensor, list[int]]:

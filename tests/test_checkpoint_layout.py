@@ -86,6 +86,21 @@ def test_damaged_or_missing_layout():
         here.load_state_dict({k: v for k, v in saved.items() if k != "_extra_state"})
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [torch.tensor(list(b"[" * 200_000), dtype=torch.uint8), torch.tensor(list(b'"\xff"'), dtype=torch.uint8), torch.zeros(3),
+     torch.tensor([-1, 300]), torch.zeros(2, 2, dtype=torch.uint8), torch.tensor(list(b"[3]"), dtype=torch.uint8), b"{}",
+     torch.empty(4, dtype=torch.uint8, device="meta")],
+    ids=["deep", "no text", "floats", "no bytes", "matrix", "list", "no tensor", "meta"],
+)  # fmt: skip
+def test_a_layout_of_any_kind_that_is_none(damaged):
+    here, saved = module(), module().state_dict()
+    before = here.array.detach().clone()
+    with pytest.raises(ValueError, match="layout of the shared array is unreadable") as error:
+        here.load_state_dict(saved | {"_extra_state": damaged})
+    assert torch.equal(here.array, before) and len(str(error.value)) < 300
+
+
 def test_a_new_format_version_is_refused(monkeypatch):
     monkeypatch.setattr(array_layout, "FORMAT_VERSION", 3)
     saved = module().state_dict()

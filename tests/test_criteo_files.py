@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click_lines import line, row_of, write
 
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader, find_files, open_files
@@ -17,23 +18,6 @@ from torchrec_pss.datasets.splits import split_files, split_rows
 from torchrec_pss.datasets.vocabulary import Vocabulary
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-
-
-def line(row, delimiter="\t"):
-    """A good line whose first token tells its row."""
-    dense = ["" if j == 3 else str(row % 7 - 2 + j) for j in range(13)]
-    tokens = [f"{row:08x}", *("" if c == 5 else f"{(row * 31 + c) % 1000:x}" for c in range(1, 26))]
-    return delimiter.join([str(row % 2), *dense, *tokens])
-
-
-def write(path, lines, end="\n"):
-    text = "\n".join(lines) + end
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def row_of(ids):
-    return [int(bytes(np.int64(i).tobytes()).decode(), 16) for i in ids]
 
 
 def read_rows(path, windows, **kwargs):
@@ -155,7 +139,7 @@ def test_folders_and_count_cache(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     write(data / "train.txt", [line(0)])
-    write(data / "test.txt", [line(1)])
+    write(data / "test.txt", [line(1)[2:]])  # as Kaggle's, without labels
     assert [p.name for p in find_files(data)] == ["train.txt"]
     open_files(data, tmp_path / "cache")
     counts = tmp_path / "cache" / "line_counts.json"

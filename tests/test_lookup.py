@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lookup_cases import of_backward, on_threads, positional, random_case
+from lookup_cases import damaged_case, of_backward, on_threads, positional, random_case
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -232,7 +232,7 @@ def test_bad_offsets(function, message):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_no_offsets_at_all(dtype):
     case = simple_case(torch.tensor([1, 2, 3]), torch.zeros(0, dtype=dtype))
-    with pytest.raises(ValueError, match="offsets must hold F \\* B \\+ 1 values, got none"):
+    with pytest.raises(ValueError, match="offsets must hold F \\* B \\+ 1 values, got 0 for 1 features"):
         torch.ops.torchrec_pss.lookup(*positional(case))
 
 
@@ -283,6 +283,37 @@ def test_metadata_that_leaves_the_array_is_refused(column, value):
         lookup(**case)
 
 
+def test_any_metadata_are_read_within_the_array_or_refused():
+    """Op and reference refuse the same, and nothing ends the process."""
+    refused = 0
+    for seed in range(4000):
+        case, told_apart = damaged_case(seed)
+        found = []
+        for function in (lookup, reference_lookup):
+            try:
+                found.append(function(**case))
+            except (ValueError, IndexError) as error:
+                found.append(type(error))
+        op, truth = found
+        if isinstance(op, type):
+            assert op is truth, seed
+            refused += 1
+        else:
+            assert not isinstance(truth, type), seed
+            if told_apart:
+                same(op, truth, case["array"].dtype)
+    assert 2000 < refused < 3900
+
+
+@pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
+def test_a_row_of_metadata_of_2_to_the_31_coordinates_is_refused(function):
+    case = simple_case(torch.tensor([1]), torch.tensor([0, 1]))
+    case["features"][0, FeatureColumn.WIDTH] = 1 << 31
+    case["features"][0, FeatureColumn.BLOCK] = 1
+    with pytest.raises(ValueError, match="row 0 of `features` does not fit an array of 1000 elements"):
+        function(**case | {"total_width": 1 << 31})
+
+
 @pytest.mark.parametrize("function", [lookup, reference_lookup], ids=["op", "reference"])
 def test_a_read_width_of_other_features_is_refused(function):
     with pytest.raises(ValueError, match="read_width is 8, but the projected features are read 0 columns wide"):
@@ -305,3 +336,50 @@ def test_no_features_no_bags():
     empty = torch.zeros(0, dtype=torch.int64)
     case = simple_case(empty, torch.zeros(1, dtype=torch.int64)) | {"features": features, "total_width": 0}
     assert lookup(**case).shape == (0, 0)
+
+
+BAD_ARGUMENTS = {
+    "array must be": {"array": torch.zeros(10, 100)},
+    "features must be int64": {"features": torch.zeros(1, 3, dtype=torch.int64)},
+    "features must be int64 ": {"features": torch.zeros(1, len(FeatureColumn), dtype=torch.int32)},
+    "hot_keys must be": {"hot_keys": torch.zeros(3, dtype=torch.int64)},
+    "projections must be": {"projections": torch.zeros(3, dtype=torch.float64)},
+    "indices must be": {"indices": torch.zeros(2)},
+    "indices must be an": {"indices": torch.zeros(2, 1, dtype=torch.int64)},
+    "offsets must be": {"offsets": torch.tensor([0.0, 2.0])},
+    "offsets must hold": {"offsets": torch.zeros(0, dtype=torch.int64)},
+    "per_sample_weights must be": {"per_sample_weights": torch.zeros(1)},
+    "per_sample_weights must be ": {"per_sample_weights": torch.zeros(2, dtype=torch.float64)},
+    "pooling_mode must be": {"pooling_mode": 7},
+    "hash must be": {"hash_kind": 5},
+}
+
+
+@pytest.mark.parametrize("message", BAD_ARGUMENTS)
+def test_the_bare_op_refuses_what_its_wrapper_does(message):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2]))
+    whole = {name: case[name] for name in random_case(0) if name in case}
+    whole |= {
+        "hot_keys": torch.zeros(0, dtype=torch.int32),
+        "projections": torch.zeros(0),
+        "per_sample_weights": None,
+        "read_width": 0,
+    }
+    whole = {name: (whole | BAD_ARGUMENTS[message])[name] for name in random_case(0)}
+    for function in (
+        torch.ops.torchrec_pss.lookup,
+        reference.lookup,
+        lambda *a: lookup(**dict(zip(whole, a, strict=True))),
+    ):
+        with pytest.raises(ValueError, match=message.strip()):
+            function(*whole.values())
+
+
+@pytest.mark.parametrize("name", ["features", "hot_keys", "projections", "indices", "offsets", "per_sample_weights"])
+def test_a_tensor_on_another_device_is_refused_by_name(name):
+    case = simple_case(torch.tensor([1, 2]), torch.tensor([0, 2])) | {"per_sample_weights": torch.ones(2)}
+    damaged = case | {name: case[name].to("meta")}
+    with pytest.raises(ValueError, match=f"{name} is on meta, but the array is on cpu"):
+        lookup(**damaged)
+    with pytest.raises(ValueError, match=f"{name} is on meta, but the array is on cpu"):
+        torch.ops.torchrec_pss.lookup(*(damaged[key] for key in random_case(0)))

@@ -1,5 +1,6 @@
 """Plans of `PSSShardingPlanner` carried out on an unmodified DLRM, in two processes."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -205,3 +206,30 @@ def test_the_memory_estimate_is_what_is_measured(tmp_path):
     first, _ = two_ranks.run(memories, tmp_path)
     for measured, estimated in first:
         assert 0.9 < estimated / measured < 1.1, (estimated, measured)
+
+
+def gradients_of_weights(rank, world_size, pins):
+    tables = [
+        EmbeddingBagConfig(name=n, num_embeddings=50, embedding_dim=4, feature_names=[f"f_{n}"]) for n in ("t", "u")
+    ]
+    model = nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, is_weighted=True, device=torch.device("meta"))})
+    sharders = get_default_pss_sharders()
+    constraints = {name: PSSParameterConstraints(pss=pin) for name, pin in zip("tu", pins, strict=True)}
+    planner = planner_of("always", world_size, constraints=constraints)
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    ebc = DistributedModelParallel(model, plan=plan, sharders=sharders, device=CPU).module["ebc"]
+    weights = torch.ones(3, requires_grad=True)
+    kjt = KeyedJaggedTensor(["f_u", "f_t"], torch.tensor([1, 2, 3]), weights, lengths=torch.tensor([1, 2]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            ebc(kjt).values().sum().backward()
+    told = [str(w.message) for w in told if "require a gradient" in str(w.message)]
+    return told, weights.grad.numpy()
+
+
+def test_weights_whose_gradient_torchrecs_tables_do_not_give_are_told(tmp_path):
+    told, gradient = two_ranks.run(gradients_of_weights, tmp_path, ("always", "never"), world_size=1)[0]
+    assert len(told) == 1 and "TorchRec's sharded tables ['u'] add nothing" in told[0]
+    told, gradient = two_ranks.run(gradients_of_weights, tmp_path, ("always", "always"), world_size=1)[0]
+    assert not told and (gradient != 0).all()

@@ -11,11 +11,16 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.sharding_plan import get_default_sharders
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from benchmarks.step_model import predictions
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollectionSharder, get_default_pss_sharders
+from torchrec_pss import (
+    PSSConfig,
+    PSSEmbeddingBagCollection,
+    PSSEmbeddingBagCollectionSharder,
+    get_default_pss_sharders,
+)
 from torchrec_pss.distributed.mixed_embeddingbag import (
     EXACT,
     SHARED,
@@ -321,6 +326,27 @@ def test_the_seams_of_torchrecs_planner():
     (array,) = chosen.chosen.options
     assert array.shards[0].perf.bwd_comms > 0 and array.shards[0].storage.hbm > 4 * 0.99 * MB
     assert replace(array.shards[0].perf) == array.shards[0].perf
+
+
+def test_an_fp16_array_with_an_optimizer_in_backward_counts_its_fp32_state():
+    storages = {}
+    for data_type in (DataType.FP32, DataType.FP16):
+        tables = [
+            EmbeddingBagConfig(
+                name="t", num_embeddings=10**9, embedding_dim=8, feature_names=["f"], data_type=data_type
+            )
+        ]
+        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(layout="plain", exact=(), array_bytes=1 << 20))
+        _apply_optimizer_in_backward(torch.optim.Adam, ebc.parameters(), {})
+        planner = EmbeddingShardingPlanner(Topology(world_size=1, compute_device="cpu"), batch_size=1)
+        planner.plan(nn.ModuleList([ebc]), get_default_pss_sharders())
+        (option,) = planner._enumerator.last_stored_search_space
+        ReplicatedArrayEstimator(Topology(world_size=1, compute_device="cpu")).estimate([option])
+        storages[data_type] = option.shards[0].storage.ddr, ebc.array.numel()
+    (wide, elements), (half, more) = storages[DataType.FP32], storages[DataType.FP16]
+    assert more == 2 * elements
+    assert abs(wide - (4 + 4 + 8) * elements) < 1000  # array, gradient, two moments
+    assert abs(half - (2 + 4 + 4 + 8) * more) < 1000  # array, stand-in, gradient, two moments
 
 
 def test_one_cost_model(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def counts_of(log_):
 
 def stored_bytes(module):
     """Of parameters and hot rows' keys."""
-    keys = [b for name, b in module.named_buffers() if name.endswith("hot_keys")]
+    keys = [value for name, value in module.state_dict().items() if name.endswith("hot_keys")]
     return 4 * sum(tensor.numel() for tensor in [*module.parameters(), *keys])
 
 

@@ -90,6 +90,8 @@ def is_read(case):
 def by_formula(kind, array, gradient, state, second):
     """What array and states become, from the optimizers' papers."""
     rate, eps, beta1, beta2, decay, correction1, correction2 = NUMBERS
+    if kind == UpdateKind.NONE:
+        return array, state, second
     if kind == UpdateKind.SGD:
         return array - rate * gradient, state, second
     if kind == UpdateKind.ADAGRAD:
@@ -120,7 +122,8 @@ def test_update_equals_the_formula_on_random_configurations(kind):
 
         array = case["array"].clone().requires_grad_()
         update = ArrayUpdate(kind, NUMBERS, sink, state, second)
-        fused_out = fused_lookup(**case | {"array": array}, update=lambda u=update: u)
+        given = wide.clone().requires_grad_()  # the gradient, of NONE
+        fused_out = fused_lookup(**case | {"array": array}, update=lambda u=update: u, gradient_of=given)
         on_threads(1 + seed % 3, lambda o=fused_out, g=grad: o.backward(g))
         by_reference = case["array"].clone()
         their_sink, their_state, their_second = (
@@ -140,7 +143,12 @@ def test_update_equals_the_formula_on_random_configurations(kind):
         if kind in (UpdateKind.SGD, UpdateKind.ADAGRAD):
             untouched = ~is_read(case)
             assert torch.equal(array.detach()[untouched], case["array"][untouched])
-        assert not sink.any() and array.grad is None
+        assert array.grad is None
+        if kind == UpdateKind.NONE:
+            torch.testing.assert_close(given.grad, gradient, **tolerance)
+            torch.testing.assert_close(sink, gradient, **tolerance)
+        else:
+            assert given.grad is None and not sink.any()
         torch.testing.assert_close(state, expected_state, **tolerance)
         torch.testing.assert_close(second, expected_second, **tolerance)
 

@@ -101,8 +101,8 @@ def test_fused_updates_equal_the_reference(kind):
                 int(kind),
                 NUMBERS,
             )
-            assert not sink.any()
-            results.append((array.to(out.dtype), state, second, projections, weights))
+            assert kind == UpdateKind.NONE or not sink.any()
+            results.append((array.to(out.dtype), sink, state, second, projections, weights))
         for expected, actual in zip(*results, strict=True):
             close(actual, expected, case["array"].dtype)
 
@@ -116,9 +116,21 @@ def test_the_same_bits_by_sorting(by_sorting):
         assert torch.equal(first[0], second[0])
 
 
+def test_metadata_that_leaves_the_array_is_refused():
+    case = on_device(next(c for _, c in small_cases(40) if c["array"].dtype == torch.float32 and len(c["indices"])))
+    with pytest.raises(ValueError, match="add up to|must all have width"):
+        ours.lookup(*(case | {"total_width": case["total_width"] + 1}).values())
+    for column, value in ((FeatureColumn.WIDTH, 1 << 31), (FeatureColumn.PREFIX, -1), (FeatureColumn.HOT_END, 10**6)):
+        features = case["features"].clone()
+        features[0, column] = value
+        with pytest.raises(ValueError, match="row 0 of `features` does not fit an array"):
+            ours.lookup(*(case | {"features": features}).values())
+
+
 def test_metadata_is_planned_once():
     case = random_case(3)
-    arguments = (case["features"], case["projections"].numel(), case["pooling_mode"], case["hash_kind"], 4)
+    names = ("features", "array", "hot_keys", "projections", "pooling_mode", "hash_kind")
+    arguments = [case[name] for name in names]
     assert plan(*arguments) is plan(*arguments)
     other = case["features"].clone()
     assert plan(other, *arguments[1:]) is not plan(*arguments)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -71,6 +72,17 @@ def test_variable_batches_equal_expanded_ones(pooling, weighted):
     assert gradients[0][0].count_nonzero() > 10
 
 
+def test_a_variable_batch_made_in_inference_mode_is_trained_on():
+    module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000, exact=["a"], width={"b": 4}))
+    with torch.inference_mode():
+        variable, _ = batches(False)
+        expected = module(variable).values()
+    found = module(variable).values()
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert module.array.grad.count_nonzero() > 10
+
+
 def test_variable_batches_need_inverse_indices():
     module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000))
     variable, _ = batches(False)
@@ -110,3 +122,13 @@ def test_sequences_of_variable_batches_equal_torchrecs():
         assert torch.equal(found[name].values(), jagged.values()) and jagged.values().numel() > 0
         assert torch.equal(found[name].lengths(), jagged.lengths())
         assert torch.equal(found[name].weights(), jagged.weights())
+
+
+@pytest.mark.parametrize("through", [symbolic_trace, torch.jit.script], ids=["fx", "script"])
+def test_traced_bags_refuse_variable_batches(through):
+    module = PSSEmbeddingBagCollection(tables(), config=PSSConfig(array_bytes=2000))
+    variable, expanded = batches(False)
+    traced = through(module)
+    assert torch.equal(traced(expanded).values(), module(expanded).values())
+    with pytest.raises((ValueError, torch.jit.Error), match="takes no batch size that varies by feature"):
+        traced(variable)

@@ -1,6 +1,7 @@
 """Watching an array: figures against their definitions, permuted bags, and the report's page."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from mixed_model import MixedModel, batch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.report import plots
 from torchrec_pss.report.__main__ import main as report
+from torchrec_pss.report.__main__ import page
 from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
 
 
@@ -98,14 +101,90 @@ def test_the_report_is_one_page(tmp_path, capsys):
     assert "src=\"http" not in page and "2 runs" in capsys.readouterr().out  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "content, message", [(None, "does not exist"), ("{", "cannot be read"), ("{}", "lacks"), ("3", "cannot be read")]
-)
-def test_the_report_refuses_what_is_no_run(tmp_path, capsys, content, message):
+UNREADABLE = {
+    None: "does not exist",
+    "{": "cannot be read",
+    "{}": "lacks",
+    "3": "cannot be read",
+    '{"a": NaN}': "it holds NaN",
+    "[" * 200_000: "nested too deeply",
+    "\xff": "invalid start byte",
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_the_report_refuses_what_is_no_run(tmp_path, capsys, content):
     file = tmp_path / "results.json"
     if content is not None:
-        file.write_text(content)
-    with pytest.raises(SystemExit):
-        report([str(tmp_path), "--output", str(tmp_path / "page.html")])
+        file.write_text(content, encoding="latin-1")
+    error = refusal(tmp_path, capsys)
+    assert UNREADABLE[content] in error and str(file) in error
+
+
+def refusal(folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report([str(folder), "--output", str(folder / "page.html")])
+    assert ended.value.code == 2 and not (folder / "page.html").exists()
     error = capsys.readouterr().err
-    assert message in error and str(file) in error and not (tmp_path / "page.html").exists()
+    assert "Traceback" not in error
+    return error.split("error: ")[1]
+
+
+WRONG = {
+    "history is 3, not a list": {"history": 3},
+    "history[0].loss is 'x', not a number": {"history": [{"step": 1, "loss": "x"}]},
+    "history[0].step is -1, not a whole number": {"history": [{"step": -1}]},
+    "auroc_test is None, not a number": {"auroc_test": None},
+    "auroc_test is 61, not a number from 0 to 1": {"auroc_test": 61},
+    "auroc_bayes is 'x'": {"auroc_bayes": "x"},
+    "embedding is [], not a text": {"embedding": []},
+    "embedding_bytes is 1.5, not a whole number": {"embedding_bytes": 1.5},
+    "compression is True": {"compression": True},
+    "compression is 1000000000": {"compression": 10**400},
+    "steps is '2'": {"steps": "2"},
+    "collision_load is [1], not an object": {"collision_load": [1]},
+    "collision_load.t lacks kind": {"collision_load": {"t": {}}},
+    "ablation.huge is None, not a number": {"ablation": {"huge": None}},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_the_report_refuses_wrong_fields_by_name(tmp_path, capsys, message):
+    (tmp_path / "results.json").write_text(json.dumps(results(**WRONG[message])))
+    error = refusal(tmp_path, capsys)
+    assert message in error and str(tmp_path / "results.json") in error
+
+
+NAMES = ["$x_$", "_a", "\\frac{", "<b>&", "a$b$c", "\\$", "$\\undefined$", "x\ny"]
+
+
+def test_names_are_printed_as_they_are(tmp_path, monkeypatch):
+    """No mathematics, nothing left out, no HTML; and folders whose names are no text."""
+    drawn = []
+    monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or real(figure))
+    load = next(iter(results()["collision_load"].values()))
+    runs = {name: results(collision_load=None, history=[{"step": 1, "auroc_val": 0.6}]) for name in NAMES}
+    runs[NAMES[-1]]["collision_load"] = dict.fromkeys(NAMES, load)
+    text = page(runs)
+    curves, tables = drawn
+    legend = list(curves.axes[0].get_legend().get_texts())
+    assert [text.get_text() for text in legend] == [*NAMES, "Bayes"]
+    ticks = tables.axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == NAMES
+    assert not any(label.get_parse_math() for label in [*legend, *ticks])
+    assert "<b>" not in text and "&lt;b&gt;&amp;" in text
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    with open(folder + b"/results.json", "w") as file:
+        json.dump(results(), file)
+    report([os.fsdecode(folder), "--output", str(tmp_path / "page.html")])
+    assert "\ufffd" in (tmp_path / "page.html").read_text()
+
+
+real = plots._png
+
+
+def test_thousands_of_tables_fit_on_a_plot(monkeypatch):
+    monkeypatch.setattr(plots, "_MOST_PIXELS", 500)
+    image = plots.tables(results(ablation=None))
+    assert int.from_bytes(image[20:24], "big") <= 500  # the PNG's height

@@ -42,6 +42,25 @@ def test_every_takes_one_step_of_so_many():
     assert torch.equal(average.state_dict()["p"], thinned.state_dict()["p"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_averages_of_half_precision_are_in_fp32(dtype):
+    """In their own, late steps would round to none."""
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=dtype))
+    average = WeightAverage({"p": parameter}, 0)
+    values = (walk(3000) / 50 + 1).to(dtype)
+    for value in values:
+        parameter.data.copy_(value)
+        average.step()
+    torch.testing.assert_close(average.state_dict()["p"], values.float().mean(0), rtol=1e-4, atol=1e-4)
+    with average.applied():
+        torch.testing.assert_close(parameter, values.float().mean(0).to(dtype))
+    assert torch.equal(parameter, values[-1])
+    kept = average.state_dict()["p"].clone()
+    with average.applied():
+        pass
+    assert torch.equal(average.state_dict()["p"], kept)
+
+
 def test_before_the_first_update_the_weights_themselves():
     values = walk(3)
     parameter, average = averaged(values, 8, every=4)

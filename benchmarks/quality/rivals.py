@@ -83,7 +83,7 @@ def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant) 
 
 def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
     dim = tables[0].embedding_dim
-    return array(tables, exact_tables(tables, 1 << 62, dim))
+    return array(tables, exact_tables(tables, 1 << 60, dim))
 
 
 def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:

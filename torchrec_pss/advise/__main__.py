@@ -19,7 +19,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.whole_file import write_json, written_aside
+from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4
@@ -109,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
     try:
+        inputs = {"--data_path": args.data_path, "--tables": args.tables}
+        refuse_overwriting({"--json": args.json, "--plot": args.plot}, inputs)
         if args.data_path:
             described = from_logs(args.data_path, args.sample_rows, args.embedding_dim)
         else:
@@ -135,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence{instead}")
     else:
         print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
+    if args.plot and not rows:
+        parser.error(f"--plot {args.plot} is not drawn: no compression has a layout for these tables")
     try:
         if args.json:
             found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
@@ -142,7 +146,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.plot:
             _plot(args.plot, rows, args.target_drop)
     except (OSError, ValueError) as error:  # ValueError: no such format of a plot
-        parser.error(f"--json or --plot cannot be written: {error}")
+        flags = " or ".join(f"--{name} {value}" for name in ("json", "plot") if (value := getattr(args, name)))
+        parser.error(f"{flags} cannot be written: {error}")
 
 
 if __name__ == "__main__":

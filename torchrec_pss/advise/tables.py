@@ -1,12 +1,13 @@
 """The tables to advise on: from a sample of Criteo's logs, or from a list of names, rows and dims."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from tqdm import tqdm
 
-from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
+from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files, training_files
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.rows import NUM_SPARSE, SPARSE_NAMES
@@ -30,12 +31,12 @@ class Described:
 
 
 def from_logs(path: str, sample_rows: int, embedding_dim: int | None) -> Described:
-    """Rows and counts of the first ``sample_rows`` rows of Criteo files.
+    """Rows and counts of the first ``sample_rows`` rows of Criteo files, of a folder only those of files to train on.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
-    files = open_files(path)
+    files = training_files(open_files(path))
     rows = min(sum(f.num_rows for f in files), sample_rows)
     distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
@@ -46,7 +47,13 @@ def from_logs(path: str, sample_rows: int, embedding_dim: int | None) -> Describ
     dim = embedding_dim or _LOGS_DIM
     tables = [_config(n, r, dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
     counts = dict(zip(SPARSE_NAMES, frequent.counts(), strict=True))
-    return Described(tables, counts, contiguous=False, source=f"{rows:,} rows of {path}")
+    return Described(tables, counts, contiguous=False, source=f"{rows:,} rows of {_named(path, files)}")
+
+
+def _named(path: str, files: list[CriteoFile]) -> str:
+    if not Path(path).is_dir():
+        return path
+    return f"{path} ({files[0].path.name}" + (f" to {files[-1].path.name})" if len(files) > 1 else ")")
 
 
 def from_list(source: str, embedding_dim: int | None, skew: float) -> Described:

@@ -1,19 +1,23 @@
 """Parsing lines of the Criteo display-advertising logs, many at a time.
 
 Fields: label, I1..I13, C1..C26. Tab-separated without a header (Kaggle, Criteo-1TB days) or comma-separated with
-one. A missing value is an empty field.
+one. A missing value is an empty field. Memory is bounded by the bytes of the lines given.
 """
 
 import hashlib
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
+from torchrec_pss.datasets.line_stream import LONGEST_LINE, CutLine
 from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, join_blocks
 
 NUM_FIELDS = 1 + NUM_DENSE + NUM_SPARSE
 MISSING_ID = 0
 _INT64 = np.dtype("<i8")
+_LONG_LINE = 512  # bytes; in a shorter one no field is so long that padding others to it matters
+_LONG_NUMBER = 64
 
 
 @dataclass
@@ -30,55 +34,150 @@ def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[Ba
     Dense values x become ``sign(x) log(1 + |x|)``, missing ones 0. Tokens become ids, see `token_ids`.
     """
     bad: list[BadLine] = []
-    fields = [line.rstrip(b"\r\n").split(delimiter) for line in lines]
+    may_be_long = max(map(len, lines), default=0) > _LONG_LINE
+    if may_be_long or b'"' in b"".join(lines):
+        fields = [split_line(line, delimiter) for line in lines]
+    else:
+        fields = [line.rstrip(b"\r\n").split(delimiter) for line in lines]
     if any(len(row) != NUM_FIELDS for row in fields):
-        fields, positions = _right_length(fields, bad)
+        fields, positions = _right_length(lines, fields, delimiter, bad)
     else:
         positions = list(range(len(fields)))
     try:
-        numbers = _numbers([row[: 1 + NUM_DENSE] for row in fields])
+        numbers = _numbers(fields, may_be_long)
     except ValueError:
         fields = _numeric(fields, positions, bad)
-        numbers = _numbers([row[: 1 + NUM_DENSE] for row in fields])
+        numbers = _numbers(fields, may_be_long)
     if not fields:
         return join_blocks([]), bad
     labels = numbers[:, 0].astype(np.float32)
     raw = numbers[:, 1:]
     dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
-    ids = np.stack([token_ids([row[1 + NUM_DENSE + c] for row in fields]) for c in range(NUM_SPARSE)])
+    columns = [[row[1 + NUM_DENSE + c] for row in fields] for c in range(NUM_SPARSE)]
+    ids = _own_bytes(list(chain.from_iterable(columns)))
+    ids = np.stack([token_ids(column) for column in columns]) if ids is None else ids.reshape(NUM_SPARSE, -1)
     bad.sort(key=lambda line: line.position)
     return RowBlock(dense, ids, labels), bad
+
+
+def split_line(line: bytes, delimiter: bytes) -> list[bytes]:
+    """Fields of a line, one more than `NUM_FIELDS` of them at most. Quotes around a field are no part of it, and two of them
+    within are one.
+
+    A comma within quotes divides nothing. In tab-separated lines a quote that is not closed is a character like others; in
+    comma-separated ones the line has one field then, since nobody can tell where the quote ends.
+    """
+    line = line.rstrip(b"\r\n")
+    fields = line.split(delimiter, NUM_FIELDS)
+    if b'"' not in line:
+        return fields
+    unquoted = [_unquoted(field) for field in fields]
+    if len(fields) == NUM_FIELDS and None not in unquoted:
+        return unquoted
+    parts = _quote_aware(line, delimiter)
+    if parts is not None and (len(parts) == NUM_FIELDS or delimiter == b","):
+        return parts
+    if delimiter == b",":
+        return [line]
+    return [field if whole is None else whole for field, whole in zip(fields, unquoted, strict=True)]
+
+
+def _unquoted(field: bytes) -> bytes | None:
+    """A field without the quotes around it; None where they are not closed, or something follows."""
+    if not field.startswith(b'"'):
+        return field
+    inner = field[1:-1]
+    if len(field) < 2 or not field.endswith(b'"') or b'"' in inner.replace(b'""', b""):
+        return None
+    return inner.replace(b'""', b'"')
+
+
+def _quote_aware(line: bytes, delimiter: bytes) -> list[bytes] | None:
+    """Fields where delimiters within quotes divide nothing; None where a quote is not closed, or something follows it."""
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        if line.startswith(b'"', at):
+            end = _closing_quote(line, at + 1)
+            if end < 0 or (end + 1 < len(line) and not line.startswith(delimiter, end + 1)):
+                return None
+            parts.append(line[at + 1 : end].replace(b'""', b'"'))
+            at = end + 1
+        else:
+            end = line.find(delimiter, at)
+            end = len(line) if end < 0 else end
+            parts.append(line[at:end])
+            at = end
+        if at >= len(line) or len(parts) > NUM_FIELDS:
+            return parts
+        at += 1
+
+
+def _closing_quote(line: bytes, at: int) -> int:
+    while True:
+        at = line.find(b'"', at)
+        if at < 0 or not line.startswith(b'""', at):
+            return at
+        at += 2
 
 
 def token_ids(tokens: list[bytes]) -> np.ndarray:
     """int64 ids of tokens. A token of at most 8 bytes is its own bytes, little-endian and zero-padded, so that distinct
     tokens have distinct ids; a longer one is hashed (BLAKE2b, 8 bytes). The empty token, a missing value, is 0."""
-    packed = np.array(tokens, dtype=bytes)
-    if packed.dtype.itemsize <= 8:
-        return packed.astype("S8").view(_INT64)
+    ids = _own_bytes(tokens)
+    if ids is not None:
+        return ids
     short = [t if len(t) <= 8 else hashlib.blake2b(t, digest_size=8).digest() for t in tokens]
     return np.array([int.from_bytes(t, "little", signed=len(t) == 8) for t in short], dtype=np.int64)
 
 
-def _numbers(columns: list[list[bytes]]) -> np.ndarray:
+def _own_bytes(tokens: list[bytes]) -> np.ndarray | None:
+    """Ids of tokens that all are their own bytes; None where one is longer than 8, or has a byte that is 0."""
+    packed = np.array(tokens, dtype="S8")  # by itself numpy would pad every token to the longest
+    whole = np.count_nonzero(packed.view(np.uint8)) == len(b"".join(tokens))
+    return packed.view(_INT64) if whole else None
+
+
+def _numbers(rows: list[list[bytes]], may_be_long: bool = True) -> np.ndarray:
     """Label and dense fields as float64 ``[n, 14]``; raises ValueError where one is not a finite number or not a label."""
-    if not columns:
+    if not rows:
         return np.zeros((0, 1 + NUM_DENSE))
-    numbers = np.array([[field or b"0" for field in row] for row in columns], dtype=bytes).astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise ValueError("not a finite number")
+    columns = [[field or b"0" for field in row[: 1 + NUM_DENSE]] for row in rows]
     if any(row[0] not in (b"0", b"1") for row in columns):
         raise ValueError("label is not 0 or 1")
+    # numpy pads every field to the longest.
+    long = _without_long_numbers(columns) if may_be_long else []
+    numbers = np.array(columns, dtype=bytes).astype(np.float64)
+    for row, column, value in long:
+        numbers[row, column] = value
+    if not np.isfinite(numbers).all():
+        raise ValueError("not a finite number")
     return numbers
 
 
-def _right_length(fields: list[list[bytes]], bad: list[BadLine]) -> tuple[list[list[bytes]], list[int]]:
+def _without_long_numbers(columns: list[list[bytes]]) -> list[tuple[int, int, float]]:
+    """Puts 0 where a field has more bytes than a number needs; row, column and value of those."""
+    if max(map(len, chain.from_iterable(columns))) <= _LONG_NUMBER:
+        return []
+    long = []
+    for i, row in enumerate(columns):
+        for j, field in enumerate(row):
+            if len(field) > _LONG_NUMBER:
+                # float: numpy would take 131 bytes a digit. It reads the same but for zero bytes at the end.
+                long.append((i, j, float(field.rstrip(b"\0"))))
+                row[j] = b"0"
+    return long
+
+
+def _right_length(
+    lines: list[bytes], fields: list[list[bytes]], delimiter: bytes, bad: list[BadLine]
+) -> tuple[list[list[bytes]], list[int]]:
     positions = []
     for position, row in enumerate(fields):
         if len(row) == NUM_FIELDS:
             positions.append(position)
         else:
-            bad.append(BadLine(position, f"{len(row)} fields instead of {NUM_FIELDS}"))
+            bad.append(BadLine(position, _wrong_length(lines[position], row, delimiter)))
     return [fields[p] for p in positions], positions
 
 
@@ -103,6 +202,16 @@ def _reason(row: list[bytes]) -> str | None:
         except ValueError:
             return f"I{i} is {_shown(value)}, not a finite number"
     return None
+
+
+def _wrong_length(line: bytes, row: list[bytes], delimiter: bytes) -> str:
+    if isinstance(line, CutLine):
+        return f"a line of {line.length:,} bytes, more than {LONGEST_LINE:,}"
+    if delimiter == b"," and b'"' in line:
+        if _quote_aware(line.rstrip(b"\r\n"), delimiter) is None:
+            return "a quote is not closed, or something follows it"
+        return f"{len(row) if len(row) < NUM_FIELDS else f'more than {NUM_FIELDS}'} fields instead of {NUM_FIELDS}"
+    return f"{line.count(delimiter) + 1} fields instead of {NUM_FIELDS}"
 
 
 def _shown(field: bytes) -> str:

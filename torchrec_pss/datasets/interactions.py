@@ -1,11 +1,11 @@
 """Implicit feedback: (user, item) pairs to learn from and to test on."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from torchrec_pss.datasets.npz_file import read_npz
 
 _ARRAYS = ("train_user", "train_item", "test_user", "test_item")
 _SPARSEST = 100  # ids up to so many times the number of distinct ones
@@ -39,18 +39,12 @@ class Interactions:
                 or ids so sparse that a table with a row for each could not be trained.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"data file {path} does not exist")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in _ARRAYS if name in stored}
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"data file {path} is no readable .npz: {error}") from error
+        arrays = read_npz(path, _ARRAYS)
         for name in _ARRAYS:
             if name not in arrays:
                 raise ValueError(f"data file {path} has no array {name}")
             array = arrays[name]
-            if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not len(array):
+            if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
                 raise ValueError(f"{path}: {name} must be a non-empty integer vector, got {array.dtype} {array.shape}")
             if array.min() < 0:
                 raise ValueError(f"{path}: {name} holds the negative id {array.min()}")

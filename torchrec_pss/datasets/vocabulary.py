@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from torchrec_pss.datasets.npz_file import read_npz
 from torchrec_pss.datasets.rows import NUM_SPARSE, RowBlock
 from torchrec_pss.whole_file import written_aside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 UNKNOWN = 0
+_KEY = "key"
 
 
 @dataclass
@@ -41,21 +43,41 @@ class Vocabulary:
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Table rows int64 ``[26, n]`` of ids ``[26, n]``."""
-        out = np.empty_like(ids)
+        out = np.full_like(ids, UNKNOWN)
         for feature, known in enumerate(self.ids):
+            if not len(known):
+                continue  # no training row could be used
             at = np.minimum(np.searchsorted(known, ids[feature]), len(known) - 1)
             out[feature] = np.where(known[at] == ids[feature], at + 1, UNKNOWN)
         return out
 
-    def save(self, path: Path) -> None:
-        """Writes aside, then renames."""
+    def save(self, path: Path, key: str = "") -> None:
+        """Writes aside, then renames. ``key`` says of which rows it is."""
+        arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)}
         with written_aside(path) as aside, open(aside, "wb") as stream:
-            np.savez(stream, *self.ids)
+            np.savez(stream, **arrays, **{_KEY: _as_array(key)})
 
     @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        with np.load(path) as arrays:
-            return cls([arrays[f"arr_{i}"] for i in range(NUM_SPARSE)])
+    def load(cls, path: Path, key: str = "") -> "Vocabulary":
+        """Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of other rows than ``key`` says."""
+        names = [f"arr_{i}" for i in range(NUM_SPARSE)]
+        arrays = read_npz(path, [*names, _KEY], what="vocabulary")
+        for name in [*names, _KEY]:
+            if name not in arrays:
+                raise ValueError(f"vocabulary {path} has no array {name}")
+        if not np.array_equal(arrays[_KEY], _as_array(key)):
+            raise ValueError(f"vocabulary {path} is of other rows")
+        for name in names:
+            ids = arrays[name]
+            if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
+                raise ValueError(f"vocabulary {path}: {name} is no ascending vector of int64")
+        return cls([arrays[name] for name in names])
+
+
+def _as_array(key: str) -> np.ndarray:
+    return np.frombuffer(key.encode(errors="surrogatepass"), np.uint8)
 
 
 def _merged(known: list[np.ndarray], pending: list[list[np.ndarray]]) -> list[np.ndarray]:

@@ -4,15 +4,26 @@ from torchrec_pss.distributed.embeddingbag import (
     PSSEmbeddingBagCollectionSharder,
     ShardedPSSEmbeddingBagCollection,
 )
-from torchrec_pss.distributed.safe_checkpoint import load_checkpoint
+from torchrec_pss.distributed.finite_check import NotFiniteError, require_finite
+from torchrec_pss.distributed.safe_checkpoint import (
+    add_checksums,
+    check_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 
 __all__ = [
     "ArrayReduction",
+    "NotFiniteError",
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollectionSharder",
     "ShardedPSSEmbeddingBagCollection",
     "ShardedPSSEmbeddingCollection",
+    "add_checksums",
+    "check_checkpoint",
     "get_default_pss_sharders",
     "load_checkpoint",
+    "require_finite",
+    "save_checkpoint",
 ]

@@ -1,5 +1,6 @@
 """An `EmbeddingBagCollection` of which a plan keeps some tables in a shared array: how such a plan is carried out."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torchrec.distributed.types import (
     EmbeddingModuleShardingPlan,
     LazyAwaitable,
     ParameterSharding,
+    ShardedModule,
     ShardingEnv,
 )
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -21,6 +23,7 @@ from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.tracing import is_traced
 
 # A table's sharding type and compute kernels in a plan; TorchRec's own sharders refuse them by name.
 SHARED_ARRAY = "shared_array"
@@ -60,7 +63,7 @@ class MixedEmbeddingBagCollection(nn.Module):
         device: of the array; "meta" allocates nothing.
 
     Raises:
-        ValueError: a name that is no table; optimizers in backward that differ among the shared tables.
+        ValueError: a name that is no table; a frozen table; optimizers in backward that differ among the shared tables.
     """
 
     def __init__(
@@ -73,6 +76,11 @@ class MixedEmbeddingBagCollection(nn.Module):
             raise ValueError(
                 f"tables of the array must be some of the collection's {[c.name for c in configs]}, got {list(shared)}"
             )
+        for name in shared:
+            if not ebc.embedding_bags[name].weight.requires_grad:
+                raise ValueError(
+                    f"table {name!r} is frozen: an array would not keep its rows; pin it with PSSParameterConstraints(pss='never')"
+                )
         inside = [c for c in configs if c.name in shared]
         rest = [c for c in configs if c.name not in shared]
         self.array = PSSEmbeddingBagCollection(inside, ebc.is_weighted(), device, config=config)
@@ -83,6 +91,8 @@ class MixedEmbeddingBagCollection(nn.Module):
             for c in rest:
                 self.tables.embedding_bags[c.name].weight = ebc.embedding_bags[c.name].weight
         self._configs = configs
+        self._rest = [c.name for c in rest]
+        self._warned_of_weights = False
         # A part may know a feature by its name alone that the whole knows as feature@table.
         own = {}
         for number, part in enumerate((inside, rest)):
@@ -102,7 +112,27 @@ class MixedEmbeddingBagCollection(nn.Module):
         """As `EmbeddingBagCollection`; awaitable, as its sharded form, once the two parts are sharded."""
         if self.tables is None:
             return self.array(features)
+        if not is_traced(features):
+            self._warn_of_weights(features)
         return merge(self.array(features), self.tables(features), self._order)
+
+    def _warn_of_weights(self, features: KeyedJaggedTensor) -> None:
+        """TorchRec's exchange of ids and weights has no backward, so that a gradient would have the array's part alone."""
+        weights = features.weights_or_none()
+        if (
+            self._warned_of_weights
+            or weights is None
+            or not weights.requires_grad
+            or not isinstance(self.tables, ShardedModule)
+        ):
+            return
+        self._warned_of_weights = True
+        warnings.warn(
+            f"the weights of features {features.keys()} require a gradient, to which TorchRec's sharded tables "
+            f"{self._rest} add nothing; plan all tables of the collection into the array "
+            "(pss='always'), or none",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

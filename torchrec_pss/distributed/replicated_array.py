@@ -9,7 +9,7 @@ Forward needs no communication. The gradient is averaged over the ranks, by one 
   the optimizer steps in the lookup's backward (`StepInBackward`) where it can, and there is no gradient at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from torchrec_pss.distributed import array_reduction
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.rank_agreement import require_agreement
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.stand_in import stand_in, widened
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
 
@@ -55,15 +56,17 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         Raises:
             ValueError: ranks disagree, see `require_agreement`.
         """
-        self._device = module.array.device if device is None else device
+        device = module.array.device if device is None else device
         self._process_group = env.process_group
         if self._process_group is not None and self._process_group.size() > 1:
             require_agreement(module.layout, module.array.dtype, self._process_group)
         self._reduction = reduction
         self._in_backward_optims: list[tuple[str, KeyedOptimizer]] = []
-        self.array = _moved(module.array, self._device)
-        self.projections = None if module.projections is None else _moved(module.projections, self._device)
-        self.hot_keys = self.hot_keys.to(self._device)
+        self.array = _moved(module.array, device)
+        self.projections = None if module.projections is None else _moved(module.projections, device)
+        self._describe_array()
+        # DDP takes no part in what is frozen now, and would miss it once it is not.
+        self._reduced_here = {n for n, p in self.named_parameters() if self._is_reduced_here(p) or not p.requires_grad}
         if module.array.is_meta:
             self.reset_parameters()
         old = dict(module.named_parameters())
@@ -72,8 +75,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
                 first = dist.get_global_rank(self._process_group, 0)
                 dist.broadcast(parameter.data, first, group=self._process_group)
             self._adopt_in_backward_optimizers(name, old[name], parameter)
-            if self._is_reduced_here(parameter) and not hasattr(parameter, "_in_backward_optimizers"):
-                parameter.register_post_accumulate_grad_hook(self._reduce_and_step)
+            if name in self._reduced_here and not hasattr(parameter, "_in_backward_optimizers"):
+                _on_gradient(parameter, partial(self._reduce_and_step, parameter))
 
     def _is_reduced_here(self, parameter: nn.Parameter) -> bool:
         """Whether it is this module that reduces the gradient of a parameter without an optimizer in backward."""
@@ -88,8 +91,9 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         if not classes:
             return
         new._in_backward_optimizers, new._optimizer_classes, new._optimizer_kwargs = [], [], []
+        stepped = stand_in(new)
         for optimizer_class, kwargs in zip(classes, old._optimizer_kwargs, strict=True):
-            keyed = KeyedOptimizerWrapper({name: new}, partial(optimizer_class, **kwargs))
+            keyed = KeyedOptimizerWrapper({name: stepped}, partial(optimizer_class, **kwargs))
             self._in_backward_optims.append(("", keyed))
             new._in_backward_optimizers.append(keyed._optimizer)
             new._optimizer_classes.append(optimizer_class)
@@ -105,27 +109,54 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         ):
             self.step_in_backward(optimizer)
             return
-        new.register_post_accumulate_grad_hook(self._reduce_and_step)
+        self._steps_stand_in |= stepped is not new
+        _on_gradient(stepped, partial(self._reduce_and_step, new))
 
     @torch.no_grad()
-    def _reduce_and_step(self, parameter: nn.Parameter) -> None:
-        """Reduces the gradient until the end of backward; then steps the optimizers in backward, if any."""
+    def _reduce_and_step(self, parameter: nn.Parameter, received: nn.Parameter) -> None:
+        """Reduces the gradient until the end of backward; then steps the optimizers in backward, if any. ``received``: where the
+        gradient is, of an fp16 or bf16 array its stand-in. What was frozen after forward has none, or loses it."""
+        if received.grad is None or not parameter.requires_grad:
+            received.grad = None
+            return
         finish = None
         if self._process_group is not None and self._process_group.size() > 1:
             way = self._reduction if parameter is self.array else ArrayReduction.DDP
-            finish = array_reduction.start(way, parameter.grad, self._process_group)
+            finish = array_reduction.start(way, received.grad, self._process_group)
 
         @torch.no_grad()
         def at_end() -> None:
             if finish is not None:
                 finish()
             optimizers = getattr(parameter, "_in_backward_optimizers", ())
-            for optimizer in optimizers:
-                optimizer.step()
-            if optimizers:
-                parameter.grad = None
+            if not optimizers:
+                return
+            with widened(parameter):
+                for optimizer in optimizers:
+                    optimizer.step()
+            received.grad = None
 
         Variable._execution_engine.queue_callback(at_end)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ReplicatedArray":
+        """
+        Raises:
+            TypeError: another dtype; data-parallel wrapper and optimizers were made for this one.
+        """
+        made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
+        if made.dtype != self.array.dtype:
+            raise TypeError(
+                f"a sharded array stays {self.array.dtype}: convert the module to {made.dtype} before it is sharded"
+            )
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict, prefix: str, local_metadata: dict, *args, **kwargs) -> None:
+        if local_metadata.get("assign_to_params_buffers", False):
+            raise ValueError(
+                f"{prefix or 'a sharded array'}: load_state_dict(assign=True) would take the parameters from the optimizers and reductions "
+                "that were made for them; load without assign, or before sharding"
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
     @property
     def fused_optimizer(self) -> KeyedOptimizer:
@@ -136,7 +167,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward, and what this
         module reduces itself."""
         for name, parameter in self.named_parameters(prefix):
-            if self._is_reduced_here(parameter) or hasattr(parameter, "_in_backward_optimizers"):
+            own = name.removeprefix(f"{prefix}.") if prefix else name
+            if own in self._reduced_here or hasattr(parameter, "_in_backward_optimizers"):
                 yield name
 
     def create_context(self) -> NullShardedModuleContext:
@@ -148,6 +180,13 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
     def output_dist(self, ctx: NullShardedModuleContext, output: Any) -> LazyAwaitable[Any]:
         return LazyNoWait(output)
+
+
+def _on_gradient(parameter: nn.Parameter, hook: Callable[[nn.Parameter], None]) -> None:
+    """Registers ``hook`` for when the gradient is accumulated, also where that is not before the parameter is thawed."""
+    learns = parameter.requires_grad
+    parameter.requires_grad_().register_post_accumulate_grad_hook(hook)
+    parameter.requires_grad_(learns)
 
 
 def _moved(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:

@@ -1,76 +1,157 @@
-"""`load_checkpoint`: `torch.distributed.checkpoint.load` of a file that nobody vouches for.
+"""`save_checkpoint`, `load_checkpoint`: `torch.distributed.checkpoint`'s files with checksums, whole at every moment."""
 
-DCP writes its metadata, and what of a state dict is no tensor, with pickle, and reads them back with a plain unpickler: a crafted checkpoint
-runs code. Here both are looked through first, with an unpickler that knows a handful of harmless names.
-"""
-
-import io
+import itertools
+import logging
 import os
-import pickle
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
-from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import ReadItem
 
-_ALLOWED = {
-    "collections": {"OrderedDict"},
-    "pathlib": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
-    "pathlib._local": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
-    "torch": {"Size"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch.serialization": {"_get_layout"},
-}
+from torchrec_pss.distributed.checksums import (
+    MANIFEST,
+    Part,
+    check_archives,
+    check_contents,
+    check_files,
+    measured,
+    parts_of_files,
+    read_manifest,
+    write_manifest,
+)
+from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer
+from torchrec_pss.distributed.finite_check import require_finite
+from torchrec_pss.distributed.together import on_first_rank, together
+from torchrec_pss.whole_file import write_bytes
+from torchrec_pss.whole_folder import empty_aside, replace_folder, whole_folder
 
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        known = name in _ALLOWED.get(module, ())
-        known |= module == dcp_metadata.__name__ and isinstance(getattr(dcp_metadata, name, None), type)
-        known |= module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not known:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
-class _Reader(FileSystemReader):
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as stream:
-            _Unpickler(stream).load()
-        return super().read_metadata(*args, **kwargs)
+def save_checkpoint(
+    state_dict: dict[str, Any],
+    path: str | os.PathLike,
+    files: Mapping[str, bytes] | None = None,
+    allow_not_finite: bool = False,
+) -> None:
+    """As `torch.distributed.checkpoint.save`, but whole at every moment, with checksums, and without NaN. Collective.
+
+    Written to ``<path>.new``, then renamed; what was at ``path`` stays until then, and stays where anything fails.
+
+    Args:
+        path: a folder on a file system that all ranks share.
+        files: more files of the folder, by name; those of rank 0 are written.
+        allow_not_finite: whether floating-point tensors may hold NaN or infinite elements.
+
+    Raises:
+        NotFiniteError: a tensor is not finite; names it and the element.
+        OSError: the disk is full, or otherwise does not take it.
+        ValueError: one of the places is a symbolic link, or no folder; one of ``files`` has a path or a name that is taken.
+    """
+    folder = Path(path)
+    for name in files or ():
+        if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST, ".metadata") or name.startswith("__"):
+            raise ValueError(f"files: {name!r} is no name for a file beside those of a checkpoint")
+    if not allow_not_finite:
+        require_finite(state_dict)
+    new = on_first_rank(lambda: empty_aside(folder))
+    try:
+        try:
+            dcp.save(state_dict, storage_writer=Writer(new))
+        except CheckpointException as error:
+            raise OSError(f"checkpoint {folder} cannot be saved: {_reason(error)}") from error
+        on_first_rank(lambda: [write_bytes(new / name, content) for name, content in (files or {}).items()])
+        add_checksums(new)
+        on_first_rank(lambda: replace_folder(folder))
+    except Exception:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            shutil.rmtree(new, ignore_errors=True)  # room for the next one
+        raise
 
 
-class _Planner(DefaultLoadPlanner):
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        torch.load(value, weights_only=True)
-        value.seek(0)
-        super().load_bytes(read_item, value)
+def add_checksums(path: str | os.PathLike) -> None:
+    """Gives a checkpoint of `torch.distributed.checkpoint.save` or ``async_save`` the checksums that `load_checkpoint` checks.
+    Collective; after it no file of the folder may change, and none may come.
+
+    Raises:
+        OSError, ValueError: a file cannot be read or written.
+    """
+    folder = Path(path)
+    parts = on_first_rank(lambda: parts_of_files(folder, Reader(folder).read_metadata()))
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    # Each rank reads what it has written itself: it is still in memory there.
+    own = together(lambda: measured(folder, [part for part in parts if _writer(part.file) == rank]))
+    on_first_rank(lambda: write_manifest(folder, itertools.chain(*own)))
+
+
+def _writer(file: str) -> int:
+    """The rank that wrote a file of this process group's."""
+    found = re.match(r"__(\d+)_", file)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return int(found[1]) % ranks if found else 0
+
+
+def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = None) -> None:
+    """Names and sizes of all files of a checkpoint against its checksums, and the contents of ``files`` (all by default); where it has
+    none, the checksums that `torch.save` has put beside each value, and a warning of what could not be checked. Collective.
+
+    Raises:
+        ValueError: on every rank; a file is damaged, truncated or missing, or was not there: names it, and the tensor.
+    """
+    folder = Path(path)
+    try:
+        parts, has_checksums = on_first_rank(lambda: _parts(folder))
+        wanted = [part for part in parts if files is None or part.file in files]
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if has_checksums:
+            together(lambda: check_contents(folder, wanted[rank::ranks]))
+            return
+        values = [part for part in wanted if part.tensor is not None]
+        checked = sum(together(lambda: check_archives(folder, values[rank::ranks])))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"checkpoint {folder} cannot be loaded: {error}") from error
+    if rank == 0 and files is None:
+        others = sorted({part.file for part in parts if part.tensor is None})
+        logger.warning(
+            "checkpoint %s has no %s: it was not written by save_checkpoint. Of its %d values %d have a checksum of their own, and those "
+            "fit; what is not checked: %s", folder, MANIFEST, len(values), checked, ", ".join(others),
+        )  # fmt: skip
+
+
+def _parts(folder: Path) -> tuple[list[Part], bool]:
+    """Of a checkpoint's files, and whether they have checksums."""
+    parts = read_manifest(folder)
+    if parts is None:
+        return parts_of_files(folder, Reader(folder).read_metadata()), False
+    check_files(folder, parts)
+    return parts, True
 
 
 def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
     """Fills ``state_dict`` in place, as `torch.distributed.checkpoint.load`. Collective.
 
+    All files are checked first (`check_checkpoint`), whatever of them is wanted. Where a killed `save_checkpoint` has left no ``path``,
+    what was there before is loaded.
+
     Raises:
-        ValueError: the checkpoint is truncated or otherwise unreadable, has no value for an entry, or one of another shape, or would call
-            what it has no business with; says which. Tensors read until then stay read.
+        ValueError: the checkpoint is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
+            would call what it has no business with; says which file or value. ``state_dict`` is as it was.
     """
+    folder = whole_folder(Path(path))
+    check_checkpoint(folder)
     try:
-        dcp.load(state_dict, storage_reader=_Reader(path), planner=_Planner())
-    except (
-        CheckpointException,
-        RuntimeError,
-        ValueError,
-        OSError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-    ) as error:
-        reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
-        first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)
-        raise ValueError(
-            f"checkpoint {os.fspath(path)} cannot be loaded: {str(first) or type(first).__name__}"
-        ) from error
+        dcp.load(state_dict, storage_reader=Reader(folder), planner=Planner())
+    except (CheckpointException, RuntimeError, ValueError, OSError, KeyError) as error:
+        raise ValueError(f"checkpoint {folder} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the first rank that failed says."""
+    reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
+    first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)
+    return str(first) or type(first).__name__

@@ -11,12 +11,14 @@ from torchrec.modules.embedding_modules import (
 )
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from torchrec_pss.modules.feature_selection import checked_select
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, permuted
 from torchrec_pss.modules.variable_batch import expanded, padded, require_inverse_indices
 from torchrec_pss.ops import PoolingMode
 
+torch.fx.wrap("permuted")  # FX wraps a function in the modules that say so
 _POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}
 
 
@@ -113,11 +115,8 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         return len(self._groups)
 
     def _pooled(self, features: KeyedJaggedTensor) -> torch.Tensor:
-        read = self._traced if is_traced(features) else self._read
-        reads = {
-            pooling: read(features, positions, pooling, self._is_weighted)
-            for pooling, positions in self._groups.items()
-        }
+        read = self._traced if is_traced(features) else self._selected
+        reads = {pooling: read(features, positions, pooling) for pooling, positions in self._groups.items()}
         if len(reads) == 1:  # all features, in their order
             return next(iter(reads.values()))
         parts: dict[int, torch.Tensor] = {}
@@ -126,9 +125,13 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             parts.update(zip(positions, reads[pooling].split(dims, dim=1), strict=True))
         return torch.cat([parts[p] for p in range(len(parts))], dim=1)
 
-    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode, weighted: bool):
+    def _selected(self, features: KeyedJaggedTensor, positions: list[int], pooling: PoolingMode) -> torch.Tensor:
+        kjt = checked_select(features, [self._feature_names[p] for p in positions])
+        return self._read(kjt, positions, pooling, self._is_weighted)
+
+    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode):
         kjt = permuted(features, [self._feature_names[p] for p in positions])
-        weights = kjt.weights().to(torch.float32) if weighted else None
+        weights = kjt.weights().to(self._accumulator) if self._is_weighted else None
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)
 
     def is_weighted(self) -> bool:

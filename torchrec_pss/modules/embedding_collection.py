@@ -5,7 +5,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollectionInterface, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from torchrec_pss.modules.input_checks import permute_to
+from torchrec_pss.modules.feature_selection import checked_select
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, jagged
@@ -68,9 +68,9 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         if features.variable_stride_per_key():
             sizes = dict(zip(features.keys(), features.stride_per_key(), strict=True))
             features = padded(features)
-        read = self._read(features, range(len(self._feature_names)), PoolingMode.NONE, weighted=False)
+        jagged = checked_select(features, self._feature_names)
+        read = self._read(jagged, range(len(self._feature_names)), PoolingMode.NONE, weighted=False)
         names = [name for names in self._embedding_names_by_table for name in names]
-        jagged = permute_to(features, self._feature_names)
         numbers = jagged.length_per_key()
         parts, ids = read.split(numbers), jagged.values().split(numbers)
         lengths = list(jagged.lengths().view(len(names), -1))

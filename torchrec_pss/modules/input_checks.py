@@ -8,23 +8,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 
 
-def permute_to(features: KeyedJaggedTensor, names: Sequence[str]) -> KeyedJaggedTensor:
-    """The named features, in that order; the KJT itself where that is what it holds already.
-
-    Raises:
-        IndexError: malformed offsets, on the CPU. FBGEMM's permute would write outside its output; the lookup finds
-            them by itself, and on a GPU a look at them would make the host wait.
+def require_sound_offsets(features: KeyedJaggedTensor) -> None:
     """
-    keys = features.keys()
-    if keys == list(names):
-        return features
-    if features.device().type == "cpu" and not torch.compiler.is_compiling():
-        _require_sound_offsets(features)
-    positions = {key: i for i, key in enumerate(keys)}
-    return features.permute([positions[name] for name in names])
-
-
-def _require_sound_offsets(features: KeyedJaggedTensor) -> None:
+    Raises:
+        IndexError: offsets that do not describe bags. Waits for the ids' device.
+    """
     offsets, numel = features.offsets(), features.values().numel()
     steps = offsets.diff()
     if bool((steps < 0).any()):

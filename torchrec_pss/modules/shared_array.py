@@ -1,6 +1,8 @@
 """`SharedArrayModule`: the parameters, state dict and lookups that both collections share."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,15 +13,19 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.input_checks import explain_bad_input, permute_to, require_features
+from torchrec_pss.modules.feature_selection import savable
+from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
-from torchrec_pss.ops.fused import fused_lookup
+from torchrec_pss.ops.fused import ArrayUpdate, fused_lookup
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
+from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_APPLIED_DTYPES = (*_ARRAY_DTYPES, torch.float64)
 
 
 class SharedArrayModule(nn.Module):
@@ -27,8 +33,11 @@ class SharedArrayModule(nn.Module):
 
     Parameters: ``array`` ``[N]``, and ``projections``, fp32 ``[P]``, None where no table has one: the matrices of the tables that are
     read narrower than their embedding_dim, in the order of the tables' names (:meth:`projection`).
-    Where there are hot rows, their keys are saved as the buffer ``hot_keys``. The state dict carries the layout too, as a uint8 tensor of
-    JSON in the module's extra state; a checkpoint of another layout is refused before anything is copied.
+    The state dict has the keys of hot rows, where there are any, as ``hot_keys``: int32, a copy of the layout's, from which alone rows are
+    found. It carries the layout too, as a uint8 tensor of JSON in the module's extra state; a checkpoint of another layout is refused
+    before anything is copied.
+    ``half()``, ``bfloat16()``, ``double()`` and ``to(dtype)`` convert the array. Projections stay fp32, fp64 beside an fp64 array, and what
+    is read is fp32, as TorchRec's modules return it.
     """
 
     def __init__(
@@ -39,7 +48,7 @@ class SharedArrayModule(nn.Module):
             if not table.feature_names:
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
-        self._device = torch.get_default_device() if device is None else torch.device(device)
+        device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
             self._config = auto_layout.choose(tables, config, dtype.itemsize)
             self._layout = allocate(tables, self._config, dtype.itemsize)
@@ -47,19 +56,20 @@ class SharedArrayModule(nn.Module):
         self._feature_names = [name for table in tables for name in table.feature_names]
         self._table_of_feature = [i for i, table in enumerate(tables) for _ in table.feature_names]
 
-        self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=self._device))
+        self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=device))
         projected = self._layout.projection_numel
-        self.projections = nn.Parameter(torch.empty(projected, device=self._device)) if projected else None
-        self.register_buffer("hot_keys", self._layout.hot_keys.clone(), persistent=self._layout.hot_keys.numel() > 0)
+        self.projections = nn.Parameter(torch.empty(projected, device=device)) if projected else None
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, dict] = {}
         self._step_in_backward: StepInBackward | None = None
+        self._steps_stand_in = False  # whether the gradient of an fp16 or bf16 array is given to its stand-in
+        self._warned_of_half = False
         self.reset_parameters()
 
     @property
     def device(self) -> torch.device:
-        """The device given at construction (as TorchRec's modules report it)."""
-        return self._device
+        """The array's."""
+        return self.array.device
 
     @property
     def config(self) -> PSSConfig:
@@ -70,6 +80,16 @@ class SharedArrayModule(nn.Module):
     def layout(self) -> array_layout.ArrayLayout:
         """How the array is divided; ``print(module.layout)`` shows it as a table."""
         return self._layout
+
+    @property
+    def _accumulator(self) -> torch.dtype:
+        """Of projections, of weights, and of what the op returns: fp32, of an fp64 array fp64."""
+        return torch.promote_types(self.array.dtype, torch.float32)
+
+    @property
+    def hot_keys(self) -> torch.Tensor:
+        """The layout's, int32 ``[K]``, a copy on the array's device."""
+        return self._layout.hot_keys.to(self.array.device, copy=True)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -108,20 +128,40 @@ class SharedArrayModule(nn.Module):
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
     ) -> torch.Tensor:
-        """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
-        embedding_dim]`` for NONE. ``positions`` index the module's features."""
-        kjt = permute_to(features, [self._feature_names[p] for p in positions])
-        weights = kjt.weights().to(torch.float32) if weighted else None
+        """Embeddings of some features, by one lookup: fp32 ``[B, sum of embedding_dim]``, or ``[ids of the features,
+        embedding_dim]`` for NONE. ``positions`` index the module's features, ``features`` are those."""
+        weights = features.weights().to(self._accumulator) if weighted else None
+        ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
         arguments = self._arguments(positions, pooling)
-        step = self._step_in_backward
-        read = lookup if step is None else partial(fused_lookup, update=step)
         try:
-            return read(
-                self.array, indices=kjt.values(), offsets=kjt.offsets(), per_sample_weights=weights, **arguments
-            )
+            read = self._reader()(self.array, indices=ids, offsets=offsets, per_sample_weights=weights, **arguments)
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
-            raise explain_bad_input(error, kjt, tables, self._layout.hash) from error
+            raise explain_bad_input(error, features, tables, self._layout.hash) from error
+        return read.float()
+
+    def _reader(self) -> Callable[..., torch.Tensor]:
+        """The lookup, with what its backward does with the array's gradient."""
+        if not self.array.requires_grad:
+            return lookup
+        if self._step_in_backward is not None:
+            return partial(fused_lookup, update=self._step_in_backward)
+        wide = stand_in(self.array) if self._steps_stand_in else self.array
+        if wide is not self.array:
+            return partial(fused_lookup, update=partial(_gradient_only, wide), gradient_of=wide)
+        if (
+            self.array.dtype == torch.float16
+            and torch.is_grad_enabled()
+            and not (self._warned_of_half or torch.compiler.is_compiling())
+        ):
+            self._warned_of_half = True
+            warnings.warn(
+                "the array is fp16, and its optimizer is one of torch.optim that computes in fp16: the default eps=1e-8 is 0 there, "
+                "and Adam and Adagrad make NaN of every element without a gradient. Give eps=1e-4 or more, or the optimizer to "
+                "apply_optimizer_in_backward before DistributedModelParallel, or to step_in_backward: those compute in fp32",
+                stacklevel=5,
+            )
+        return lookup
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
         """As `_read`, of proxies: the op itself, which checks its arguments when it runs."""
@@ -129,27 +169,31 @@ class SharedArrayModule(nn.Module):
         return torch.ops.torchrec_pss.lookup(
             self.array, given["features"], given["hot_keys"], given["projections"], ids, offsets, weights,
             given["total_width"], given["read_width"], int(pooling), given["hash_kind"], given["sign"],
-        )[0]  # fmt: skip
+        )[0].to(torch.float32)  # fmt: skip
 
     def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
         """What `lookup` is told beside the array and a batch."""
-        device = self.array.device
-        key = (tuple(positions), pooling, device)
-        if key not in self._metadata:
+        device, dtype = self.array.device, self._accumulator
+        key = (tuple(positions), pooling, device, dtype)
+        known = self._metadata.get(key)
+        if known is None:
             tables = [self._table_of_feature[p] for p in positions]
             dims = [self._layout.tables[t].embedding_dim for t in tables]
             rows = [self._feature_rows[t] for t in tables]
-            self._metadata[key] = {
-                "features": feature_matrix(rows, device),
-                "hot_keys": self._hot_index.to(device),
-                "projections": torch.empty(0, device=device),
-                "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
-                "read_width": read_width([row.get(FeatureColumn.INNER, 0) for row in rows], pooling),
-                "pooling_mode": pooling,
-                "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
-                "sign": self._layout.sign,
-            }
-        return self._metadata[key] | ({} if self.projections is None else {"projections": self.projections})
+            with torch.inference_mode(False):  # or training could not save them
+                known = {
+                    "features": feature_matrix(rows, device),
+                    "hot_keys": self._hot_index.to(device, copy=True),
+                    "projections": torch.empty(0, device=device, dtype=dtype),
+                    "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
+                    "read_width": read_width([row.get(FeatureColumn.INNER, 0) for row in rows], pooling),
+                    "pooling_mode": pooling,
+                    "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
+                    "sign": self._layout.sign,
+                }
+            if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
+                self._metadata[key] = known
+        return known | ({} if self.projections is None else {"projections": self.projections})
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """What `torch.jit.script` takes in this module's place: TorchScript does not know Python objects such as the layout."""
@@ -226,6 +270,30 @@ class SharedArrayModule(nn.Module):
     def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SharedArrayModule":
+        """
+        Raises:
+            TypeError: ``fn`` makes of the array what no lookup reads; nothing is changed.
+        """
+        made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
+        if made.dtype not in _APPLIED_DTYPES:
+            raise TypeError(f"a shared array must be fp32, fp16, bf16 or fp64, not {made.dtype}")
+        before = [] if self.projections is None else [self.projections, self.projections.grad]
+        before = [t.detach() for t in before if t is not None]  # what `_apply` makes of them has other values
+        super()._apply(fn, recurse)
+        if before and self.projections.dtype != self._accumulator:
+            values, *gradient = (_in_dtype(t, self.projections, self._accumulator) for t in before)
+            self.projections.grad = None
+            self.projections.data = values
+            self.projections.grad = next(iter(gradient), None)
+        self._describe_array()
+        return self
+
+    def _describe_array(self) -> None:
+        """Has the layout say how large the array's elements are."""
+        if self._layout.itemsize != self.array.element_size():
+            self._layout = replace(self._layout, itemsize=self.array.element_size())
+
     def get_extra_state(self) -> torch.Tensor:
         """The layout as canonical JSON in a uint8 tensor."""
         return array_layout.encode_fingerprint(self._layout.fingerprint())
@@ -239,7 +307,20 @@ class SharedArrayModule(nn.Module):
         if saved is not None:
             self._refuse_other_layout(saved)
         self._join_projections(state_dict, prefix)
+        keys, own = state_dict.pop(prefix + "hot_keys", None), self._layout.hot_keys
+        if keys is not None and not keys.is_meta and not (keys.shape == own.shape and bool((keys.cpu() == own).all())):
+            warnings.warn(
+                f"{prefix}hot_keys in the state dict are not those of its layout; the layout's are used", stacklevel=2
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.projections is not None and self.projections.dtype != self._accumulator:  # assigned
+            self.projections.data = self.projections.data.to(self._accumulator)
+        self._describe_array()
+
+    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._layout.hot_keys.numel():
+            destination[prefix + "hot_keys"] = self.hot_keys
 
     def _join_projections(self, state_dict, prefix: str) -> None:
         """State dicts once had a matrix a table, ``projections.<table>``."""
@@ -251,7 +332,9 @@ class SharedArrayModule(nn.Module):
         try:
             fingerprint = array_layout.decode_fingerprint(saved)
             difference = array_layout.describe_difference(fingerprint, self._layout.fingerprint())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except RecursionError as error:
+            raise ValueError("the checkpoint's layout of the shared array is unreadable: nested too deeply") from error
+        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's layout of the shared array is unreadable: {error!r}") from error
         if difference:
             raise ValueError(f"the checkpoint was written with another layout of the shared array: {difference}")
@@ -263,6 +346,17 @@ class SharedArrayModule(nn.Module):
             f"array={self._layout.numel} x {self.array.dtype}, tables={shared} shared + {exact} exact, "
             f"hash={self._layout.hash}, embedding_bytes={self._layout.embedding_bytes}"
         )
+
+
+def _in_dtype(values: torch.Tensor, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``values`` where ``like`` is; uninitialised where one of them has none."""
+    if values.is_meta or like.is_meta:
+        return torch.empty_like(like, dtype=dtype, requires_grad=False)
+    return values.to(like.device, dtype)
+
+
+def _gradient_only(wide: torch.Tensor) -> ArrayUpdate:
+    return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(wide, requires_grad=False))
 
 
 def _feature_rows(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:

@@ -3,12 +3,19 @@
 import torch
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from torchrec_pss.modules.feature_selection import select
+
 
 @torch.fx.wrap
 def permuted(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
-    """The named features, in that order."""
-    keys = features.keys()
-    return features.permute([keys.index(name) for name in names])
+    """The named features, in that order.
+
+    Raises:
+        ValueError: batch sizes that vary by feature (VBE), which a traced module does not expand.
+    """
+    if features.variable_stride_per_key():
+        raise ValueError("a traced or scripted collection takes no batch size that varies by feature (VBE)")
+    return select(features, names)
 
 
 @torch.fx.wrap

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_pss.modules.feature_selection import savable
+
 
 def padded(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
     """The same bags under one batch size, the largest: the other features get empty bags at their end."""
@@ -49,5 +51,5 @@ def expanded(
     """
     keys, rows = features.inverse_indices()
     parts = read.split(list(dims), dim=1)
-    rows = rows.to(read.device)
+    rows = savable(rows.to(read.device))
     return torch.cat([part[rows[keys.index(n)]] for part, n in zip(parts, names, strict=True)], dim=1)

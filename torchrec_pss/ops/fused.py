@@ -3,15 +3,19 @@
 No gradient as long as the array is made, filled with zeros and read again: SGD and Adagrad touch only elements that the batch
 read, Adam and AdamW pass over the array once.
 
+UpdateKind.NONE takes no step: the gradient goes to another parameter than the array, in fp32 where the array is fp16 or bf16.
+
 Backward reads rows again for the gradients of weights, as TBE does: of two lookups whose backward is one call, the second's are of
 the array that the first has updated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from torchrec_pss.ops.lookup import check_arguments
+from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -21,7 +25,7 @@ class ArrayUpdate:
 
     Attributes:
         kind, numbers: the formula and what is in it.
-        sink: zeros ``[N]``, fp32 (fp64 for an fp64 array); holds gradients for the time of a backward.
+        sink: zeros ``[N]``, fp32 (fp64 for an fp64 array); holds gradients for the time of a backward, of NONE for good.
         state, second: the formula's, as `sink`; None where it has none.
     """
 
@@ -33,18 +37,21 @@ class ArrayUpdate:
 
 
 class _FusedLookup(torch.autograd.Function):
+    """``leaf`` is there for autograd: what needs the array's gradient, or is given it."""
+
     @staticmethod
-    def forward(ctx, array, arguments, update, weights, projections):
+    def forward(ctx, leaf, array, arguments, update, gives_gradient, weights, projections):
         features, hot_keys, indices, offsets, widths, flags = arguments
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
             out, saved = torch.ops.torchrec_pss.lookup(
                 array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
         ctx.save_for_backward(features, hot_keys, projections, indices, offsets, weights, *saved)
-        ctx.array, ctx.update, ctx.flags = array, update, flags
+        ctx.array, ctx.update, ctx.flags, ctx.gives_gradient = array, update, flags, gives_gradient
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
         update = ctx.update()
@@ -52,7 +59,9 @@ class _FusedLookup(torch.autograd.Function):
             grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
             offsets, weights, *ctx.flags, update.kind, list(update.numbers),
         )  # fmt: skip
-        return None, None, None, grad_weights if ctx.needs_input_grad[3] else None, grad_projections
+        given = update.kind == UpdateKind.NONE and ctx.needs_input_grad[0] and ctx.gives_gradient
+        grad_leaf = update.sink if given else None
+        return grad_leaf, *[None] * 4, grad_weights if ctx.needs_input_grad[5] else None, grad_projections
 
 
 def fused_lookup(
@@ -62,7 +71,8 @@ def fused_lookup(
     offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None = None,
     *,
-    update,
+    update: Callable[[], ArrayUpdate],
+    gradient_of: torch.Tensor | None = None,
     hot_keys: torch.Tensor,
     projections: torch.Tensor,
     total_width: int,
@@ -75,11 +85,17 @@ def fused_lookup(
 
     Args:
         update: called in backward, returns the `ArrayUpdate` to make.
+        gradient_of: of UpdateKind.NONE, the parameter that is given the gradient: of the array's shape, in the sink's dtype.
 
     Raises:
         ValueError, IndexError: as `lookup`.
     """
-    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
+    check_arguments(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+    )
+    refuse_forward_mode(array, projections, per_sample_weights)
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     arguments = (features, hot_keys, indices, offsets, widths, flags)
-    return _FusedLookup.apply(array, arguments, update, per_sample_weights, projections)
+    leaf = array if gradient_of is None else gradient_of
+    gives = gradient_of is not None
+    return _FusedLookup.apply(leaf, array.detach(), arguments, update, gives, per_sample_weights, projections)

@@ -11,7 +11,8 @@ import warnings
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode
+from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
+from torchrec_pss.ops.features import PoolingMode
 
 # hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
 # implementation leaves for itself: pooled reads, and on the CPU numbers of repeated ids (csrc/distinct.h), on a GPU of hot rows.
@@ -19,7 +20,6 @@ _ARGUMENTS = (
     "Tensor array, Tensor features, Tensor hot_keys, Tensor projections, Tensor indices, Tensor offsets, "
     "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
 )
-_POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
 
 _library = torch.library.Library("torchrec_pss", "DEF")
 _library.define(
@@ -31,7 +31,7 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 # Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero
-# again afterwards.
+# again afterwards; of UpdateKind.NONE it keeps the gradient.
 _library.define(
     f"lookup_backward_update_(Tensor grad, Tensor[] saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
     f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
@@ -101,14 +101,18 @@ def lookup(
         ``[L, total_width]`` for NONE. An empty bag gives zeros.
 
     Raises:
-        ValueError: wrong shape, dtype, device or pooling mode.
+        ValueError: wrong shape, dtype, device or pooling mode; metadata that are no layout of the array.
+        NotImplementedError: in a second derivative, and in forward mode.
         IndexError: offsets that do not describe bags, or an id out of an exact table's range.
     """
     if hot_keys is None:
         hot_keys = features.new_zeros(0, dtype=torch.int32)
     if projections is None:
         projections = array.new_zeros(0, dtype=torch.promote_types(array.dtype, torch.float32))
-    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode)
+    check_arguments(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+    )
+    refuse_forward_mode(array, projections, per_sample_weights)
     out, _ = torch.ops.torchrec_pss.lookup(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
         pooling_mode, hash_kind, sign,
@@ -116,54 +120,11 @@ def lookup(
     return out
 
 
-def check_arguments(
-    array: torch.Tensor,
-    features: torch.Tensor,
-    hot_keys: torch.Tensor,
-    projections: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor,
-    weights: torch.Tensor | None,
-    pooling_mode: int,
-) -> None:
-    """What can be told from shapes and dtypes alone; holds under torch.compile too."""
-    if array.dim() != 1 or not array.is_floating_point():
-        raise ValueError(f"array must be a floating-point vector, got {array.dtype} {tuple(array.shape)}")
-    if features.dim() != 2 or features.shape[1] != len(FeatureColumn) or features.dtype != torch.int64:
-        raise ValueError(f"features must be int64 [F, {len(FeatureColumn)}], got {features.dtype} {features.shape}")
-    if hot_keys.dim() != 1 or hot_keys.dtype != torch.int32:
-        raise ValueError(f"hot_keys must be an int32 vector, got {hot_keys.dtype} {tuple(hot_keys.shape)}")
-    for name, tensor in (("indices", indices), ("offsets", offsets)):
-        if tensor.dim() != 1 or tensor.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"{name} must be an int32 or int64 vector, got {tensor.dtype} {tuple(tensor.shape)}")
-    if offsets.numel() < 1 or (offsets.numel() - 1) % max(features.shape[0], 1):
-        raise ValueError(f"offsets must hold F * B + 1 values, got {offsets.numel()} for {features.shape[0]} features")
-    if pooling_mode not in _POOLING_MODES:
-        raise ValueError(f"pooling_mode must be SUM, MEAN or NONE, got {pooling_mode}")
-    wanted = torch.float64 if array.dtype == torch.float64 else torch.float32
-    if projections.dim() != 1 or projections.dtype != wanted:
-        raise ValueError(f"projections must be a {wanted} vector, got {projections.dtype} {tuple(projections.shape)}")
-    device = array.device
-    if weights is not None and (weights.shape != indices.shape or weights.dtype != wanted):
-        raise ValueError(
-            f"per_sample_weights must be {wanted} of shape {tuple(indices.shape)}, "
-            f"got {weights.dtype} {tuple(weights.shape)}"
-        )
-    for name, tensor in (
-        ("hot_keys", hot_keys),
-        ("projections", projections),
-        ("indices", indices),
-        ("offsets", offsets),
-        ("per_sample_weights", weights),
-    ):
-        if tensor is not None and tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, but the array is on {device}")
-
-
 @torch.library.register_fake("torchrec_pss::lookup")
 def _(
     array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights)
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
     dtype = torch.promote_types(array.dtype, torch.float32)
     saved = [array.new_empty(rows, read_width, dtype=dtype)]
@@ -181,6 +142,7 @@ def _(
 def _(
     grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights, grad, *saved)
     num_weights = 0 if weights is None else indices.shape[0]
     return torch.empty_like(array), torch.empty_like(projections), grad.new_empty(num_weights)
 
@@ -189,6 +151,8 @@ def _(
 def _(
     grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    states = (grad, *saved, sink, state, second)
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights, *states)
     num_weights = 0 if weights is None else indices.shape[0]
     return torch.empty_like(projections), grad.new_empty(num_weights)
 
@@ -213,4 +177,12 @@ def _backward(ctx, grad, _):
     return grad_array, None, None, grad_projections, None, None, grad_weights, *[None] * 5
 
 
+def _no_second_derivative(ctx, *_):
+    raise NotImplementedError(
+        "the lookup in a shared array has no second derivative: do not differentiate through its gradient (create_graph=True), "
+        "or take gradient penalties of what follows the embeddings only"
+    )
+
+
 torch.library.register_autograd("torchrec_pss::lookup", _backward, setup_context=_setup_context)
+torch.library.register_autograd("torchrec_pss::lookup_backward", _no_second_derivative)

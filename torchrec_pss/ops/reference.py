@@ -9,10 +9,19 @@ from collections.abc import Sequence
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_read_width, padded
+from torchrec_pss.ops.arguments import check_arguments
+from torchrec_pss.ops.features import (
+    FeatureColumn,
+    PoolingMode,
+    check_layout,
+    check_read_width,
+    check_total_width,
+    output_dims,
+    padded,
+)
 from torchrec_pss.ops.features import read_width as read_width_of
 from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
-from torchrec_pss.ops.update_kinds import UpdateNumbers, apply_update
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers, apply_update
 
 
 def row_addresses(
@@ -31,6 +40,8 @@ def row_addresses(
         Addresses into the array and signs (+1 or -1), both int64 ``[n, width]``.
     """
     key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base, *_ = feature.tolist()
+    if width == prefix:  # what an exact table's row says of hashed blocks and hot rows means nothing
+        block, num_slots, first_shared, hot_end = 1, 1, 0, hot_begin
     ids = ids.to(torch.int64)
     exact = base + ids[:, None] * prefix + torch.arange(prefix, device=ids.device)
     num_blocks = (width - prefix) // block if width > prefix else 0
@@ -92,6 +103,11 @@ def lookup(
         The output, and what backward needs: the pooled reads of the features that are projected, each with its bias and padded
         to a multiple of 8 columns, side by side ``[B, sum of them]`` (for NONE ``[L, largest of them]``). Nothing reads the padding.
     """
+    check_arguments(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+    )
+    check_layout(features.tolist(), len(array), len(hot_keys), len(projections), hash_kind == HASH_ROBE)
+    check_total_width(total_width, output_dims(features.tolist()), pooling_mode)
     check_inputs(features, indices, offsets, hash_kind)
     check_read_width(read_width, read_width_of(features[:, FeatureColumn.INNER].tolist(), pooling_mode))
     dtype = torch.promote_types(array.dtype, torch.float32)
@@ -137,8 +153,10 @@ def lookup_backward(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
+    wide: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the array (its dtype), of the projections ``[P]``, and of the weights (empty where there are none)."""
+    """Gradients of the array (its dtype; ``wide``: the accumulator's), of the projections ``[P]``, and of the weights (empty where
+    there are none)."""
     (read,) = saved
     batch_size = _batch_size(features, offsets)
     scales = _scales(indices, offsets, per_sample_weights, pooling_mode, grad.dtype)
@@ -173,7 +191,7 @@ def lookup_backward(
             rows = array[addresses].to(grad.dtype) * row_signs
             biases = grad_read[:, width:].sum(1)  # one column or none
             grad_weights[here] = ((rows * grad_read[:, :width]).sum(1) + biases) * lengths_only[here]
-    return grad_array.to(array.dtype), grad_projections, grad_weights
+    return grad_array if wide else grad_array.to(array.dtype), grad_projections, grad_weights
 
 
 def lookup_backward_update_(
@@ -185,17 +203,22 @@ def lookup_backward_update_(
     second: torch.Tensor | None,
     *arguments,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`lookup_backward` whose gradient of the array becomes a step on it, see `torchrec_pss.ops.update_kinds`; the last of
-    ``arguments`` are the kind and its numbers. The other gradients are returned."""
+    """`lookup_backward` whose gradient of the array becomes a step on it, or is left in ``sink``, see
+    `torchrec_pss.ops.update_kinds`; the last of ``arguments`` are the kind and its numbers. The other gradients are returned."""
     *arguments, kind, numbers = arguments
-    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *arguments)
-    apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
+    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *arguments, wide=True)
+    if kind == UpdateKind.NONE:
+        sink += gradient
+    else:
+        apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
     return grad_projections, grad_weights
 
 
 def _projection(feature: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
     """The feature's part of ``projections`` (or of their gradient), a view; of no rows where it is not projected."""
     begin, inner, dim = feature[FeatureColumn.PROJECTION :].tolist()
+    if inner == 0:
+        return projections[:0].view(0, 0)
     return projections[begin : begin + inner * dim].view(inner, dim)
 
 

@@ -7,8 +7,12 @@ import torch
 
 
 class UpdateKind(IntEnum):
-    """The formulas; csrc/problem.h holds the same list. SGD and Adagrad move only elements with a gradient, Adam and AdamW all."""
+    """The formulas; csrc/problem.h holds the same list. SGD and Adagrad move only elements with a gradient, Adam and AdamW all.
 
+    NONE moves nothing: the gradient stays in the op's `sink`, in fp32 whatever the array is.
+    """
+
+    NONE = 0
     SGD = 1  # w -= rate * g
     ADAGRAD = 2  # state += g^2; w -= rate * g / (sqrt(state) + eps)
     ADAM = 3  # g += decay * w, then the same as

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.stand_in import state_of
 
 
 class ParameterRestart:
@@ -22,11 +23,13 @@ class ParameterRestart:
     @torch.no_grad()
     def restart(self, optimizer: torch.optim.Optimizer) -> None:
         """Gives the parameters their first values, and zeroes what ``optimizer`` (or a `torchrec.optim.keyed.KeyedOptimizer`)
-        keeps of them: moments, Adagrad's sums, the number of steps. Replicas that were equal stay equal; nothing is
-        communicated."""
+        keeps of them: moments, Adagrad's sums, the number of steps. Those that are frozen stay as they are. Replicas that were equal
+        stay equal; nothing is communicated."""
         for parameter, first in self._first.items():
+            if not parameter.requires_grad:
+                continue
             parameter.copy_(first)
-            for value in optimizer.state.get(parameter, {}).values():
+            for value in state_of(optimizer, parameter).values():
                 if isinstance(value, torch.Tensor):
                     value.zero_()
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from torchrec_pss.ops.fused import ArrayUpdate
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
+from torchrec_pss.optim.stand_in import keep_stand_in, replace_in, stand_in
 
 _KINDS = {
     torch.optim.SGD: UpdateKind.SGD,
@@ -12,7 +13,7 @@ _KINDS = {
     torch.optim.Adam: UpdateKind.ADAM,
     torch.optim.AdamW: UpdateKind.ADAMW,
 }
-_STATES = {UpdateKind.SGD: (), UpdateKind.ADAGRAD: ("sum",)}  # of a parameter, by torch.optim's names
+_SPARSE_KINDS = (UpdateKind.SGD, UpdateKind.ADAGRAD)
 _ADAM_STATES = ("exp_avg", "exp_avg_sq")
 _OFF = ("momentum", "nesterov", "maximize", "differentiable", "amsgrad")
 _OFF_IN_SPARSE_KINDS = ("weight_decay",)  # would move every element
@@ -25,7 +26,8 @@ class StepInBackward:
 
     SGD and Adagrad touch only what the batch read; Adam and AdamW move every element at every step, and save the gradient's
     own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
-    stands in, one sum an element.
+    stands in, one sum an element. Of an fp16 or bf16 array, arithmetic and state are in fp32: among the optimizer's parameters
+    its `stand_in` takes the array's place.
 
     Args:
         optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
@@ -42,36 +44,51 @@ class StepInBackward:
         self._optimizer = optimizer
         self._array = array
         self._kind = _KINDS[type(optimizer)]
-        self._sink = torch.zeros_like(array, dtype=_state_dtype(array), requires_grad=False)
+        self._sink = torch.zeros(0)
+        self._wide = stand_in(array)
+        replace_in(optimizer, array)
+        state = optimizer.state.get(self._wide, {})
+        if self._kind == UpdateKind.ADAGRAD and not state["step"]:
+            state["sum"].fill_(
+                _group(optimizer, array)["initial_accumulator_value"]
+            )  # in half precision it was rounded
 
     @staticmethod
     def obstacle(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> str | None:
         """Why the optimizer's step cannot be part of backward; None where it can."""
-        group = next((g for g in optimizer.param_groups if any(p is array for p in g["params"])), None)
+        group = _group(optimizer, array)
         name = type(optimizer).__name__
         if group is None:
             return "the array is none of the optimizer's parameters"
         if type(optimizer) not in _KINDS:
             return f"{name} is none of {', '.join(k.__name__ for k in _KINDS)}"
         kind = _KINDS[type(optimizer)]
-        off = _OFF + (_OFF_IN_SPARSE_KINDS if kind in _STATES else ()) + (_ON_GPU if array.is_cuda else ())
+        off = _OFF + (_OFF_IN_SPARSE_KINDS if kind in _SPARSE_KINDS else ()) + (_ON_GPU if array.is_cuda else ())
         on = [option for option in off if group.get(option)]
         if on:
             return f"{name} with {' and '.join(on)}"
-        for key in _STATES.get(kind, _ADAM_STATES):
-            state = optimizer.state.get(array, {}).get(key)
-            dtype = array.dtype if state is None else state.dtype  # as torch.optim would make it
-            if dtype != _state_dtype(array):
-                return f"{name}'s state is {dtype}"
         return None
 
     def __call__(self) -> ArrayUpdate:
-        """The update of the backward that is running; counts the step."""
-        group = next(g for g in self._optimizer.param_groups if any(p is self._array for p in g["params"]))
+        """The update of the backward that is running; counts the step. None is taken on an array that was frozen after forward.
+
+        Raises:
+            ValueError: the optimizer's options have become such as `obstacle` tells.
+        """
+        if not self._array.requires_grad:
+            return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(stand_in(self._array)))
+        keep_stand_in(self._array, self._wide)
+        replace_in(self._optimizer, self._array)  # the module may have another dtype or device by now
+        reason = self.obstacle(self._optimizer, self._array)
+        if reason:
+            raise ValueError(f"no step in backward any more: {reason}")
+        group, wide = _group(self._optimizer, self._array), stand_in(self._array)
+        if (self._sink.dtype, self._sink.device, self._sink.shape) != (wide.dtype, wide.device, wide.shape):
+            self._sink = torch.zeros_like(wide, requires_grad=False)
         rate = float(group["lr"])
         if self._kind == UpdateKind.SGD:
             return ArrayUpdate(self._kind, UpdateNumbers(rate), self._sink)
-        state = self._optimizer.state[self._array]
+        state = self._optimizer.state[wide]
         if self._kind == UpdateKind.ADAGRAD:
             state["step"] += 1
             rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
@@ -87,5 +104,7 @@ class StepInBackward:
         return ArrayUpdate(self._kind, numbers, self._sink, *(state[key] for key in _ADAM_STATES))
 
 
-def _state_dtype(array: nn.Parameter) -> torch.dtype:
-    return torch.promote_types(array.dtype, torch.float32)
+def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict | None:
+    """The parameter group of the array, or of its stand-in."""
+    ours = (array, stand_in(array))
+    return next((g for g in optimizer.param_groups if any(p is o for p in g["params"] for o in ours)), None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from torchrec_pss.ranges import RANGES, Range
 
@@ -21,7 +22,8 @@ class WeightAverage:
     needs no end known in advance, and a resumed run equals an undisturbed one.
 
     Args:
-        parameters: by name, the tensors to average; they stay the caller's and are read at every update.
+        parameters: by name, the tensors to average; they stay the caller's and are read at every update. A parameter that is
+            frozen (``requires_grad`` is False) is its own average, and is not moved. Averages of fp16 and bf16 are in fp32.
         power: how fast old weights are forgotten; 0 is the plain mean.
         every: of this many steps, one is taken into account.
 
@@ -32,9 +34,15 @@ class WeightAverage:
     def __init__(self, parameters: Mapping[str, torch.Tensor], power: float = 8.0, every: int = 1) -> None:
         self._power = RANGES["average_power"].checked("power", power)
         self._every = _EVERY.checked("every", every)
-        self._live = {name: p.detach() for name, p in parameters.items()}
-        self._average = {name: p.clone() for name, p in self._live.items()}
+        self._parameters = dict(parameters)
+        # In half precision an average would soon stop to follow.
+        self._average = {
+            n: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for n, p in parameters.items()
+        }
         self._steps = 0
+
+    def _frozen(self) -> list[str]:
+        return [n for n, p in self._parameters.items() if isinstance(p, nn.Parameter) and not p.requires_grad]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -42,7 +50,15 @@ class WeightAverage:
         self._steps += 1
         if self._steps % self._every == 0:
             weight = (self._power + 1) / (self._steps // self._every + self._power)
-            torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), weight)
+            average = list(self._average.values())
+            live = [p.detach().to(a.dtype) for p, a in zip(self._parameters.values(), average, strict=True)]
+            torch._foreach_lerp_(average, live, weight)
+            self._follow_frozen()
+
+    @torch.no_grad()
+    def _follow_frozen(self) -> None:
+        for name in self._frozen():
+            self._average[name].copy_(self._parameters[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -50,18 +66,18 @@ class WeightAverage:
         if self._steps < self._every:
             yield
             return
-        self._swap()
+        self._follow_frozen()
+        live = {name: p.detach().clone() for name, p in self._parameters.items()}
         try:
+            self._write(self._average)
             yield
         finally:
-            self._swap()
+            self._write(live)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        for live, average in zip(self._live.values(), self._average.values(), strict=True):
-            kept = live.clone()
-            live.copy_(average)
-            average.copy_(kept)
+    def _write(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averages by name, and the number of steps under ``_steps``."""

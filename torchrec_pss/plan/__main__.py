@@ -20,7 +20,7 @@ from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.plan.dry_run import dry_run
-from torchrec_pss.whole_file import write_json
+from torchrec_pss.whole_file import refuse_overwriting, write_json
 
 
 def _topology(args: argparse.Namespace) -> Topology:
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"
     found: dict[str, PlanReport | str] = {}
     try:
+        refuse_overwriting({"--json": args.json}, {"--tables": args.tables})
         tables = read_table_list(args.tables, args.embedding_dim)
         for mode in dict.fromkeys([args.pss, *MODES]):
             try:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         plans = {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()}
         try:
             write_json(args.json, plans)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"--json {args.json} cannot be written: {error}")
     return 0 if isinstance(found[args.pss], PlanReport) else 1
 

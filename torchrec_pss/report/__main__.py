@@ -6,18 +6,40 @@ A RUN is a run's output folder, or its results.json. The page stands alone, plot
 
 import base64
 import html
-import json
+import os
+import sys
 from pathlib import Path
 
+from torchrec_pss import json_fields as fields
 from torchrec_pss.flags import Parser
-from torchrec_pss.whole_file import write_text
+from torchrec_pss.whole_file import read_json, refuse_overwriting, write_text
 
 try:
     from torchrec_pss.report import plots
 except ImportError as error:
-    raise SystemExit("error: the report needs matplotlib: pip install 'torchrec_pss[examples]'") from error
+    print("error: the report needs matplotlib: pip install 'torchrec_pss[examples]'", file=sys.stderr)
+    raise SystemExit(2) from error
 
-_NEEDED = ("history", "auroc_test", "auroc_bayes", "embedding", "embedding_bytes", "compression", "steps")
+_table = fields.fields(
+    kind=fields.text,
+    rows=fields.count,
+    width=fields.count,
+    own_bytes=fields.count,
+    region_bytes=fields.count,
+    rows_per_element=fields.amount,
+    unresolved=fields.number,
+)
+_check = fields.fields(
+    history=fields.history,
+    auroc_test=fields.share,
+    auroc_bayes=fields.optional(fields.share),
+    embedding=fields.text,
+    embedding_bytes=fields.count,
+    compression=fields.amount,
+    steps=fields.count,
+)
+_check_array = fields.optional(fields.values(_table))
+_check_ablation = fields.optional(fields.values(fields.number))
 _STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}img{max-width:100%}"
     "table{border-collapse:collapse;font-size:.85em}td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}"
@@ -32,16 +54,22 @@ def read_run(path: Path) -> dict:
         ValueError: there are none, or the file is not one that train_criteo.py writes; names it.
     """
     file = path / "results.json" if path.is_dir() else path
+    name = printable(file)
     try:
-        run = json.loads(file.read_text())
-        missing = [key for key in _NEEDED if key not in run]
+        run = read_json(file)
+        _check(run, "")
+        _check_array(run.get("collision_load"), "collision_load")
+        _check_ablation(run.get("ablation"), "ablation")
     except FileNotFoundError as error:
-        raise ValueError(f"{file} does not exist: the run has not ended, or has another folder") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read as a run's results: {error}") from error
-    if missing:
-        raise ValueError(f"{file} lacks {missing}: it is not a results.json of train_criteo.py")
+        raise ValueError(f"{name} does not exist: the run has not ended, or has another folder") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as results of train_criteo.py: {printable(error)}") from error
     return run
+
+
+def printable(name: object) -> str:
+    """A path may hold bytes that are no text."""
+    return os.fsencode(str(name)).decode(errors="replace")
 
 
 def page(runs: dict[str, dict]) -> str:
@@ -99,15 +127,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     args = parser.parse_args(argv)
+    files = {f"RUN {printable(p)}": p / "results.json" if p.is_dir() else p for p in args.runs}
     try:
-        runs = {str(path): read_run(path) for path in args.runs}
+        refuse_overwriting({"--output": args.output}, files)
+        runs = {printable(path): read_run(path) for path in args.runs}
     except ValueError as error:
         parser.error(str(error))
     try:
         write_text(args.output, page(runs))
     except OSError as error:
-        parser.error(f"--output {args.output} cannot be written: {error}")
-    print(f"{len(runs)} runs in {args.output}")
+        parser.error(printable(f"--output {args.output} cannot be written: {error}"))
+    print(f"{len(runs)} runs in {printable(args.output)}")
 
 
 if __name__ == "__main__":

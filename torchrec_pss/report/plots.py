@@ -6,7 +6,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+_MOST_PIXELS = 60_000  # of a side; matplotlib draws less than 2^16
 
 # Of a watched array, by panel: what `ArrayWatcher.measure` calls them, and how the legend does.
 _WATCHED = {
@@ -22,17 +26,20 @@ _WATCHED = {
 def curves(runs: dict[str, dict]) -> bytes:
     """Validation AUROC and training loss over steps, a line a run."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    named = []
     for name, run in runs.items():
         for axis, key in ((left, "auroc_val"), (right, "loss")):
             points = [(h["step"], h[key]) for h in run["history"] if key in h]
             if points:
-                axis.plot(*zip(*points, strict=True), ".-", label=name)
+                lines = axis.plot(*zip(*points, strict=True), ".-")
+                if not named or named[-1][0] != name:
+                    named.append((name, lines[0]))
     bayes = {run["auroc_bayes"] for run in runs.values()} - {None}
     if len(bayes) == 1:
-        left.axhline(bayes.pop(), color="gray", linestyle="--", label="Bayes")
+        named.append(("Bayes", left.axhline(bayes.pop(), color="gray", linestyle="--")))
     left.set(xlabel="step", ylabel="validation AUROC")
     right.set(xlabel="step", ylabel="training loss")
-    left.legend(fontsize=8)
+    _legend(left, named)
     return _png(figure)
 
 
@@ -70,14 +77,22 @@ def tables(run: dict) -> bytes | None:
         axis.barh(range(len(names)), values)
         axis.set_xlabel(label, fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), names, parse_math=False)
     axes[0].invert_yaxis()
     return _png(figure)
+
+
+def _legend(axis: Axes, named: list[tuple[str, Line2D]]) -> None:
+    """Names as they are: matplotlib leaves out those that begin with "_", and takes what stands between two "$" for mathematics."""
+    legend = axis.legend([line for _, line in named], [str(number) for number in range(len(named))], fontsize=8)
+    for text, (name, _) in zip(legend.get_texts(), named, strict=True):
+        text.set(text=name, parse_math=False)
 
 
 def _png(figure: Figure) -> bytes:
     figure.tight_layout()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    height = figure.get_size_inches()[1]
+    figure.savefig(buffer, format="png", dpi=min(110, _MOST_PIXELS / height))
     pyplot.close(figure)
     return buffer.getvalue()

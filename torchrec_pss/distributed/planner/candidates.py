@@ -33,13 +33,14 @@ class Table:
 
 
 def tables_of(module: nn.Module, constraints: Mapping[str, ParameterConstraints]) -> list[Table]:
-    """The tables of the plain EBCs of ``module``, with what is pinned about them.
+    """The tables of the plain EBCs of ``module``, with what is pinned about them. Frozen tables are pinned out of the array, which would
+    not keep their rows.
 
     Raises:
-        ValueError: a `PSSParameterConstraints` pins a table that is in none of them.
+        ValueError: a `PSSParameterConstraints` pins a table that is in none of them, or a frozen one into the array.
     """
     found = [
-        Table(path, config, getattr(constraints.get(config.name), "pss", "auto"))
+        Table(path, config, _pin(child, config.name, constraints))
         for path, child in module.named_modules()
         if type(child) is EmbeddingBagCollection
         for config in child.embedding_bag_configs()
@@ -51,6 +52,17 @@ def tables_of(module: nn.Module, constraints: Mapping[str, ParameterConstraints]
             f"constraints name the tables {unknown}; the model's EmbeddingBagCollections have {sorted(names)}"
         )
     return found
+
+
+def _pin(ebc: EmbeddingBagCollection, table: str, constraints: Mapping[str, ParameterConstraints]) -> str:
+    pin = getattr(constraints.get(table), "pss", "auto")
+    if ebc.embedding_bags[table].weight.requires_grad:
+        return pin
+    if pin in ("always", "exact"):
+        raise ValueError(
+            f"table {table!r} is frozen, and pinned into the array (pss={pin!r}), which would not keep its rows"
+        )
+    return "never"
 
 
 def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:

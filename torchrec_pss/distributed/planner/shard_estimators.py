@@ -32,8 +32,8 @@ _STATES = {torch.optim.SGD: 0, torch.optim.Adagrad: 1, torch.optim.Adam: 2, torc
 class ReplicatedArrayEstimator(ShardEstimator):
     """Overwrites what TorchRec's estimators, run before it, wrote for shared arrays.
 
-    Memory: parameters (array and projections), their gradients and the optimizer's states, and a batch's ids, embeddings,
-    and what was read of projected tables. The gradients are DDP's buckets, so that reducing them takes no more.
+    Memory: parameters (array and projections), their gradients and the optimizer's states (in fp32 of an optimizer in backward), and a
+    batch's ids, embeddings, and what was read of projected tables. The gradients are DDP's buckets, so that reducing them takes no more.
 
     Args:
         topology: bandwidths, world size, device.
@@ -116,12 +116,15 @@ class ReplicatedArrayEstimator(ShardEstimator):
 
     def _storage(self, module: SharedArrayModule, option: ShardingOption) -> Storage:
         parameters = sum(p.numel() * p.element_size() for p in module.parameters())
+        learning = parameters * (1 + self._states(module))  # gradient and states
+        if hasattr(module.array, "_optimizer_classes") and module.array.element_size() < 4:  # in fp32, on a stand-in
+            learning += module.array.numel() * (4 + (4 - module.array.element_size()) * (1 + self._states(module)))
         layouts = {t.name: t for t in module.layout.tables}
         activations = 0.0
         for table, rows, ids in self._reads(module, option):
             layout = layouts[table.name]
             read = -(-(layout.width + layout.bias) // _REGISTER) * _REGISTER if layout.is_projected else 0
             activations += ids * BIGINT_DTYPE + rows * (table.embedding_dim + read) * _OUTPUT_BYTES
-        total = round(parameters * (2 + self._states(module)) + activations)
+        total = round(parameters + learning + activations)
         on_cpu = self._topology.compute_device == "cpu"
         return Storage(hbm=0 if on_cpu else total, ddr=total if on_cpu else 0)

@@ -22,6 +22,9 @@ enum FeatureColumn {
   kProjection, kInner, kDim, kNumColumns
 };
 
+// More is no row of a table (ops/features.py), and the kernels' buffers are by the width.
+constexpr int64_t kMostWidth = int64_t(1) << 20, kMostRobeRows = int64_t(1) << 32;
+
 struct Feature {
   int64_t key, rows, width, prefix, base, block, slots, first, hot_begin, hot_end, hot_base, hot_directory, hot_shift,
       projection, inner, dim;

@@ -9,6 +9,44 @@
 
 namespace torchrec_pss {
 
+// ops/arguments.py has the same rules, for those who do not call the op itself.
+static void check_arguments(
+    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
+    const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& weights, int64_t pooling_mode,
+    int64_t hash) {
+  const at::ScalarType accumulator = array.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto is = [](const at::Tensor& tensor, int64_t dim, at::ScalarType type) {
+    return tensor.dim() == dim && tensor.scalar_type() == type && tensor.device().is_cpu();
+  };
+  const auto is_integers = [&](const at::Tensor& t) { return is(t, 1, at::kInt) || is(t, 1, at::kLong); };
+  TORCH_CHECK_VALUE(
+      array.dim() == 1 && array.is_floating_point(), "array must be a floating-point vector, got ", array.scalar_type(), " ",
+      array.sizes());
+  TORCH_CHECK_VALUE(
+      is(features, 2, at::kLong) && features.size(1) == kNumColumns, "features must be int64 [F, ", int64_t(kNumColumns), "], got ",
+      features.scalar_type(), " ", features.sizes());
+  TORCH_CHECK_VALUE(
+      is(hot_keys, 1, at::kInt), "hot_keys must be an int32 vector, got ", hot_keys.scalar_type(), " ", hot_keys.sizes());
+  TORCH_CHECK_VALUE(
+      is(projections, 1, accumulator), "projections must be a ", accumulator, " vector, got ", projections.scalar_type(), " ",
+      projections.sizes());
+  TORCH_CHECK_VALUE(
+      is_integers(indices), "indices must be an int32 or int64 vector, got ", indices.scalar_type(), " ", indices.sizes());
+  TORCH_CHECK_VALUE(
+      is_integers(offsets), "offsets must be an int32 or int64 vector, got ", offsets.scalar_type(), " ", offsets.sizes());
+  TORCH_CHECK_VALUE(
+      offsets.numel() > 0 && (offsets.numel() - 1) % std::max<int64_t>(features.size(0), 1) == 0,
+      "offsets must hold F * B + 1 values, got ", offsets.numel(), " for ", features.size(0), " features");
+  TORCH_CHECK_VALUE(
+      !weights || (is(*weights, 1, accumulator) && weights->numel() == indices.numel()), "per_sample_weights must be ", accumulator,
+      " of shape ", indices.sizes(), ", got ", weights ? weights->scalar_type() : accumulator, " ",
+      weights ? weights->sizes() : indices.sizes());
+  TORCH_CHECK_VALUE(
+      pooling_mode == kSum || pooling_mode == kMean || pooling_mode == kNone, "pooling_mode must be SUM, MEAN or NONE, got ",
+      pooling_mode);
+  TORCH_CHECK_VALUE(hash == kMix64 || hash == kRobe, "hash must be 0 (mix64) or 1 (robe), got ", hash);
+}
+
 Inputs::Inputs(
     const at::Tensor& array_, const at::Tensor& feature_rows, const at::Tensor& hot_keys_,
     const at::Tensor& projections_, const at::Tensor& indices_, const at::Tensor& offsets_,
@@ -16,11 +54,10 @@ Inputs::Inputs(
     bool sign)
     : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
       indices(indices_.contiguous()), num_indices(indices_.numel()) {
+  check_arguments(array_, feature_rows, hot_keys_, projections_, indices_, offsets_, per_sample_weights, pooling_mode, hash);
   if (per_sample_weights) {
     weights = per_sample_weights->contiguous();
   }
-  TORCH_CHECK_VALUE(
-      projections.scalar_type() == accumulator(), "projections must be ", accumulator(), ", got ", projections.scalar_type());
   const at::Tensor rows = feature_rows.contiguous();
   for (int64_t f = 0; f < rows.size(0); ++f) {
     features.emplace_back(rows.const_data_ptr<int64_t>() + f * kNumColumns);
@@ -79,7 +116,6 @@ static bool ascend(const Offset* from, int64_t num_bags, int64_t* to) {
 }
 
 void Inputs::take_offsets(const at::Tensor& given) {
-  TORCH_CHECK_VALUE(given.numel() > 0, "offsets must hold F * B + 1 values, got none");
   const int64_t num_bags = given.numel() - 1;
   const bool narrow = given.scalar_type() == at::kInt;
   offsets = narrow ? at::empty({num_bags + 1}, given.options().dtype(at::kLong)) : given;
@@ -98,32 +134,45 @@ void Inputs::take_offsets(const at::Tensor& given) {
 }
 
 // Its entries and one more, by the upper bits of the keys.
-static bool has_sane_directory(const Feature& f, int64_t numel) {
+static bool has_sane_directory(const Feature& f, int64_t num_hot) {
   return f.hot_shift == 0 || (f.hot_shift > 0 && f.hot_shift < 32 && f.hot_directory >= 0 &&
-                              f.hot_directory + (int64_t(1) << (32 - f.hot_shift)) < numel);
+                              f.hot_directory < num_hot - (int64_t(1) << (32 - f.hot_shift)));
+}
+
+// Whether what a row of metadata says lies inside an array of `numel` elements and `num_hot` keys; no product here can overflow.
+// ops/features.py holds the same rule.
+static bool is_layout(const Feature& f, int64_t numel, int64_t num_hot, bool robe) {
+  if (f.width < 1 || f.width > kMostWidth || f.prefix < 0 || f.prefix > f.width || f.rows < 0) {
+    return false;
+  }
+  const int64_t shared = f.width - f.prefix;
+  const bool prefix_fits = f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix);
+  const bool keys_fit = f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot);
+  // Section 4's products are exact below 2^32 rows in all.
+  const bool robe_fits = !robe || (f.key >= 0 && f.rows <= kMostRobeRows && f.key <= kMostRobeRows - f.rows);
+  if (!prefix_fits || !keys_fit || !robe_fits || shared == 0) {
+    return prefix_fits && keys_fit && robe_fits;
+  }
+  return f.block >= 1 && f.block <= numel && shared % f.block == 0 && f.slots >= 1 && f.slots < (int64_t(1) << 32) &&
+      f.first >= 0 && f.first <= numel && f.slots <= (robe ? numel - f.block + 1 : (numel - f.first) / f.block) &&
+      (f.num_hot() == 0 || (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / shared));
 }
 
 void Inputs::check_features() const {
-  const int64_t numel = array.numel(), num_hot = hot_keys.numel(), num_projected = projections.numel();
+  const int64_t numel = array.numel(), num_projected = projections.numel();
   for (int64_t i = 0; i < num_features(); ++i) {
     const FeatureWork& f = features[i];
-    const bool exact = f.prefix == f.width;
-    const bool sane = f.width >= 1 && f.prefix >= 0 && f.prefix <= f.width && f.rows >= 0 &&
-        (f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix)) &&
-        (exact || (f.block >= 1 && f.block <= numel && (f.width - f.prefix) % f.block == 0 && f.slots >= 1 &&
-                   f.slots < (int64_t(1) << 32) && f.first >= 0 && f.first <= numel &&
-                   f.slots <= (problem.hash == kRobe ? numel - f.block + 1 : (numel - f.first) / f.block))) &&
-        f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot) &&
-        (f.hot_begin == f.hot_end || exact ||
-         (f.hot_base >= 0 && f.hot_base <= numel && f.num_hot() <= (numel - f.hot_base) / (f.width - f.prefix)));
-    TORCH_CHECK_VALUE(sane, "row ", i, " of `features` does not fit an array of ", numel, " elements");
+    TORCH_CHECK_VALUE(
+        is_layout(f, numel, hot_keys.numel(), problem.hash == kRobe), "row ", i, " of `features` does not fit an array of ", numel,
+        " elements and ", hot_keys.numel(), " hot keys");
     TORCH_CHECK_VALUE(
         f.inner == 0 || f.inner == f.width || f.inner == f.width + 1, "feature ", i, " has width ", f.width,
         ", but its projection has ", f.inner, " rows");
     TORCH_CHECK_VALUE(
         !f.is_projected() || (f.dim >= 1 && f.projection >= 0 && f.projection <= num_projected &&
                               f.dim <= (num_projected - f.projection) / f.inner),
-        "feature ", i, ": ", f.inner, " x ", f.dim, " numbers from ", f.projection, " on are not within projections of ", num_projected);
+        "feature ", i, ": ", f.inner, " x ", f.dim, " numbers from ", f.projection, " on are not within projections of ",
+        num_projected);
   }
 }
 

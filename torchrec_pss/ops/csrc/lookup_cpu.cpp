@@ -34,6 +34,10 @@ extern const Kernels* const kAvx2Kernels;
 extern const Kernels* const kAvx512Kernels;
 #endif
 
+[[noreturn]] void out_of_memory(uint64_t bytes) {
+  TORCH_CHECK(false, "the lookup could not allocate ", bytes, " bytes of working memory");
+}
+
 namespace {
 
 // The best that the processor runs; TORCHREC_PSS_ISA=portable, avx2 or avx512 asks for less.
@@ -368,8 +372,9 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
       array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
       sign);
   TORCH_CHECK_VALUE(
-      update == kSgd || (update == kAdagrad && state) || ((update == kAdam || update == kAdamW) && state && second),
-      "update must be 1 (SGD), 2 (Adagrad, with its state), 3 or 4 (Adam or AdamW, with their two), got ", update);
+      update == kNoUpdate || update == kSgd || (update == kAdagrad && state) ||
+          ((update == kAdam || update == kAdamW) && state && second),
+      "update must be 0 (none), 1 (SGD), 2 (Adagrad, with its state), 3 or 4 (Adam or AdamW, with their two), got ", update);
   TORCH_CHECK_VALUE(numbers.size() == 7, "an update takes 7 numbers, got ", numbers.size());
   const auto beside_array = [&](const at::Tensor& tensor) {
     return tensor.is_contiguous() && tensor.numel() == array.numel() && tensor.scalar_type() == inputs.accumulator();

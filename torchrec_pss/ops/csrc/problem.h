@@ -26,6 +26,9 @@ struct FeatureWork : Feature {
   bool bias = false;
 };
 
+// Raises RuntimeError. Not inline, for its code would be that of one instruction set.
+[[noreturn]] void out_of_memory(uint64_t bytes);
+
 // A "row" is a row of the output's batch: a bag where bags are pooled, else an index.
 struct Problem {
   const FeatureWork* features = nullptr;

@@ -12,7 +12,7 @@ struct Buffer {
   X* const data;
   explicit Buffer(int64_t size) : data(static_cast<X*>(__builtin_malloc((size > 0 ? size : 1) * sizeof(X)))) {
     if (data == nullptr) {
-      __builtin_trap();
+      out_of_memory(size * sizeof(X));
     }
   }
   Buffer(const Buffer&) = delete;
@@ -162,7 +162,7 @@ struct Tile {
       for (int64_t k = 0; k < size; ++k) {
         cold[k] = static_cast<int32_t>(k);
         for (int64_t b = 0; b < blocks; ++b) {
-          to[b * size + k] = robe_address(static_cast<uint64_t>(f.key + id[k]), b, static_cast<uint64_t>(f.slots));
+          to[b * size + k] = robe_address(static_cast<uint64_t>(f.key) + static_cast<uint64_t>(id[k]), b, static_cast<uint64_t>(f.slots));
         }
       }
       return;

@@ -13,7 +13,7 @@ PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t le
     if (kKind == kAdagrad) {
       Acc& squares = t.state[address + j];
       squares += gradient * gradient;
-      step = gradient / (__builtin_sqrt(squares) + eps);
+      step = gradient == 0 ? Acc(0) : gradient / (__builtin_sqrt(squares) + eps); // 0 / 0 where eps is 0, or too small
     }
     values[j] = static_cast<T>(static_cast<Acc>(values[j]) - rate * step);
     sink[j] = 0;

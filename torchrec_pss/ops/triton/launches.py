@@ -7,7 +7,7 @@ from math import gcd
 
 import torch
 
-from torchrec_pss.ops.features import FeatureColumn, PoolingMode, padded, read_width
+from torchrec_pss.ops.features import FeatureColumn, PoolingMode, check_layout, output_dims, padded, read_width
 from torchrec_pss.ops.hashing import HASH_ROBE
 
 _VECTOR_BYTES = 16
@@ -95,6 +95,7 @@ class Plan:
         repeated: of each feature whose projection an earlier one has too: PROJECTION, PARTIAL, and how many elements lie there.
         partial_numel: elements of the projections' gradient, and behind them of those of `repeated`.
         read_width: see `torchrec_pss.ops.features.read_width`.
+        dims: see `torchrec_pss.ops.features.output_dims`.
     """
 
     launches: list[Launch]
@@ -102,27 +103,37 @@ class Plan:
     repeated: list[tuple[int, int, int]]
     partial_numel: int
     read_width: int
+    dims: list[int]
 
 
 _of_features: dict[int, tuple[weakref.ref, dict]] = {}
 
 
-def plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
+def plan(
+    features: torch.Tensor,
+    array: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    pooling_mode: int,
+    hash_kind: int,
+) -> Plan:
     """The launches of a lookup; remembered with the tensor ``features``, whose values are read on the host once.
 
-    Args: the op's; ``num_projected``: elements of the projections; ``itemsize``: bytes an element of the array.
+    Args: the op's; of array, keys and projections only the sizes count.
 
     Raises:
-        ValueError: a projection that does not lie within the projections.
+        ValueError: see `torchrec_pss.ops.features.check_layout`.
     """
-    key = (num_projected, pooling_mode, hash_kind, itemsize, features._version)
+    sizes = (array.numel(), hot_keys.numel(), projections.numel())
+    key = (sizes, pooling_mode, hash_kind, array.element_size(), features._version)
     known = _of_features.get(id(features))
     if known is None or known[0]() is not features:
         number = id(features)
         known = (weakref.ref(features, lambda _: _of_features.pop(number, None)), {})
         _of_features[number] = known
     if key not in known[1]:
-        known[1][key] = _plan(features, num_projected, pooling_mode, hash_kind, itemsize)
+        check_layout(features.tolist(), *sizes, hash_kind == HASH_ROBE)
+        known[1][key] = _plan(features, projections.numel(), pooling_mode, hash_kind, array.element_size())
     return known[1][key]
 
 
@@ -134,11 +145,6 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         width, projection, inner = row[FeatureColumn.WIDTH], row[FeatureColumn.PROJECTION], row[FeatureColumn.INNER]
         projected = inner > 0
         dim = row[FeatureColumn.DIM] if projected else width
-        if projected and not (inner in (width, width + 1) and 0 <= projection <= num_projected - inner * dim):
-            raise ValueError(
-                f"feature {feature} of width {width}: {inner} x {dim} numbers from {projection} on are not within projections of "
-                f"{num_projected}"
-            )
         vec = _vector(row, hash_kind, itemsize)
         hashed = width > row[FeatureColumn.PREFIX]
         hot = row[FeatureColumn.HOT_END] > row[FeatureColumn.HOT_BEGIN]
@@ -171,6 +177,7 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         repeated,
         partial_numel,
         read_width(features[:, FeatureColumn.INNER].tolist(), pooling_mode),
+        output_dims(features.tolist()),
     )
 
 

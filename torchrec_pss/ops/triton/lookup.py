@@ -11,7 +11,8 @@ sorted by place first (`index_put_`), and the same inputs give the same bits. fp
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.features import PoolingMode, check_read_width
+from torchrec_pss.ops.arguments import check_arguments
+from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import launch
@@ -32,14 +33,16 @@ def lookup(
     pooling_mode, hash, sign,
 ):  # fmt: skip
     """Forward; see `torchrec_pss.ops.reference.lookup`."""
+    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash)
     if array.dtype == torch.float64:
         return reference.lookup(
             array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
             pooling_mode, hash, sign,
         )  # fmt: skip
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
     check_read_width(read_width, planned.read_width)
+    check_total_width(total_width, planned.dims, pooling_mode)
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
     out = empty(rows, total_width, dtype=torch.float32, device=array.device)
@@ -82,7 +85,7 @@ def lookup_backward_update_(
         # Straight into the array: backward reads nothing else of it.
         return _backward(grad, *saved, array, array, -numbers[0], *arguments)
     results = _backward(grad, *saved, array, sink, 1.0, *arguments)
-    if array.numel():
+    if array.numel() and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
         constants = {"KIND": int(update), "ALIGNED": array.numel() % 4 == 0, "BLOCK": _UPDATE_BLOCK}
@@ -102,7 +105,7 @@ def _backward(
     num_indices = indices.numel()
     array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
-    planned = plan(features, projections.numel(), pooling_mode, hash, array.element_size())
+    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
     by_sorting = torch.are_deterministic_algorithms_enabled()
     for group in planned.launches if rows else ():
         places = contributions = grad

@@ -1,0 +1,91 @@
+"""`torch.distributed.checkpoint`'s reader and writer, for files that nobody vouches for and disks that are full.
+
+DCP writes its metadata, and what of a state dict is no tensor, with pickle, and reads them back with a plain unpickler: a crafted checkpoint
+runs code. Here both are looked through first, with an unpickler that knows a handful of harmless names.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import metadata as dcp_metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
+from torch.futures import Future
+
+_ALLOWED = {
+    "collections": {"OrderedDict"},
+    "pathlib": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
+    "torch": {"Size"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.serialization": {"_get_layout"},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = name in _ALLOWED.get(module, ())
+        known |= module == dcp_metadata.__name__ and isinstance(getattr(dcp_metadata, name, None), type)
+        known |= module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not known:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        return super().find_class(module, name)
+
+
+class Reader(FileSystemReader):
+    """Its metadata has been looked through."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """
+        Raises:
+            OSError: there is none.
+            ValueError: it is damaged, or crafted.
+        """
+        path = self._get_metadata_path(kwargs.get("rank"))
+        with self.fs.create_stream(path, "rb") as stream:
+            try:
+                found = _Unpickler(stream).load()
+            except Exception as error:  # what a damaged pickle calls may raise anything
+                raise ValueError(f"file {path.name} is damaged: {str(error) or type(error).__name__}") from error
+        storage = getattr(found, "storage_data", None)
+        if not isinstance(found, Metadata) or not isinstance(storage, dict) or not all(map(_is_entry, storage.items())):
+            raise ValueError(f"file {path.name} is damaged: it is no metadata of a checkpoint")
+        return super().read_metadata(*args, **kwargs)
+
+
+def _is_entry(entry: tuple) -> bool:
+    index, info = entry
+    return (
+        isinstance(index, MetadataIndex)
+        and isinstance(info, _StorageInfo)
+        and isinstance(info.relative_path, str)
+        and all(isinstance(number, int) and number >= 0 for number in (info.offset, info.length))
+    )
+
+
+class Planner(DefaultLoadPlanner):
+    """Looks through values that are no tensors."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        torch.load(value, weights_only=True)
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+class Writer(FileSystemWriter):
+    """Says what the disk said: `torch.save` covers it with an error of its own."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, OSError):
+                    raise OSError(cause.errno, cause.strerror, cause.filename) from error
+                cause = cause.__cause__ or cause.__context__
+            raise

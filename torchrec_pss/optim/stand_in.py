@@ -1,0 +1,73 @@
+"""`stand_in`: the fp32 parameter that an optimizer steps in the place of an fp16 or bf16 array.
+
+Half precision holds an array's elements, and not an optimizer's arithmetic: torch's default eps of 1e-8 is 0 in fp16, so that an
+element without a gradient becomes 0 / 0. The gradient, the optimizer's state and its arithmetic are in fp32 here, as in
+FBGEMM's fp16 tables; the result is rounded to the array.
+"""
+
+import torch
+from torch import nn
+
+_ATTRIBUTE = "_stand_in"  # of the array's parameter
+
+
+def stand_in(array: nn.Parameter) -> nn.Parameter:
+    """The array itself, or of an fp16 or bf16 one a parameter of its shape and device in fp32, always the same one. That one's
+    values are the array's only within `widened`."""
+    if array.dtype not in (torch.float16, torch.bfloat16):
+        return array
+    wide = getattr(array, _ATTRIBUTE, None)
+    if wide is None:
+        wide = nn.Parameter(torch.zeros_like(array, dtype=torch.float32, requires_grad=False))
+        setattr(array, _ATTRIBUTE, wide)
+    if wide.device != array.device or wide.shape != array.shape:
+        wide.data = torch.zeros_like(array, dtype=torch.float32)
+    return wide
+
+
+def keep_stand_in(array: nn.Parameter, wide: nn.Parameter) -> None:
+    """Has ``wide`` stand in for an array that has none, as deep copies of parameters have none."""
+    if wide is not array and not hasattr(array, _ATTRIBUTE):
+        setattr(array, _ATTRIBUTE, wide)
+
+
+class widened:
+    """Within it the stand-in has the array's values; afterwards the array has the stand-in's. Nothing is done to an array that stands
+    for itself."""
+
+    def __init__(self, array: nn.Parameter) -> None:
+        self._array, self._wide = array, stand_in(array)
+
+    @torch.no_grad()
+    def __enter__(self) -> None:
+        if self._wide is not self._array:
+            self._wide.copy_(self._array)
+
+    @torch.no_grad()
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        if self._wide is not self._array and error_type is None:
+            self._array.copy_(self._wide)
+
+
+def state_of(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict:
+    """What an optimizer (or a `torchrec.optim.keyed.KeyedOptimizer`) keeps of the array, or of its stand-in."""
+    state = optimizer.state
+    return state.get(array) or state.get(getattr(array, _ATTRIBUTE, array)) or {}
+
+
+@torch.no_grad()
+def replace_in(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> None:
+    """Puts the stand-in into the array's place among the optimizer's parameters, with the state in its dtype and on its device; or the
+    array into an earlier stand-in's place, after a change of its dtype."""
+    new = stand_in(array)
+    for old in (array, getattr(array, _ATTRIBUTE, array)):
+        if old is new:
+            continue
+        for group in optimizer.param_groups:
+            group["params"] = [new if p is old else p for p in group["params"]]
+        if old in optimizer.state:
+            optimizer.state[new] = optimizer.state.pop(old)
+    state = optimizer.state.get(new, {})
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.shape == new.shape:
+            state[name] = value.to(new.device, new.dtype)
