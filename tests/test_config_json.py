@@ -13,6 +13,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.distributed import load_checkpoint, save_checkpoint
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import hashing
 
@@ -85,6 +86,14 @@ def test_a_checkpoint_with_its_config_loads_with_weights_only(tmp_path):
     assert process.exitcode == 0
     config, total, weights = (tmp_path / "told").read_text().splitlines()
     assert PSSConfig.from_json(config) == CONFIGS["everything"] and (total, weights) == ("10000", "[0, 1, 2]")
+
+
+def test_a_distributed_checkpoint_may_hold_a_config(tmp_path):
+    """Read by what refuses whatever a pickle should not call."""
+    save_checkpoint({"config": CONFIGS["everything"], "weights": torch.ones(3)}, tmp_path / "c")
+    kept = {"config": PSSConfig(array_bytes=1), "weights": torch.zeros(3)}
+    load_checkpoint(kept, tmp_path / "c")
+    assert kept["config"] == CONFIGS["everything"] and kept["weights"].tolist() == [1, 1, 1]
 
 
 def test_many_hot_ids_stay_compact():
