@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         plans = {mode: r if isinstance(r, str) else r.as_json() for mode, r in found.items()}
         try:
             write_json(args.json, plans)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a number that is not finite
             parser.error(f"--json {args.json} cannot be written: {error}")
     return 0 if isinstance(found[args.pss], PlanReport) else 1
 
