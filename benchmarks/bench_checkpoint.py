@@ -1,9 +1,8 @@
 """What checksums and the check of finite values cost: `save_checkpoint` and `load_checkpoint` beside `torch.distributed.checkpoint`'s own.
 
-python -m benchmarks.bench_checkpoint [--gigabytes 2] [--repeat 5] [--threads 1] [--folder DIR]
+python -m benchmarks.bench_checkpoint [--gigabytes 2] [--repeats 5] [--threads 1] [--folder DIR]
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -16,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from torchrec_pss.distributed import add_checksums, check_checkpoint, load_checkpoint, require_finite
+from torchrec_pss.flags import Parser, add_number
 
 _TENSORS = 32
 
@@ -36,17 +36,17 @@ def dcp_load(state: dict, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=2)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = Parser(description=__doc__.splitlines()[0])
+    add_number(parser, "--gigabytes", default=2.0)
+    add_number(parser, "--repeats", default=5)
+    add_number(parser, "--threads", default=1)
     parser.add_argument("--folder", help="on the disk in question (default: the temporary one)")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
     state = {f"tensor {n}": torch.randn(int(args.gigabytes * 1e9 / 4 / _TENSORS)) for n in range(_TENSORS)}
     times: dict[str, list[float]] = {}
-    for _ in range(args.repeat):
+    for _ in range(args.repeats):
         with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
             folder = Path(scratch) / "checkpoint"
             steps = {

@@ -67,12 +67,18 @@ def test_waiting_is_brief_unless_the_user_says_otherwise(given, expected, monkey
 
 @pytest.mark.parametrize("script", ["train_criteo.py", "train_interactions.py"])
 def test_openmp_is_told_before_torch_is_loaded(script):
+    assert others_imported(script)[:2] == ["_launcher", "threads"]
+    assert not others_imported("_launcher.py") and not others_imported("threads.py")
+
+
+def others_imported(script):
+    """Not of Python's own, at the top, in their order."""
     imported = [
         node.names[0].name if isinstance(node, ast.Import) else node.module
         for node in ast.parse((EXAMPLES / script).read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
-    assert next(name for name in imported if name.split(".")[0] not in sys.stdlib_module_names) == "threads"
+    return [name for name in imported if name.split(".")[0] not in sys.stdlib_module_names]
 
 
 def train_both(folder):

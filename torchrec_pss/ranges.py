@@ -183,7 +183,7 @@ RANGES: dict[str, Range] = {
     "learning_rate": _POSITIVE,
     "embedding_learning_rate": _POSITIVE,
     "eps": _POSITIVE,
-    "average_power": Range(float, 0.0, 1e6),
+    "average_power": Range(float, 0.0, 1e12),
     "lr_warmup_steps": Range(int, 0, _MOST_STEPS),
     "lr_decay_start": Range(int, 0, _MOST_STEPS),
     "lr_decay_steps": _STEPS,
@@ -208,6 +208,7 @@ RANGES: dict[str, Range] = {
     "processes": _FEW,
     "gbit": Range(float, 1e-3, 1e6),
     # Benchmarks and checks.
+    "gigabytes": Range(float, 1e-3, 1e6),
     "repeats": Range(int, 1, 10**6),
     "turns": Range(int, 1, 10**6),
     "seeds": Range(int, 1, 10**6),
