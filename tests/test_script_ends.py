@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import forked
 import pytest
 import script_runs
+import torch
 from script_mains import end_of
 
 SMALL = ["--synthetic_rows", 2000, "--synthetic_scale", 0.001, "--batch_size", 200, "--test_batch_size", 100, "--epochs", 1,
@@ -329,13 +330,18 @@ def diverging_interactions(folder, path):
         for flags in (["--learning_rate", 1e30], ["--learning_rate", 1e38, "--embedding", "full"])
     ]
     # Weights that only the last epoch's last step has spoiled, and only in a row that no pair reads.
-    step = train_interactions.WeightAverage.step
+    step, build, built = torch.optim.Adam.step, train_interactions.build, []
 
-    def spoiling(self):
-        step(self)
-        self._parameters["embeddings.array"].data[-1] = float("nan")
+    def keeping(*args):
+        built.append(build(*args))
+        return built[-1]
 
-    train_interactions.WeightAverage.step = spoiling
+    def spoiling(*args, **kwargs):
+        found = step(*args, **kwargs)
+        built[0][0].embeddings.array.data[-1] = float("nan")
+        return found
+
+    train_interactions.build, torch.optim.Adam.step = keeping, spoiling
     flags = ["--embedding", "narrow", "--compression", 2, "--epochs", 1]
     errors.append(end_of("train_interactions", "--path", path, "--output_dir", folder, *flags).error)
     return errors
