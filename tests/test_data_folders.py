@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import script_runs
-from click_lines import line, row_of, write, write_rows
+from click_lines import line, row_of, write, write_rows, write_stage
 
 from torchrec_pss.advise.tables import from_logs
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader, find_files, open_files
 from torchrec_pss.datasets.file_roles import TEST, TRAIN, VAL, arrange, natural_order
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE
+from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.datasets.splits import describe, split_files, uses_fraction
 
 ROWS = 12  # a file
@@ -189,13 +189,6 @@ def test_the_advisor_counts_training_files_only(tmp_path, names):
     assert described.source.startswith(f"{ROWS} rows of ") and ("train.csv" in described.source) == (first > 0)
 
 
-def write_stage(folder, name, rows, first=0, labels=True):
-    np.save(folder / f"{name}_dense.npy", np.full((rows, NUM_DENSE), first, np.float32))
-    np.save(folder / f"{name}_sparse.npy", np.arange(first, first + rows)[:, None].repeat(NUM_SPARSE, 1))
-    if labels:
-        np.save(folder / f"{name}_labels.npy", np.ones((rows, 1), np.int32))
-
-
 STAGES = {
     ("day_10", "day_2", "day_1"): (["day_1", "day_2", "day_10"], [None] * 3),
     ("test", "train", "val"): (["train", "val", "test"], ["train", "val", "test"]),
@@ -258,7 +251,9 @@ def test_a_fraction_that_is_not_used_is_said(tmp_path, monkeypatch, caplog, case
     monkeypatch.syspath_prepend(str(script_runs.EXAMPLES))
     import criteo_data
     import criteo_flags
+    import torch.distributed as dist
 
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(criteo_data, "_first_rank_first", lambda work: work())
     names, said = FRACTIONS[case]
     flags = ["--data_path", str(folder_of(tmp_path, names)), "--cache_dir", str(tmp_path / "cache")]
