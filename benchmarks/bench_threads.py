@@ -27,7 +27,6 @@ _LAYERS = {
     "MLPerf's": ("128", "512,256,128", "1024,1024,512,256,1"),
 }  # embedding_dim, dense and over arch
 CASES = [("train_criteo.py", rows) for rows in (16, 256, 2048)] + [("MLPerf's", rows) for rows in (16, 256)]
-_WAITS = {"busily": {}, "briefly": {"GOMP_SPINCOUNT": "1000"}}
 _ONE, _BUSY, _BRIEF = SIDES = ("one thread", "a thread a core, waiting busily", "a thread a core, waiting briefly")
 
 
@@ -88,8 +87,12 @@ def _serve(jobs: Connection) -> None:
 
 def _workers() -> dict[str, list[Connection]]:
     """Two processes for each way of waiting, which OpenMP is told when it is loaded."""
+    sys.path.insert(0, str(EXAMPLES))
+    from threads import SPINS
+
+    os.environ.pop("GOMP_SPINCOUNT", None)  # set by the import
     context, found = mp.get_context("spawn"), {}
-    for way, environment in _WAITS.items():
+    for way, environment in {"busily": {}, "briefly": {"GOMP_SPINCOUNT": SPINS}}.items():
         for _ in range(2):
             ours, theirs = context.Pipe()
             os.environ.update(environment)

@@ -74,7 +74,7 @@ def parser() -> Parser:
         default="pss",
         help="one shared array; TorchRec's tables; or, at the array's bytes, row hashing or narrow exact tables",
     )
-    add_number(model, "--array_bytes", help="bytes of the shared array with its projections")
+    add_number(model, "--array_bytes", help="bytes of the shared array with its projections: 10000000, 10MB")
     add_number(model, "--compression", help="instead: full tables' bytes over the array's (default 1000)")
     model.add_argument(
         "--layout",
@@ -95,7 +95,9 @@ def parser() -> Parser:
         choices=["auto", "always", "never"],
         help="the model keeps plain EmbeddingBagCollections, and the planner decides which tables share the array (docs/planner.md)",
     )
-    add_number(model, "--rank_memory", help="of --planner_pss: bytes of a rank's memory (default: TorchRec's)")
+    add_number(
+        model, "--rank_memory", help="of --planner_pss: bytes of a rank's memory, such as 40GB (default: TorchRec's)"
+    )
     add_number(model, "--embedding_dim", default=16)
     add_number(model, "--dense_arch_layer_sizes", default=[64, 16], help="the last must be embedding_dim")
     add_number(model, "--over_arch_layer_sizes", default=[256, 128, 1], help="the last must be 1")

@@ -9,9 +9,10 @@ import os
 
 logger: logging.Logger = logging.getLogger("__main__")
 
-# Turns of GNU OpenMP's loop, some microseconds, before a thread that waits sleeps. Read when torch is loaded.
+# Turns of GNU OpenMP's loop before a thread that waits sleeps, instead of 300,000. Read when torch is loaded.
+SPINS = "3000"
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = SPINS
 
 _OF_A_THREAD = 50_000_000  # multiply-adds of a step: some 10 ms
 
@@ -27,6 +28,6 @@ def choose(multiply_adds: int) -> None:
         return
     import torch
 
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    ranks = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     torch.set_num_threads(number(multiply_adds, torch.get_num_threads() // ranks))
     logger.info("%d threads (OMP_NUM_THREADS takes another number)", torch.get_num_threads())

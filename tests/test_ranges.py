@@ -10,7 +10,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSShardingPlanner, compress
+from torchrec_pss.distributed.planner.machines import topology
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.rival_layouts import capped_rows, narrow_width
 from torchrec_pss.ranges import RANGES
 from torchrec_pss.watch import collision_load
 
@@ -26,11 +28,26 @@ def test_sizes_are_read_alike_everywhere():
     table = EmbeddingBagConfig(name="t", num_embeddings=50, embedding_dim=8, feature_names=["f"])
     module, _ = compress(EmbeddingBagCollection([table]), "2kB")
     assert module.config.array_bytes == 2000 and type(module.config.array_bytes) is int
+    assert narrow_width([table], "0.4kB") == narrow_width([table], 400) == 1
+    assert capped_rows([table], "2kB", 1) == capped_rows([table], 2000, 1) == [50]
+    assert topology("a100", 8, hbm="80GB").devices[0].storage.hbm == 80 * 10**9
     assert PSSConfig(array_bytes=np.int32(7), init_range=np.float64(0.5)) == PSSConfig(array_bytes=7, init_range=0.5)
 
 
 NO_BYTES = [0, -5, 10**30, 10**6000, True, 1e7, NAN, None, b"10MB", "", "-5GB", "1e400GB", "10 megabytes", "0.5", "nan", "inf",
             "9" * 30 + "TB", "٣", np.zeros(2), torch.tensor(5)]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, message", [
+        ({"world_size": 0}, "world_size must be positive, got 0"),
+        ({"local_world_size": 3}, "world_size 8 is no multiple of local_world_size 3"),
+        ({"local_world_size": 0}, "local_world_size must be positive, got 0"),
+        ({"hbm": 0}, "hbm must be positive, got 0"),
+        ({"ddr": "much"}, "ddr must be a size such as 80GB, 10MiB or 4096, got 'much'"),
+    ])  # fmt: skip
+def test_numbers_of_a_machine(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        topology("a100", **{"world_size": 8} | arguments)
 
 
 def test_bytes_that_are_none():

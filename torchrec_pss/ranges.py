@@ -130,7 +130,7 @@ _STEPS = Range(int, 1, _MOST_STEPS)
 _FEW = Range(int, 1, 1024)
 _DIM = Range(int, 1, 8192)
 _POSITIVE = Range(float, _LEAST_FP32, _MOST_FP32)
-_BYTES = Range(int, 1, 1 << 60, is_size=True)
+_BYTES = Range(int, 1, (1 << 63) - 1, is_size=True)
 _SKEW = Range(float, _LEAST_FP32, 100.0)  # of a power law
 _LAYERS = Range(int, 1, 16_384, is_list=True)
 

@@ -11,19 +11,21 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.ranges import checked
 
 _ROW_HASHING_WIDTH = 4  # at most, before interactions and an MLP (docs/training.md)
 _PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
 _PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
 
 
-def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsize: int = 4) -> int:
+def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, itemsize: int = 4) -> int:
     """The widest width at which all rows of all tables fit ``array_bytes`` (projections included; a table is read at its
     embedding_dim where that is less).
 
     Raises:
         ValueError: width 1 does not fit; names the smallest budget and its compression.
     """
+    array_bytes = checked("array_bytes", array_bytes)
     rows = [t.num_embeddings for t in tables]
     widest = max(t.embedding_dim for t in tables)
     for width in range(widest, 0, -1):
@@ -36,10 +38,13 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsi
     )
 
 
-def row_hashing_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, widest: int = _ROW_HASHING_WIDTH) -> int:
+def row_hashing_width(
+    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, widest: int = _ROW_HASHING_WIDTH
+) -> int:
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
     docs/training.md has what it rests on."""
+    array_bytes = checked("array_bytes", array_bytes)
     dim = max(t.embedding_dim for t in tables)
     a_coordinate = PROJECTION_BYTES * sum(t.embedding_dim for t in tables)
     if a_coordinate > _PROJECTION_SHARE_OF_WIDTH_1 * array_bytes:
@@ -47,12 +52,15 @@ def row_hashing_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, w
     return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
 
 
-def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: int, itemsize: int = 4) -> list[int]:
+def capped_rows(
+    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, width: int, itemsize: int = 4
+) -> list[int]:
     """Rows of each table under one cap, the largest at which they fit ``array_bytes`` at ``width``, projections included.
 
     Raises:
         ValueError: not even one row a table fits; names the smallest budget and its compression.
     """
+    array_bytes = checked("array_bytes", array_bytes)
 
     def capped(cap: int) -> list[int]:
         return [min(t.num_embeddings, cap) for t in tables]
@@ -70,7 +78,7 @@ def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, width: 
 
 def exact_tables(
     tables: Sequence[BaseEmbeddingConfig],
-    array_bytes: int,
+    array_bytes: int | str,
     width: int,
     init_range: float | None = None,
     head: str = "mlp",
