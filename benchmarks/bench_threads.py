@@ -50,17 +50,24 @@ class _Steps:
         args = criteo_flags.parse([*flags, "--array_bytes", "200kB"])
         tables = tuple(max(2, n // 100) for n in KAGGLE_NUM_EMBEDDINGS)
         generator = ClickLogGenerator(ClickLogConfig(num_embeddings=tables))
-        data = ClickData(generator, Splits(range(rows), range(0), range(0)), list(tables), "declared", True)
-        self._model = criteo_model.build(args, data, torch.device("cpu"))
-        self.multiply_adds = rows * criteo_model.multiply_adds(self._model)
-        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=1e-3)
-        self._average = WeightAverage(dict(self._model.named_parameters()), every=4)
+        data = ClickData(
+            source=generator,
+            splits=Splits(range(rows), range(0), range(0)),
+            signature={},
+            num_embeddings=list(tables),
+            counted="declared",
+            contiguous=True,
+        )
+        self.model = criteo_model.build(args, data, torch.device("cpu"))
+        self.multiply_adds = rows * criteo_model.multiply_adds(self.model)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self._average = WeightAverage(dict(self.model.named_parameters()), every=4)
         dense_values, ids, labels, _ = generator.rows(range(rows))
         self._batch = RowBlock(dense_values, ids, labels).batch()
 
     def step(self) -> None:
         self._optimizer.zero_grad()
-        loss, _ = self._model(self._batch)
+        loss, _ = self.model(self._batch)
         loss.backward()
         self._optimizer.step()
         self._average.step()

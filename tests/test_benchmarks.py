@@ -28,3 +28,14 @@ def test_a_benchmark_starts(name, monkeypatch, capsys):
         module.main()
     assert left.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_the_threads_benchmark_makes_steps():
+    """With the scripts' own parts, whatever becomes of those."""
+    from benchmarks.bench_threads import _Steps
+
+    steps = _Steps("train_criteo.py", 16)
+    before = {name: p.clone() for name, p in steps.model.named_parameters()}
+    steps.step()
+    assert all(not p.equal(before[name]) for name, p in steps.model.named_parameters() if name.endswith("weight"))
+    assert 100_000 < steps.multiply_adds / 16 < 200_000
