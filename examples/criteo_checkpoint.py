@@ -66,6 +66,10 @@ def read_progress(folder: Path) -> dict:
     try:
         _check(progress, "")
         json_fields.optional(json_fields.count)(progress.get("best_pass"), "best_pass")
+        for number, point in enumerate(progress["history"]):
+            json_fields.share(point.get("auroc_val", 0.5), f"history[{number}].auroc_val")
+            if point["step"] > progress["step"]:
+                raise ValueError(f"history[{number}].step is {point['step']}, and step {progress['step']}")
     except ValueError as error:
         raise ValueError(f"--resume: {folder / _PROGRESS}: {error}") from error
     return progress | {"folder": str(folder)}

@@ -119,9 +119,8 @@ class ClickData:
             ValueError: naming the file or the part, and what differs.
         """
         if then is None:
-            logger.warning(
-                "--resume: an earlier version wrote the checkpoint: nobody can tell whether its data are these"
-            )
+            if dist.get_rank() == 0:
+                logger.warning("--resume: an earlier version's checkpoint: nobody can tell whether its data are these")
             return
         if not isinstance(then, dict) or then.get("kind") != self.signature["kind"]:
             found = then.get("kind") if isinstance(then, dict) else then
@@ -224,7 +223,7 @@ def _divide(
 
 
 def _warn_of_fraction(args: argparse.Namespace, why: str) -> None:
-    if args.train_fraction != _DEFAULT_FRACTION:
+    if args.train_fraction != _DEFAULT_FRACTION and dist.get_rank() == 0:
         logger.warning("--train_fraction %g is not used: %s", args.train_fraction, why)
 
 

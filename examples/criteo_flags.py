@@ -38,7 +38,8 @@ def parser() -> Parser:
     data = p.add_argument_group("data")
     data.add_argument("--data_path", help="a Criteo file or folder (see docs); without it, rows are generated")
     data.add_argument(
-        "--in_memory_binary_criteo_path", help="folder of TorchRec's preprocessed <stage>_*.npy, memory-mapped"
+        "--in_memory_binary_criteo_path",
+        help="folder of TorchRec's preprocessed <stage>_*.npy, read as rows are wanted",
     )
     data.add_argument(
         "--dataset_name",

@@ -300,6 +300,11 @@ class Trainer:
         """Goes on from a checkpoint. Raises ValueError where it is damaged, or of another run."""
         criteo_checkpoint.check_same_run(progress, self.config, self.layout)
         self.data.check_same(progress.get("data"))
+        last = self.args.epochs * self.steps_per_epoch
+        if progress["step"] > last:
+            raise ValueError(
+                f"--resume: {progress['folder']}: it is of step {progress['step']}, but --epochs {self.args.epochs} ends at {last}"
+            )
         # A run of one pass, or of an earlier version, kept none.
         kept = progress.get("best_pass") is not None
         best = self.best if kept else None

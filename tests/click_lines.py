@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE
+
 
 def line(row: int, delimiter: str = "\t") -> str:
     """A good line."""
@@ -26,3 +28,10 @@ def write_rows(path: Path, rows: range) -> Path:
 def row_of(ids: np.ndarray) -> list[int]:
     """Rows by their ids of the first token."""
     return [int(bytes(np.int64(i).tobytes()).decode(), 16) for i in ids]
+
+
+def write_stage(folder: Path, name: str, rows: int, first: int = 0) -> None:
+    """A stage of preprocessed arrays; each id is the number of its row, from ``first``."""
+    np.save(folder / f"{name}_dense.npy", np.full((rows, NUM_DENSE), first, np.float32))
+    np.save(folder / f"{name}_sparse.npy", np.arange(first, first + rows)[:, None].repeat(NUM_SPARSE, 1))
+    np.save(folder / f"{name}_labels.npy", np.ones((rows, 1), np.int32))

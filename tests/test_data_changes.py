@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import script_runs
-from click_lines import line, row_of, write_rows
-from test_data_folders import write_stage
+from click_lines import line, row_of, write_rows, write_stage
 
 from torchrec_pss.datasets import line_counts
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
@@ -199,6 +198,21 @@ def test_counts_are_of_the_content_not_of_its_time(tmp_path):
     assert open_files(path, cache)[0].num_rows == 1
 
 
+def test_a_file_that_changes_while_it_is_counted(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "log.tsv", range(4))
+
+    def count(path):
+        path.write_bytes(path.read_bytes() * 2)
+        return 4
+
+    monkeypatch.setattr(line_counts, "count_lines", count)
+    with pytest.raises(
+        DataChangedError, match=r"log\.tsv has changed while its rows were counted: 435 bytes then, 870 now"
+    ):
+        open_files(path, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "line_counts.json").exists()
+
+
 DAMAGED = {
     "text": lambda known: b"damaged",
     "other bytes": lambda known: b"\xff\xfe\x00",
@@ -271,8 +285,7 @@ def test_vocabularies_are_checked(tmp_path):
 
 # What the script does. Rows are cut, or the file doubled, when its first step is taken.
 CUT = """
-import sys
-from pathlib import Path
+import os, sys
 sys.path.insert(0, {examples!r})
 import criteo_trainer, train_criteo
 from script_end import one_line_errors
@@ -281,8 +294,7 @@ train = criteo_trainer.Trainer._train
 
 def cut(trainer, *args):
     if trainer.rank == 1:
-        path = Path(trainer.args.data_path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+        os.truncate(trainer.args.data_path, os.path.getsize(trainer.args.data_path) // 3)
     return train(trainer, *args)
 
 criteo_trainer.Trainer._train = cut

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import script_runs
-from click_lines import line, row_of, write, write_rows
+from click_lines import line, row_of, write, write_rows, write_stage
 
 from torchrec_pss.advise.tables import from_logs
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader, find_files, open_files
-from torchrec_pss.datasets.file_roles import arrange, natural_order
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE
+from torchrec_pss.datasets.file_roles import TEST, TRAIN, VAL, arrange, natural_order
+from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.datasets.splits import describe, split_files, uses_fraction
 
 ROWS = 12  # a file
@@ -129,12 +129,6 @@ def test_one_file_under_two_names(tmp_path, link):
         open_files(tmp_path)
 
 
-def test_copies_are_warned_of(tmp_path, caplog):
-    for name in ("day_0", "day_1"):
-        write_rows(tmp_path / name, range(5))
-    assert len(open_files(tmp_path)) == 2 and "day_0 and " in caplog.text and "the same rows" in caplog.text
-
-
 def test_kaggles_folder(tmp_path, caplog):
     """Its test file has no labels: it is left out, aloud. One that has labels is tested on."""
     caplog.set_level(logging.INFO)
@@ -193,13 +187,6 @@ def test_the_advisor_counts_training_files_only(tmp_path, names):
     known = {int.from_bytes(f"{r:08x}".encode(), "little") for r in range(first, first + ROWS)}
     assert set(described.counts["cat_0"].ids.tolist()) == known
     assert described.source.startswith(f"{ROWS} rows of ") and ("train.csv" in described.source) == (first > 0)
-
-
-def write_stage(folder, name, rows, first=0, labels=True):
-    np.save(folder / f"{name}_dense.npy", np.full((rows, NUM_DENSE), first, np.float32))
-    np.save(folder / f"{name}_sparse.npy", np.arange(first, first + rows)[:, None].repeat(NUM_SPARSE, 1))
-    if labels:
-        np.save(folder / f"{name}_labels.npy", np.ones((rows, 1), np.int32))
 
 
 STAGES = {
@@ -264,7 +251,9 @@ def test_a_fraction_that_is_not_used_is_said(tmp_path, monkeypatch, caplog, case
     monkeypatch.syspath_prepend(str(script_runs.EXAMPLES))
     import criteo_data
     import criteo_flags
+    import torch.distributed as dist
 
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(criteo_data, "_first_rank_first", lambda work: work())
     names, said = FRACTIONS[case]
     flags = ["--data_path", str(folder_of(tmp_path, names)), "--cache_dir", str(tmp_path / "cache")]
@@ -278,3 +267,25 @@ def test_find_files_is_in_the_order_of_rows(tmp_path):
     names = [f"part-{i}.csv" for i in (11, 2, 1, 10, 100)]
     found = [int(p.stem.split("-")[1]) for p in find_files(folder_of(tmp_path, names))]
     assert all(a < b for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize("names", [["trainset.csv", "testset.csv", "valset.csv"], ["traindata.csv", "testdata.csv"]])
+def test_words_glued_to_others_mean_what_they_say(names):
+    roles = dict(arrange(names))
+    assert roles[names[0]] == TRAIN and roles[names[1]] == TEST and roles.get("valset.csv", VAL) == VAL
+
+
+@pytest.mark.parametrize(
+    "names", [["mytrain.csv", "mytest.csv"], ["xtest.csv", "xtrain.csv"], ["tr.csv", "te.csv", "va.csv"]]
+)
+def test_words_that_may_be_meant_are_asked_about(names):
+    with pytest.raises(ValueError, match="say what the file is for"):
+        arrange(names)
+    assert arrange(names[:1])
+
+
+def test_two_files_of_one_content_are_refused(tmp_path):
+    for name in ("train.csv", "train (1).csv"):
+        write_rows(tmp_path / name, range(4))
+    with pytest.raises(ValueError, match="hold the same rows: take one of them out"):
+        open_files(tmp_path)

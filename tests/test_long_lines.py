@@ -14,7 +14,7 @@ from torchrec_pss.datasets.criteo_lines import parse_lines, split_line, token_id
 from torchrec_pss.datasets.line_stream import LineStream, count_lines
 from torchrec_pss.datasets.rows import NUM_DENSE
 
-ROWS = 4096
+ROWS = 2048
 MB = 1 << 20
 
 

@@ -192,3 +192,18 @@ def test_an_exported_module_gives_weights_their_gradient():
     (exported(again.values(), again.lengths(), again.weights()) * slopes).sum().backward()
     (module(features).values() * slopes).sum().backward()
     torch.testing.assert_close(again.weights().grad, features.weights().grad)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_compiled_module_whose_first_call_is_in_inference_mode(device):
+    """Built on "meta", it has made nothing for the CPU before that call."""
+    torch.manual_seed(0)
+    module = PSSEmbeddingBagCollection(tables(), device=device, config=PSSConfig(array_bytes=4000))
+    module.to_empty(device="cpu").reset_parameters()
+    compiled = torch.compile(module, backend="aot_eager")
+    with torch.inference_mode():
+        compiled(batch(["f", "g"], requires_grad=False))
+    for again in (module, compiled):
+        module.zero_grad()
+        again(batch(["f", "g"], requires_grad=False)).values().sum().backward()
+        assert module.array.grad.abs().sum() > 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import forked
 import pytest
 import script_runs
+import torch
 from script_mains import end_of
 
 SMALL = ["--synthetic_rows", 2000, "--synthetic_scale", 0.001, "--batch_size", 200, "--test_batch_size", 100, "--epochs", 1,
@@ -60,6 +61,9 @@ ABSURD = {
     "step is 'abc'": {"step": "abc"},
     "step is True": {"step": True},
     "step is 1000000000": {"step": 10**60},
+    "it is of step 1000000000, but --epochs 1 ends at": {"step": 10**9},
+    "history[0].auroc_val is 7.5, not a number from 0 to 1": {"history": [{"step": 1, "auroc_val": 7.5}]},
+    "and step 3": {"step": 3},
     "rows is None": {"rows": None},
     "train_seconds is -3": {"train_seconds": -3},
     "history is {}, not a list": {"history": {}},
@@ -329,13 +333,18 @@ def diverging_interactions(folder, path):
         for flags in (["--learning_rate", 1e30], ["--learning_rate", 1e38, "--embedding", "full"])
     ]
     # Weights that only the last epoch's last step has spoiled, and only in a row that no pair reads.
-    step = train_interactions.WeightAverage.step
+    step, build, built = torch.optim.Adam.step, train_interactions.build, []
 
-    def spoiling(self):
-        step(self)
-        self._parameters["embeddings.array"].data[-1] = float("nan")
+    def keeping(*args):
+        built.append(build(*args))
+        return built[-1]
 
-    train_interactions.WeightAverage.step = spoiling
+    def spoiling(*args, **kwargs):
+        found = step(*args, **kwargs)
+        built[0][0].embeddings.array.data[-1] = float("nan")
+        return found
+
+    train_interactions.build, torch.optim.Adam.step = keeping, spoiling
     flags = ["--embedding", "narrow", "--compression", 2, "--epochs", 1]
     errors.append(end_of("train_interactions", "--path", path, "--output_dir", folder, *flags).error)
     return errors

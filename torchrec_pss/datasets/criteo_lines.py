@@ -35,8 +35,10 @@ def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[Ba
     """
     bad: list[BadLine] = []
     may_be_long = max(map(len, lines), default=0) > _LONG_LINE
-    if may_be_long or b'"' in b"".join(lines):
+    if b'"' in b"".join(lines):
         fields = [split_line(line, delimiter) for line in lines]
+    elif may_be_long:
+        fields = [line.rstrip(b"\r\n").split(delimiter, NUM_FIELDS) for line in lines]
     else:
         fields = [line.rstrip(b"\r\n").split(delimiter) for line in lines]
     if any(len(row) != NUM_FIELDS for row in fields):
@@ -54,7 +56,7 @@ def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[Ba
     raw = numbers[:, 1:]
     dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
     columns = [[row[1 + NUM_DENSE + c] for row in fields] for c in range(NUM_SPARSE)]
-    ids = _own_bytes(list(chain.from_iterable(columns)))
+    ids = None if may_be_long else _own_bytes(list(chain.from_iterable(columns)))
     ids = np.stack([token_ids(column) for column in columns]) if ids is None else ids.reshape(NUM_SPARSE, -1)
     bad.sort(key=lambda line: line.position)
     return RowBlock(dense, ids, labels), bad
@@ -124,7 +126,7 @@ def _closing_quote(line: bytes, at: int) -> int:
 def token_ids(tokens: list[bytes]) -> np.ndarray:
     """int64 ids of tokens. A token of at most 8 bytes is its own bytes, little-endian and zero-padded, so that distinct
     tokens have distinct ids; a longer one is hashed (BLAKE2b, 8 bytes). The empty token, a missing value, is 0."""
-    ids = _own_bytes(tokens)
+    ids = _own_bytes(tokens) if tokens and len(tokens[0]) <= 8 else None  # of long ones all are, as a rule
     if ids is not None:
         return ids
     short = [t if len(t) <= 8 else hashlib.blake2b(t, digest_size=8).digest() for t in tokens]

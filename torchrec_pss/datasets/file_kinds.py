@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+from torchrec_pss.datasets.errors import DataError
+
 GZIP = b"\x1f\x8b"
 UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -51,7 +53,7 @@ def regular_file(path: Path, what: str) -> os.stat_result:
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: a folder, a pipe or a device, or nothing that may be looked at; names it.
+        DataError: a folder, a pipe or a device, or nothing that may be looked at; names it.
     """
     try:
         status = path.stat()
@@ -60,10 +62,10 @@ def regular_file(path: Path, what: str) -> os.stat_result:
         reason = f"is a link to {os.readlink(path)}, which does not exist" if dangling else "does not exist"
         raise FileNotFoundError(f"{what} {path} {reason}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise ValueError(f"{what} {path} is unreadable: {error}") from error
+        raise DataError(f"{what} {path} is unreadable: {error}") from error
     if not stat.S_ISREG(status.st_mode):
         special = _SPECIAL.get(stat.S_IFMT(status.st_mode), "something else")
-        raise ValueError(f"{what} {path} is {special}, not a file")
+        raise DataError(f"{what} {path} is {special}, not a file")
     return status
 
 

@@ -65,6 +65,8 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         self._groups: dict[PoolingMode, list[int]] = {}
         for position, table in enumerate(self._table_of_feature):
             self._groups.setdefault(_POOLING_MODES[tables[table].pooling], []).append(position)
+        for pooling, positions in self._groups.items():
+            self._arguments(positions, pooling)  # now, for a compiled module's first call may be in inference mode
 
     @classmethod
     def from_embedding_bag_collection(

@@ -47,6 +47,7 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         self._embedding_configs = tables
         self._need_indices = need_indices
         self._embedding_names_by_table = get_embedding_names_by_table(tables)
+        self._arguments(range(len(self._feature_names)), PoolingMode.NONE)  # see PSSEmbeddingBagCollection
 
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """Reads every id.

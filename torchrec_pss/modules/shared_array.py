@@ -176,7 +176,7 @@ class SharedArrayModule(nn.Module):
         device, dtype = self.array.device, self._accumulator
         key = (tuple(positions), pooling, device, dtype)
         known = self._metadata.get(key)
-        if known is None:
+        if known is None or not _is_savable(known["features"]):
             tables = [self._table_of_feature[p] for p in positions]
             dims = [self._layout.tables[t].embedding_dim for t in tables]
             rows = [self._feature_rows[t] for t in tables]
@@ -346,6 +346,11 @@ class SharedArrayModule(nn.Module):
             f"array={self._layout.numel} x {self.array.dtype}, tables={shared} shared + {exact} exact, "
             f"hash={self._layout.hash}, embedding_bytes={self._layout.embedding_bytes}"
         )
+
+
+def _is_savable(tensor: torch.Tensor) -> bool:
+    """Not made under `torch.inference_mode`, which a compiled module's first call may be."""
+    return torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference()
 
 
 def _in_dtype(values: torch.Tensor, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -8,6 +8,8 @@ Prints where each table goes, the parts of a step that the cost model predicts, 
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torchrec.distributed.planner import Topology
@@ -35,6 +37,18 @@ def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> P
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
     limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
     return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """TorchRec warns of every array that it is "no sharding spec"."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _summary(report: PlanReport | str) -> str:
@@ -71,16 +85,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.world_size % (args.local_world_size or args.world_size):
         parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
-    logging.getLogger().setLevel(logging.ERROR)  # TorchRec warns of every array that it is "no sharding spec"
     found: dict[str, PlanReport | str] = {}
     try:
         refuse_overwriting({"--json": args.json}, {"--tables": args.tables})
         tables = read_table_list(args.tables, args.embedding_dim)
-        for mode in dict.fromkeys([args.pss, *MODES]):
-            try:
-                found[mode] = planned(args, tables, mode)
-            except PlannerError as error:
-                found[mode] = f"no plan: {error}"
+        with _errors_only():
+            for mode in dict.fromkeys([args.pss, *MODES]):
+                try:
+                    found[mode] = planned(args, tables, mode)
+                except PlannerError as error:
+                    found[mode] = f"no plan: {error}"
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     print(f"--pss {args.pss}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[args.pss]}\n")
