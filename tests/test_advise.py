@@ -221,5 +221,5 @@ def test_outputs_that_cannot_be_written(tmp_path, capsys, flag, name):
     path = table_list(tmp_path, "name,rows\na,1000\n")
     with pytest.raises(SystemExit) as error:
         command.main(["--tables", path, "--batch_size", "8", flag, str(tmp_path / name)])
-    assert error.value.code == 2 and "--json or --plot cannot be written" in capsys.readouterr().err
+    assert error.value.code == 2 and f"error: {flag} {tmp_path / name} cannot be written: " in capsys.readouterr().err
     assert not (tmp_path / name).exists()
