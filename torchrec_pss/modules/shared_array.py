@@ -13,13 +13,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.feature_selection import savable
+from torchrec_pss.modules.feature_selection import is_savable, savable
 from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
-from torchrec_pss.ops.fused import ArrayUpdate, fused_lookup
-from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
+from torchrec_pss.ops.fused import fused_lookup, gradient_only
 from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -148,7 +147,7 @@ class SharedArrayModule(nn.Module):
             return partial(fused_lookup, update=self._step_in_backward)
         wide = stand_in(self.array) if self._steps_stand_in else self.array
         if wide is not self.array:
-            return partial(fused_lookup, update=partial(_gradient_only, wide), gradient_of=wide)
+            return partial(fused_lookup, update=partial(gradient_only, wide), gradient_of=wide)
         if (
             self.array.dtype == torch.float16
             and torch.is_grad_enabled()
@@ -176,7 +175,7 @@ class SharedArrayModule(nn.Module):
         device, dtype = self.array.device, self._accumulator
         key = (tuple(positions), pooling, device, dtype)
         known = self._metadata.get(key)
-        if known is None or not _is_savable(known["features"]):
+        if known is None or not is_savable(known["features"]):
             tables = [self._table_of_feature[p] for p in positions]
             dims = [self._layout.tables[t].embedding_dim for t in tables]
             rows = [self._feature_rows[t] for t in tables]
@@ -348,20 +347,11 @@ class SharedArrayModule(nn.Module):
         )
 
 
-def _is_savable(tensor: torch.Tensor) -> bool:
-    """Not made under `torch.inference_mode`, which a compiled module's first call may be."""
-    return torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference()
-
-
 def _in_dtype(values: torch.Tensor, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``values`` where ``like`` is; uninitialised where one of them has none."""
     if values.is_meta or like.is_meta:
         return torch.empty_like(like, dtype=dtype, requires_grad=False)
     return values.to(like.device, dtype)
-
-
-def _gradient_only(wide: torch.Tensor) -> ArrayUpdate:
-    return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(wide, requires_grad=False))
 
 
 def _feature_rows(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureColumn, int]], torch.Tensor]:

@@ -36,6 +36,11 @@ class ArrayUpdate:
     second: torch.Tensor | None = None
 
 
+def gradient_only(like: torch.Tensor) -> ArrayUpdate:
+    """No step; a fresh sink of the shape, dtype and device of ``like``."""
+    return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(like, requires_grad=False))
+
+
 class _FusedLookup(torch.autograd.Function):
     """``leaf`` is there for autograd: what needs the array's gradient, or is given it."""
 

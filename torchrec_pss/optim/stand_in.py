@@ -5,6 +5,9 @@ element without a gradient becomes 0 / 0. The gradient, the optimizer's state an
 FBGEMM's fp16 tables; the result is rounded to the array.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -31,22 +34,19 @@ def keep_stand_in(array: nn.Parameter, wide: nn.Parameter) -> None:
         setattr(array, _ATTRIBUTE, wide)
 
 
-class widened:
-    """Within it the stand-in has the array's values; afterwards the array has the stand-in's. Nothing is done to an array that stands
-    for itself."""
-
-    def __init__(self, array: nn.Parameter) -> None:
-        self._array, self._wide = array, stand_in(array)
-
-    @torch.no_grad()
-    def __enter__(self) -> None:
-        if self._wide is not self._array:
-            self._wide.copy_(self._array)
-
-    @torch.no_grad()
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        if self._wide is not self._array and error_type is None:
-            self._array.copy_(self._wide)
+@contextmanager
+def widened(array: nn.Parameter) -> Iterator[None]:
+    """Within it the stand-in has the array's values; afterwards, but for an error, the array has the stand-in's. Nothing is done to an
+    array that stands for itself."""
+    wide = stand_in(array)
+    if wide is array:
+        yield
+        return
+    with torch.no_grad():
+        wide.copy_(array)
+    yield
+    with torch.no_grad():
+        array.copy_(wide)
 
 
 def state_of(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchrec_pss.ops.fused import ArrayUpdate
+from torchrec_pss.ops.fused import ArrayUpdate, gradient_only
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 from torchrec_pss.optim.stand_in import keep_stand_in, replace_in, stand_in
 
@@ -76,7 +76,7 @@ class StepInBackward:
             ValueError: the optimizer's options have become such as `obstacle` tells.
         """
         if not self._array.requires_grad:
-            return ArrayUpdate(UpdateKind.NONE, UpdateNumbers(0.0), torch.zeros_like(stand_in(self._array)))
+            return gradient_only(stand_in(self._array))
         keep_stand_in(self._array, self._wide)
         replace_in(self._optimizer, self._array)  # the module may have another dtype or device by now
         reason = self.obstacle(self._optimizer, self._array)
