@@ -1,7 +1,10 @@
 """What TorchRec's tests of its embedding modules ask (torchrec/modules/tests/test_embedding_modules.py), asked of ours."""
 
+import copy
+
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -117,3 +120,30 @@ def test_duplicate_names_fail():
         PSSEmbeddingBagCollection([bag_tables()[0]] * 2, config=CONFIG)
     with pytest.raises(ValueError, match="t1"):
         PSSEmbeddingCollection([sequence_tables()[0]] * 2, config=SEQUENCE)
+
+
+def hot_module(device="cpu"):
+    config = PSSConfig(array_bytes=800, layout="plain", exact=(), width=2, hot={"t1": [1, 2, 4]})
+    return PSSEmbeddingBagCollection(bag_tables(), device=device, config=config)
+
+
+@pytest.mark.parametrize("through", [symbolic_trace, torch.jit.script], ids=["fx", "script"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_what_follows_from_the_layout_is_no_state_of_a_traced_module(through, dtype):
+    module = hot_module()
+    traced = through(module).to(dtype)
+    assert set(traced.state_dict()) == {"array", "projections"} and not list(traced.buffers())
+    assert torch.equal(traced(bags()).values(), copy.deepcopy(traced)(bags()).values())
+    converted = module.to(dtype)  # projections stay fp32 beside a half array, in a traced module they do not
+    torch.testing.assert_close(traced(bags()).values(), converted(bags()).values(), rtol=2e-2, atol=2e-2)
+
+
+def test_averages_and_empty_copies_of_a_traced_module_read_the_same_rows():
+    module, on_meta = symbolic_trace(hot_module()), symbolic_trace(hot_module("meta"))
+    averaged = AveragedModel(module, use_buffers=True)
+    for _ in range(2):
+        averaged.update_parameters(module)
+    empty = on_meta.to_empty(device="cpu")
+    empty.load_state_dict(module.state_dict())
+    for other in (averaged, empty):
+        torch.testing.assert_close(other(bags()).values(), module(bags()).values())

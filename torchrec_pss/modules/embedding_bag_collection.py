@@ -133,7 +133,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
 
     def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode):
         kjt = permuted(features, [self._feature_names[p] for p in positions])
-        weights = kjt.weights().to(self._accumulator) if self._is_weighted else None
+        weights = kjt.weights() if self._is_weighted else None
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)
 
     def is_weighted(self) -> bool:

@@ -16,6 +16,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.feature_selection import is_savable, savable
 from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.tracing import TracedLookup
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup, gradient_only
@@ -163,12 +164,14 @@ class SharedArrayModule(nn.Module):
         return lookup
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
-        """As `_read`, of proxies: the op itself, which checks its arguments when it runs."""
-        given = self._arguments(positions, pooling)
-        return torch.ops.torchrec_pss.lookup(
-            self.array, given["features"], given["hot_keys"], given["projections"], ids, offsets, weights,
-            given["total_width"], given["read_width"], int(pooling), given["hash_kind"], given["sign"],
-        )[0].to(torch.float32)  # fmt: skip
+        """As `_read`, of proxies: a call of a `TracedLookup`, which the traced module has in this one's place."""
+        name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", ids.tracer
+        # No child of this module: one would be in its repr, and in what walks over modules.
+        array = self._parameters["array"]  # of the attribute FX makes a proxy
+        device = torch.device("cpu") if array.is_meta else array.device
+        object.__setattr__(self, name, TracedLookup(self._of_the_layout(positions, pooling, device)))
+        path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
+        return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
 
     def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
         """What `lookup` is told beside the array and a batch."""
@@ -176,23 +179,27 @@ class SharedArrayModule(nn.Module):
         key = (tuple(positions), pooling, device, dtype)
         known = self._metadata.get(key)
         if known is None or not is_savable(known["features"]):
-            tables = [self._table_of_feature[p] for p in positions]
-            dims = [self._layout.tables[t].embedding_dim for t in tables]
-            rows = [self._feature_rows[t] for t in tables]
             with torch.inference_mode(False):  # or training could not save them
-                known = {
-                    "features": feature_matrix(rows, device),
-                    "hot_keys": self._hot_index.to(device, copy=True),
-                    "projections": torch.empty(0, device=device, dtype=dtype),
-                    "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
-                    "read_width": read_width([row.get(FeatureColumn.INNER, 0) for row in rows], pooling),
-                    "pooling_mode": pooling,
-                    "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
-                    "sign": self._layout.sign,
-                }
+                known = self._of_the_layout(positions, pooling, device)
+                known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
         return known | ({} if self.projections is None else {"projections": self.projections})
+
+    def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
+        """Those of the arguments that follow from the layout."""
+        tables = [self._table_of_feature[p] for p in positions]
+        dims = [self._layout.tables[t].embedding_dim for t in tables]
+        rows = [self._feature_rows[t] for t in tables]
+        return {
+            "features": feature_matrix(rows, device),
+            "hot_keys": self._hot_index.to(device, copy=True),
+            "total_width": dims[0] if pooling == PoolingMode.NONE else sum(dims),
+            "read_width": read_width([row.get(FeatureColumn.INNER, 0) for row in rows], pooling),
+            "pooling_mode": pooling,
+            "hash_kind": HASH_ROBE if self._layout.hash == "robe" else HASH_MIX64,
+            "sign": self._layout.sign,
+        }
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """What `torch.jit.script` takes in this module's place: TorchScript does not know Python objects such as the layout."""
