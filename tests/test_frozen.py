@@ -122,11 +122,13 @@ def under_dmp(rank, world_size, frozen, in_backward, reduction, when):
     if when == "before":
         for part in frozen:
             getattr(model.ebc, part).requires_grad_(False)
-    sharded = DistributedModelParallel(model, sharders=get_default_pss_sharders(reduction), device=CPU)
+    sharders = get_default_pss_sharders(reduction)
+    sharded = DistributedModelParallel(model, sharders=sharders, device=CPU, init_data_parallel=when != "before DDP")
     ebc = next(m for m in sharded.modules() if isinstance(m, PSSEmbeddingBagCollection))
-    if when == "after":
+    if when != "before":
         for part in frozen:
             getattr(ebc, part).requires_grad_(False)
+    sharded.init_data_parallel()
     rest = dict(in_backward_optimizer_filter(sharded.named_parameters()))
     optimizer = torch.optim.Adam(rest.values(), lr=0.1)
     before, found = values(ebc), []
@@ -160,6 +162,8 @@ CASES = [
     ({"projections"}, None, "ddp", "before"),
     (set(PARTS), None, "all_reduce", "before"),
     ({"array"}, None, "sparse", "before"),
+    ({"array"}, None, "ddp", "before DDP"),
+    (set(PARTS), None, "ddp", "before DDP"),
 ]
 
 

@@ -36,6 +36,7 @@ from torchrec_pss.distributed import array_reduction
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.rank_agreement import require_agreement
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.fresh_state import make_state
 from torchrec_pss.optim.stand_in import stand_in, widened
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -54,7 +55,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         group's first rank).
 
         Raises:
-            ValueError: ranks disagree, see `require_agreement`.
+            ValueError: ranks disagree, see `require_agreement`; a parameter has several optimizers in backward.
         """
         device = module.array.device if device is None else device
         self._process_group = env.process_group
@@ -65,8 +66,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         self.array = _moved(module.array, device)
         self.projections = None if module.projections is None else _moved(module.projections, device)
         self._describe_array()
-        # DDP takes no part in what is frozen now, and would miss it once it is not.
-        self._reduced_here = {n for n, p in self.named_parameters() if self._is_reduced_here(p) or not p.requires_grad}
+        self._reduced_here: set[str] = set()
         if module.array.is_meta:
             self.reset_parameters()
         old = dict(module.named_parameters())
@@ -74,9 +74,9 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             if self._process_group is not None:
                 first = dist.get_global_rank(self._process_group, 0)
                 dist.broadcast(parameter.data, first, group=self._process_group)
-            self._adopt_in_backward_optimizers(name, old[name], parameter)
-            if name in self._reduced_here and not hasattr(parameter, "_in_backward_optimizers"):
-                _on_gradient(parameter, partial(self._reduce_and_step, parameter))
+            self._adopt_in_backward_optimizer(name, old[name], parameter)
+            if self._is_reduced_here(parameter):
+                self._reduce_here(name, parameter)
 
     def _is_reduced_here(self, parameter: nn.Parameter) -> bool:
         """Whether it is this module that reduces the gradient of a parameter without an optimizer in backward."""
@@ -84,37 +84,42 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             return self._reduction != ArrayReduction.DDP
         return self._reduction == ArrayReduction.ALL_REDUCE
 
-    def _adopt_in_backward_optimizers(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
-        """Re-creates the optimizers that `apply_optimizer_in_backward` put on ``old`` so that they run on ``new``
+    def _reduce_here(self, name: str, parameter: nn.Parameter) -> None:
+        """Has this module reduce the gradient of a parameter, instead of the data-parallel wrapper."""
+        if name not in self._reduced_here and not hasattr(parameter, "_in_backward_optimizers"):
+            _on_gradient(parameter, partial(self._reduce_and_step, parameter))
+        self._reduced_here.add(name)
+
+    def _adopt_in_backward_optimizer(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Re-creates the optimizer that `apply_optimizer_in_backward` put on ``old`` so that it runs on ``new``
         once, after the all-reduce."""
         classes = getattr(old, "_optimizer_classes", [])
         if not classes:
             return
-        new._in_backward_optimizers, new._optimizer_classes, new._optimizer_kwargs = [], [], []
-        stepped = stand_in(new)
-        for optimizer_class, kwargs in zip(classes, old._optimizer_kwargs, strict=True):
-            keyed = KeyedOptimizerWrapper({name: stepped}, partial(optimizer_class, **kwargs))
-            self._in_backward_optims.append(("", keyed))
-            new._in_backward_optimizers.append(keyed._optimizer)
-            new._optimizer_classes.append(optimizer_class)
-            new._optimizer_kwargs.append(kwargs)
-        optimizer = new._in_backward_optimizers[0]
+        if len(classes) > 1:
+            raise ValueError(
+                f"{name}: {len(classes)} optimizers in backward ({', '.join(c.__name__ for c in classes)}); give it one"
+            )
+        make = partial(classes[0], **old._optimizer_kwargs[0])
         alone = self._process_group is None or self._process_group.size() == 1
-        if (
-            alone
-            and new is self.array
-            and len(classes) == 1
-            and self._num_lookups() == 1
-            and not StepInBackward.obstacle(optimizer, new)
-        ):
-            self.step_in_backward(optimizer)
+        in_lookup = (
+            alone and new is self.array and self._num_lookups() == 1 and not StepInBackward.obstacle(make([new]), new)
+        )
+        stepped = new if in_lookup else stand_in(new)
+        keyed = KeyedOptimizerWrapper({name: stepped}, make)
+        make_state(keyed._optimizer)
+        self._in_backward_optims.append(("", keyed))
+        new._in_backward_optimizers = [keyed._optimizer]
+        new._optimizer_classes, new._optimizer_kwargs = list(classes), list(old._optimizer_kwargs)
+        if in_lookup:
+            self.step_in_backward(keyed._optimizer)
             return
         self._steps_stand_in |= stepped is not new
         _on_gradient(stepped, partial(self._reduce_and_step, new))
 
     @torch.no_grad()
     def _reduce_and_step(self, parameter: nn.Parameter, received: nn.Parameter) -> None:
-        """Reduces the gradient until the end of backward; then steps the optimizers in backward, if any. ``received``: where the
+        """Reduces the gradient until the end of backward; then steps the optimizer in backward, if any. ``received``: where the
         gradient is, of an fp16 or bf16 array its stand-in. What was frozen after forward has none, or loses it."""
         if received.grad is None or not parameter.requires_grad:
             received.grad = None
@@ -128,13 +133,10 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         def at_end() -> None:
             if finish is not None:
                 finish()
-            optimizers = getattr(parameter, "_in_backward_optimizers", ())
-            if not optimizers:
-                return
-            with widened(parameter):
-                for optimizer in optimizers:
+            for optimizer in getattr(parameter, "_in_backward_optimizers", ()):
+                with widened(parameter):
                     optimizer.step()
-            received.grad = None
+                received.grad = None
 
         Variable._execution_engine.queue_callback(at_end)
 
@@ -160,14 +162,17 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
     @property
     def fused_optimizer(self) -> KeyedOptimizer:
-        """The in-backward optimizers, for state dicts and learning rates; its ``step`` finds no gradient to apply."""
+        """The optimizers in backward, for state dicts and learning rates; its ``step`` finds no gradient to apply."""
         return CombinedOptimizer(self._in_backward_optims)
 
     def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
         """The parameters that the data-parallel wrapper must leave alone: those with an optimizer in backward, and what this
-        module reduces itself."""
+        module reduces itself. So it does from now on what is frozen: the wrapper, which asks when it is made, takes no part in that,
+        and would miss it once it is thawed."""
         for name, parameter in self.named_parameters(prefix):
             own = name.removeprefix(f"{prefix}.") if prefix else name
+            if not parameter.requires_grad:
+                self._reduce_here(own, parameter)
             if own in self._reduced_here or hasattr(parameter, "_in_backward_optimizers"):
                 yield name
 

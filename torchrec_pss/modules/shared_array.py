@@ -267,7 +267,12 @@ class SharedArrayModule(nn.Module):
         """
         if optimizer is not None and self._num_lookups() > 1:
             raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
+        before = self._step_in_backward
+        if before is not None and before.optimizer is optimizer:
+            return
         self._step_in_backward = None if optimizer is None else StepInBackward(optimizer, self.array)
+        if before is not None:
+            before.release()
 
     def _num_lookups(self) -> int:
         """Lookups a forward makes."""

@@ -28,12 +28,6 @@ def stand_in(array: nn.Parameter) -> nn.Parameter:
     return wide
 
 
-def keep_stand_in(array: nn.Parameter, wide: nn.Parameter) -> None:
-    """Has ``wide`` stand in for an array that has none, as deep copies of parameters have none."""
-    if wide is not array and not hasattr(array, _ATTRIBUTE):
-        setattr(array, _ATTRIBUTE, wide)
-
-
 @contextmanager
 def widened(array: nn.Parameter) -> Iterator[None]:
     """Within it the stand-in has the array's values; afterwards, but for an error, the array has the stand-in's. Nothing is done to an
@@ -53,21 +47,3 @@ def state_of(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict:
     """What an optimizer (or a `torchrec.optim.keyed.KeyedOptimizer`) keeps of the array, or of its stand-in."""
     state = optimizer.state
     return state.get(array) or state.get(getattr(array, _ATTRIBUTE, array)) or {}
-
-
-@torch.no_grad()
-def replace_in(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> None:
-    """Puts the stand-in into the array's place among the optimizer's parameters, with the state in its dtype and on its device; or the
-    array into an earlier stand-in's place, after a change of its dtype."""
-    new = stand_in(array)
-    for old in (array, getattr(array, _ATTRIBUTE, array)):
-        if old is new:
-            continue
-        for group in optimizer.param_groups:
-            group["params"] = [new if p is old else p for p in group["params"]]
-        if old in optimizer.state:
-            optimizer.state[new] = optimizer.state.pop(old)
-    state = optimizer.state.get(new, {})
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor) and value.shape == new.shape:
-            state[name] = value.to(new.device, new.dtype)

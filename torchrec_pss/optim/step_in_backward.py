@@ -5,7 +5,7 @@ from torch import nn
 
 from torchrec_pss.ops.fused import ArrayUpdate, gradient_only
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
-from torchrec_pss.optim.stand_in import keep_stand_in, replace_in, stand_in
+from torchrec_pss.optim.wide_state import WideState
 
 _KINDS = {
     torch.optim.SGD: UpdateKind.SGD,
@@ -26,8 +26,7 @@ class StepInBackward:
 
     SGD and Adagrad touch only what the batch read; Adam and AdamW move every element at every step, and save the gradient's
     own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
-    stands in, one sum an element. Of an fp16 or bf16 array, arithmetic and state are in fp32: among the optimizer's parameters
-    its `stand_in` takes the array's place.
+    stands in, one sum an element. Of an fp16 or bf16 array, arithmetic and state are in fp32 (`WideState`).
 
     Args:
         optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
@@ -41,17 +40,33 @@ class StepInBackward:
         reason = self.obstacle(optimizer, array)
         if reason:
             raise ValueError(f"no step in backward: {reason}")
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._array = array
         self._kind = _KINDS[type(optimizer)]
         self._sink = torch.zeros(0)
-        self._wide = stand_in(array)
-        replace_in(optimizer, array)
-        state = optimizer.state.get(self._wide, {})
-        if self._kind == UpdateKind.ADAGRAD and not state["step"]:
-            state["sum"].fill_(
-                _group(optimizer, array)["initial_accumulator_value"]
-            )  # in half precision it was rounded
+        self._state = WideState(optimizer, array)
+        state = self._started()
+        if self._kind == UpdateKind.ADAGRAD and not state["step"]:  # in half precision it was rounded
+            state["sum"].fill_(_group(optimizer, array)["initial_accumulator_value"])
+
+    def release(self) -> None:
+        """Leaves the steps to the optimizer again."""
+        self._state.release()
+
+    def _started(self) -> dict:
+        """The optimizer's state of the array; Adam's begins as in torch.optim, which makes it at the first step."""
+        state = self._state.get()
+        if self._kind in (UpdateKind.ADAM, UpdateKind.ADAMW) and not (state or self._array.is_meta):
+            state = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(self._zeros()) for key in _ADAM_STATES}
+            self.optimizer.state[self._array] = state
+        return state
+
+    def _zeros(self) -> torch.Tensor:
+        """The sink, which is zero between backwards: of the array's device, in fp32 or fp64."""
+        dtype = torch.promote_types(self._array.dtype, torch.float32)
+        if (self._sink.dtype, self._sink.device) != (dtype, self._array.device) or len(self._sink) != len(self._array):
+            self._sink = torch.zeros_like(self._array, dtype=dtype, requires_grad=False)
+        return self._sink
 
     @staticmethod
     def obstacle(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> str | None:
@@ -75,36 +90,27 @@ class StepInBackward:
         Raises:
             ValueError: the optimizer's options have become such as `obstacle` tells.
         """
+        sink = self._zeros()  # the module may have another dtype or device by now
         if not self._array.requires_grad:
-            return gradient_only(stand_in(self._array))
-        keep_stand_in(self._array, self._wide)
-        replace_in(self._optimizer, self._array)  # the module may have another dtype or device by now
-        reason = self.obstacle(self._optimizer, self._array)
+            return gradient_only(sink)
+        reason = self.obstacle(self.optimizer, self._array)
         if reason:
             raise ValueError(f"no step in backward any more: {reason}")
-        group, wide = _group(self._optimizer, self._array), stand_in(self._array)
-        if (self._sink.dtype, self._sink.device, self._sink.shape) != (wide.dtype, wide.device, wide.shape):
-            self._sink = torch.zeros_like(wide, requires_grad=False)
+        group, state = _group(self.optimizer, self._array), self._started()
         rate = float(group["lr"])
         if self._kind == UpdateKind.SGD:
-            return ArrayUpdate(self._kind, UpdateNumbers(rate), self._sink)
-        state = self._optimizer.state[wide]
+            return ArrayUpdate(self._kind, UpdateNumbers(rate), sink)
         if self._kind == UpdateKind.ADAGRAD:
             state["step"] += 1
             rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
-            return ArrayUpdate(self._kind, UpdateNumbers(rate, group["eps"]), self._sink, state["sum"])
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            for key in _ADAM_STATES:
-                state[key] = torch.zeros_like(self._sink)
+            return ArrayUpdate(self._kind, UpdateNumbers(rate, group["eps"]), sink, state["sum"])
         state["step"] += 1
         step, (beta1, beta2) = float(state["step"]), map(float, group["betas"])
         corrections = 1 - beta1**step, (1 - beta2**step) ** 0.5
         numbers = UpdateNumbers(rate, group["eps"], beta1, beta2, group["weight_decay"], *corrections)
-        return ArrayUpdate(self._kind, numbers, self._sink, *(state[key] for key in _ADAM_STATES))
+        return ArrayUpdate(self._kind, numbers, sink, *(state[key] for key in _ADAM_STATES))
 
 
 def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict | None:
-    """The parameter group of the array, or of its stand-in."""
-    ours = (array, stand_in(array))
-    return next((g for g in optimizer.param_groups if any(p is o for p in g["params"] for o in ours)), None)
+    """The parameter group of the array."""
+    return next((g for g in optimizer.param_groups if any(p is array for p in g["params"])), None)
