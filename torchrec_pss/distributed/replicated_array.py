@@ -114,7 +114,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         if in_lookup:
             self.step_in_backward(keyed._optimizer)
             return
-        self._steps_stand_in |= stepped is not new
+        self._steps_at_end |= new is self.array
         _on_gradient(stepped, partial(self._reduce_and_step, new))
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class SharedArrayModule(nn.Module):
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, dict] = {}
         self._step_in_backward: StepInBackward | None = None
-        self._steps_stand_in = False  # whether the gradient of an fp16 or bf16 array is given to its stand-in
+        self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
         self.reset_parameters()
 
@@ -145,9 +145,10 @@ class SharedArrayModule(nn.Module):
         if not self.array.requires_grad:
             return lookup
         if self._step_in_backward is not None:
-            return partial(fused_lookup, update=self._step_in_backward)
-        wide = stand_in(self.array) if self._steps_stand_in else self.array
-        if wide is not self.array:
+            return partial(fused_lookup, update=self._step_in_backward.of_lookup())
+        is_half = self.array.dtype in (torch.float16, torch.bfloat16)
+        if self._steps_at_end and (is_half or not torch.compiler.is_compiling()):
+            wide = stand_in(self.array)
             return partial(fused_lookup, update=partial(gradient_only, wide), gradient_of=wide)
         if (
             self.array.dtype == torch.float16
@@ -184,7 +185,12 @@ class SharedArrayModule(nn.Module):
                 known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
-        return known | ({} if self.projections is None else {"projections": self.projections})
+        if self.projections is None:
+            return known
+        stepped = hasattr(
+            self.projections, "_in_backward_optimizers"
+        )  # perhaps between this lookup's forward and its backward
+        return known | {"projections": self.projections.clone() if stepped else self.projections}
 
     def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
         """Those of the arguments that follow from the layout."""

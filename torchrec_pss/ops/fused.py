@@ -5,8 +5,8 @@ read, Adam and AdamW pass over the array once.
 
 UpdateKind.NONE takes no step: the gradient goes to another parameter than the array, in fp32 where the array is fp16 or bf16.
 
-Backward reads rows again for the gradients of weights, as TBE does: of two lookups whose backward is one call, the second's are of
-the array that the first has updated.
+Backward reads rows again for the gradients of weights, as TBE does: of two backwards after two forwards, the second's are of the
+array that the first has updated.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,14 @@
 """`StepInBackward`: an optimizer of torch.optim whose step on the shared array is part of the lookup's backward."""
 
+from collections.abc import Callable
+from weakref import WeakSet
+
 import torch
 from torch import nn
+from torch.autograd import Variable
 
 from torchrec_pss.ops.fused import ArrayUpdate, gradient_only
-from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
+from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers, apply_update
 from torchrec_pss.optim.wide_state import WideState
 
 _KINDS = {
@@ -18,6 +22,7 @@ _ADAM_STATES = ("exp_avg", "exp_avg_sq")
 _OFF = ("momentum", "nesterov", "maximize", "differentiable", "amsgrad")
 _OFF_IN_SPARSE_KINDS = ("weight_decay",)  # would move every element
 _ON_GPU = ("fused", "capturable")
+_NO_BACKWARD = -1  # as autograd says it
 
 
 class StepInBackward:
@@ -26,7 +31,8 @@ class StepInBackward:
 
     SGD and Adagrad touch only what the batch read; Adam and AdamW move every element at every step, and save the gradient's
     own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
-    stands in, one sum an element. Of an fp16 or bf16 array, arithmetic and state are in fp32 (`WideState`).
+    stands in, one sum an element. A backward takes one step, as a gradient would: where it may be of several lookups (others have been
+    made, or an activation checkpoint makes them anew), their gradients are added up first, and the step is at its end. Of an fp16 or bf16 array, arithmetic and state are in fp32 (`WideState`).
 
     Args:
         optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
@@ -42,8 +48,12 @@ class StepInBackward:
             raise ValueError(f"no step in backward: {reason}")
         self.optimizer = optimizer
         self._array = array
-        self._kind = _KINDS[type(optimizer)]
         self._sink = torch.zeros(0)
+        self._open: WeakSet[_Lookup] = WeakSet()  # lookups whose backward may come
+        self._backward, self._gradients = (
+            _NO_BACKWARD,
+            [],
+        )  # of the backward that is running: which one, and what it has met
         self._state = WideState(optimizer, array)
         state = self._started()
         if self._kind == UpdateKind.ADAGRAD and not state["step"]:  # in half precision it was rounded
@@ -60,6 +70,15 @@ class StepInBackward:
             state = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(self._zeros()) for key in _ADAM_STATES}
             self.optimizer.state[self._array] = state
         return state
+
+    @property
+    def _kind(self) -> UpdateKind:
+        """The formula; a group's option tells Adam from AdamW."""
+        kind = _KINDS[type(self.optimizer)]
+        if kind in (UpdateKind.ADAM, UpdateKind.ADAMW):
+            decoupled = _group(self.optimizer, self._array).get("decoupled_weight_decay", kind == UpdateKind.ADAMW)
+            return UpdateKind.ADAMW if decoupled else UpdateKind.ADAM
+        return kind
 
     def _zeros(self) -> torch.Tensor:
         """The sink, which is zero between backwards: of the array's device, in fp32 or fp64."""
@@ -84,31 +103,72 @@ class StepInBackward:
             return f"{name} with {' and '.join(on)}"
         return None
 
-    def __call__(self) -> ArrayUpdate:
-        """The update of the backward that is running; counts the step. None is taken on an array that was frozen after forward.
+    def of_lookup(self) -> Callable[[], ArrayUpdate]:
+        """For a lookup that is made now: what its backward calls. None is taken on an array that was frozen after forward.
 
         Raises:
-            ValueError: the optimizer's options have become such as `obstacle` tells.
+            ValueError: when it is called, the optimizer's options have become such as `obstacle` tells.
         """
+        made = _Lookup(self)
+        self._open.add(made)
+        return made
+
+    def update_of(self, lookup: "_Lookup") -> ArrayUpdate:
+        """What `of_lookup` promises."""
+        others = any(other is not lookup for other in self._open)
+        self._open.discard(lookup)
         sink = self._zeros()  # the module may have another dtype or device by now
         if not self._array.requires_grad:
             return gradient_only(sink)
         reason = self.obstacle(self.optimizer, self._array)
         if reason:
             raise ValueError(f"no step in backward any more: {reason}")
+        backward = torch._C._current_graph_task_id()
+        if not (others or lookup.made_in_backward or self._backward == backward):
+            return self._step(sink)
+        if self._backward != backward:
+            self._backward, self._gradients = backward, []
+            Variable._execution_engine.queue_callback(self._at_end)
+        update = gradient_only(sink)
+        self._gradients.append(update.sink)
+        return update
+
+    @torch.no_grad()
+    def _at_end(self) -> None:
+        """One step of all that a backward has met."""
+        gradient = torch.stack(self._gradients).sum(0) if len(self._gradients) > 1 else self._gradients[0]
+        self._backward, self._gradients = _NO_BACKWARD, []
+        if self._array.requires_grad:
+            update = self._step(self._sink)
+            apply_update(self._array, gradient, update.state, update.second, update.kind, update.numbers)
+
+    def _step(self, sink: torch.Tensor) -> ArrayUpdate:
+        """The optimizer's next step; counts it."""
         group, state = _group(self.optimizer, self._array), self._started()
         rate = float(group["lr"])
-        if self._kind == UpdateKind.SGD:
-            return ArrayUpdate(self._kind, UpdateNumbers(rate), sink)
-        if self._kind == UpdateKind.ADAGRAD:
+        kind = self._kind
+        if kind == UpdateKind.SGD:
+            return ArrayUpdate(kind, UpdateNumbers(rate), sink)
+        if kind == UpdateKind.ADAGRAD:
             state["step"] += 1
             rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
-            return ArrayUpdate(self._kind, UpdateNumbers(rate, group["eps"]), sink, state["sum"])
+            return ArrayUpdate(kind, UpdateNumbers(rate, group["eps"]), sink, state["sum"])
         state["step"] += 1
         step, (beta1, beta2) = float(state["step"]), map(float, group["betas"])
         corrections = 1 - beta1**step, (1 - beta2**step) ** 0.5
         numbers = UpdateNumbers(rate, group["eps"], beta1, beta2, group["weight_decay"], *corrections)
-        return ArrayUpdate(self._kind, numbers, sink, *(state[key] for key in _ADAM_STATES))
+        return ArrayUpdate(kind, numbers, sink, *(state[key] for key in _ADAM_STATES))
+
+
+class _Lookup:
+    """Of one lookup, and alive as long as its graph."""
+
+    def __init__(self, step: StepInBackward) -> None:
+        self._step = step
+        self.made_in_backward = torch._C._current_graph_task_id() != _NO_BACKWARD
+
+    def __call__(self) -> ArrayUpdate:
+        return self._step.update_of(self)
 
 
 def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict | None:
