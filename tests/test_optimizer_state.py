@@ -154,5 +154,5 @@ def test_several_optimizers_in_backward_are_refused():
     for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
         _apply_optimizer_in_backward(optimizer_class, [whole["ebc"].array], {"lr": 0.01})
     plan = EmbeddingModuleShardingPlan({"array": ParameterSharding("data_parallel", "dense", [0])})
-    with pytest.raises(ValueError, match=r"array: 2 optimizers in backward \(SGD, Adam\); give it one"):
+    with pytest.raises(ValueError, match=r"module: 2 optimizers in backward \(SGD, Adam\); give it one"):
         PSSEmbeddingBagCollectionSharder().shard(whole["ebc"], plan, ShardingEnv(1, 0), CPU)

@@ -81,7 +81,7 @@ def test_never_with_nothing_to_shard():
 def test_sharders_take_torchrecs_arguments_by_position():
     fused = {"learning_rate": 0.1}
     assert MixedEmbeddingBagCollectionSharder(fused).fused_params == fused
-    assert PSSEmbeddingBagCollectionSharder({"forward": None}).qcomm_codecs_registry == {"forward": None}
+    assert PSSEmbeddingBagCollectionSharder(None, {"forward": None}).qcomm_codecs_registry == {"forward": None}
 
 
 def test_always_shares_all_but_what_is_pinned():

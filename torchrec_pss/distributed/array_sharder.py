@@ -1,6 +1,6 @@
 """`ReplicatedArraySharder`: what TorchRec's planner and `DistributedModelParallel` ask about a shared array."""
 
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torchrec.distributed.types import (
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.counterparts import of_fused_params, optimizer_of, set_optimizer
 
 ModuleT = TypeVar("ModuleT", bound=SharedArrayModule)
 
@@ -27,24 +28,28 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
     Projections are left to the data-parallel wrapper, as any dense layer.
 
     Args:
+        fused_params: as FBGEMM's; an optimizer in them, or an option of one, steps the array in backward
+            (`torchrec_pss.optim.counterparts`). What `apply_optimizer_in_backward` put on the array goes before them.
         qcomm_codecs_registry: as `ModuleSharder`'s; lookups exchange nothing, so it has no use here.
         reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
 
     Raises:
-        ValueError: ``reduction`` is not one of them.
+        ValueError: ``reduction`` is not one of them; fused_params without a counterpart.
     """
 
     module_type: ClassVar[type[SharedArrayModule]]
     sharded_module_type: ClassVar[type[ReplicatedArray]]
-    fused_params: ClassVar[None] = None  # TorchRec 1.6's estimators ask every sharder
 
     def __init__(
         self,
+        fused_params: dict[str, Any] | None = None,
         qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
         *,
         reduction: ArrayReduction | str = ArrayReduction.DDP,
     ) -> None:
         super().__init__(qcomm_codecs_registry)
+        of_fused_params(fused_params)
+        self.fused_params = fused_params  # TorchRec's estimators ask every sharder
         self._reduction = ArrayReduction(reduction)
 
     def shard(
@@ -58,7 +63,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         """Replicates the array on every rank of ``env``, equal to rank 0's.
 
         Raises:
-            ValueError: the plan asks for anything but data_parallel.
+            ValueError: the plan asks for anything but data_parallel; an optimizer in backward has no counterpart.
         """
         for name, sharding in params.items():
             if sharding.sharding_type != ShardingType.DATA_PARALLEL.value:
@@ -66,14 +71,18 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
                     f"{module_fqn or 'module'}: parameter {name!r} is planned as {sharding.sharding_type}, but a "
                     "shared array can only be data_parallel"
                 )
+        for parameter in module.parameters():
+            set_optimizer(parameter, optimizer_of(parameter, self.fused_params, module_fqn or "module"))
         return self.sharded_module_type(module, env, device, self._reduction)
 
     def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
-        """``{"array": [numel, 1]}``: a view of the array, no copy; it tells the planner of an optimizer in backward."""
+        """``{"array": [numel, 1]}``: a view of the array, no copy; it tells the planner of an optimizer in backward.
+
+        Raises:
+            ValueError: that one has no counterpart.
+        """
         view = nn.Parameter(module.array.detach().view(-1, 1), requires_grad=module.array.requires_grad)
-        for name in ("_optimizer_classes", "_optimizer_kwargs"):
-            if hasattr(module.array, name):
-                setattr(view, name, getattr(module.array, name))
+        set_optimizer(view, optimizer_of(module.array, self.fused_params, "the shared array"))
         return {"array": view}
 
     def sharding_types(self, compute_device_type: str) -> list[str]:

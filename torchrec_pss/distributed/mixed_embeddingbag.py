@@ -12,6 +12,7 @@ from torchrec.distributed.types import (
     EmbeddingModuleShardingPlan,
     LazyAwaitable,
     ParameterSharding,
+    QuantizedCommCodecs,
     ShardedModule,
     ShardingEnv,
 )
@@ -188,13 +189,20 @@ class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
     """TorchRec's sharder of EBCs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        args: as `EmbeddingBagCollectionSharder`'s.
+        fused_params, qcomm_codecs_registry: as `EmbeddingBagCollectionSharder`'s, of the tables; for the array, see
+            `ReplicatedArraySharder`.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 
-    def __init__(self, *args: Any, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._array_sharder = PSSEmbeddingBagCollectionSharder(reduction=reduction)
+    def __init__(
+        self,
+        fused_params: dict[str, Any] | None = None,
+        qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
+        *,
+        reduction: ArrayReduction | str = ArrayReduction.DDP,
+    ) -> None:
+        super().__init__(fused_params, qcomm_codecs_registry)
+        self._array_sharder = PSSEmbeddingBagCollectionSharder(fused_params, reduction=reduction)
 
     def shard(
         self,

@@ -36,6 +36,7 @@ from torchrec_pss.distributed import array_reduction
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.rank_agreement import require_agreement
 from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.counterparts import optimizer_of, set_optimizer
 from torchrec_pss.optim.fresh_state import make_state
 from torchrec_pss.optim.stand_in import stand_in, widened
 from torchrec_pss.optim.step_in_backward import StepInBackward
@@ -55,7 +56,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         group's first rank).
 
         Raises:
-            ValueError: ranks disagree, see `require_agreement`; a parameter has several optimizers in backward.
+            ValueError: ranks disagree, see `require_agreement`; a parameter has several optimizers in backward, or one without a
+                counterpart (`torchrec_pss.optim.counterparts`).
         """
         device = module.array.device if device is None else device
         self._process_group = env.process_group
@@ -93,14 +95,17 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
     def _adopt_in_backward_optimizer(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
         """Re-creates the optimizer that `apply_optimizer_in_backward` put on ``old`` so that it runs on ``new``
         once, after the all-reduce."""
-        classes = getattr(old, "_optimizer_classes", [])
-        if not classes:
+        found = optimizer_of(old, None, name)
+        if found is None:
             return
-        if len(classes) > 1:
-            raise ValueError(
-                f"{name}: {len(classes)} optimizers in backward ({', '.join(c.__name__ for c in classes)}); give it one"
-            )
-        make = partial(classes[0], **old._optimizer_kwargs[0])
+        optimizer_class, kwargs = found
+
+        def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+            try:
+                return optimizer_class(parameters, **kwargs)
+            except TypeError as error:
+                raise ValueError(f"{name}: {optimizer_class.__name__} in backward with {kwargs}: {error}") from error
+
         alone = self._process_group is None or self._process_group.size() == 1
         in_lookup = (
             alone and new is self.array and self._num_lookups() == 1 and not StepInBackward.obstacle(make([new]), new)
@@ -110,7 +115,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         make_state(keyed._optimizer)
         self._in_backward_optims.append(("", keyed))
         new._in_backward_optimizers = [keyed._optimizer]
-        new._optimizer_classes, new._optimizer_kwargs = list(classes), list(old._optimizer_kwargs)
+        set_optimizer(new, found)
         if in_lookup:
             self.step_in_backward(keyed._optimizer)
             return

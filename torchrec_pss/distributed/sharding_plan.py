@@ -1,9 +1,13 @@
 """The sharders to give to `DistributedModelParallel` and to the planner."""
 
+import inspect
+from typing import Any
+
 from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fp_embeddingbag import FeatureProcessedEmbeddingBagCollectionSharder
 from torchrec.distributed.sharding_plan import get_default_sharders
-from torchrec.distributed.types import ModuleSharder
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 
@@ -16,22 +20,43 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 
 def get_default_pss_sharders(
     reduction: ArrayReduction | str = ArrayReduction.DDP,
+    *,
+    fused_params: dict[str, Any] | None = None,
+    qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
 ) -> list[ModuleSharder[nn.Module]]:
-    """TorchRec's default sharders and those of the shared array's modules, whose gradient is reduced by ``reduction``. The one of
-    EBCs also carries out plans of `PSSShardingPlanner`.
+    """TorchRec's default sharders and those of the shared array's modules. The one of EBCs also carries out plans of
+    `PSSShardingPlanner`.
+
+    Args:
+        reduction: how an array's gradient is averaged over the ranks, see `ArrayReduction`.
+        fused_params: as TorchRec's sharders take them: optimizer, rate and storage of tables; for arrays see `ReplicatedArraySharder`.
+        qcomm_codecs_registry: what TorchRec's exchanges are quantised by.
 
     Raises:
-        ValueError: ``reduction`` is not an `ArrayReduction`.
+        ValueError: ``reduction`` is not an `ArrayReduction`; fused_params without a counterpart on an array.
     """
+    given = {"fused_params": fused_params, "qcomm_codecs_registry": qcomm_codecs_registry}
+    tables = MixedEmbeddingBagCollectionSharder(**given, reduction=reduction)
     replaced = (EmbeddingBagCollection, FeatureProcessedEmbeddingBagCollection)
-    defaults = [s for s in get_default_sharders() if s.module_type not in replaced]
+    defaults = [_with(s, given) for s in get_default_sharders() if s.module_type not in replaced]
     return [
         *defaults,
-        _FeatureProcessedTablesSharder(),
-        MixedEmbeddingBagCollectionSharder(reduction=reduction),
-        PSSEmbeddingBagCollectionSharder(reduction=reduction),
-        PSSEmbeddingCollectionSharder(reduction=reduction),
+        _FeatureProcessedTablesSharder(EmbeddingBagCollectionSharder(**given), qcomm_codecs_registry),
+        tables,
+        PSSEmbeddingBagCollectionSharder(**given, reduction=reduction),
+        PSSEmbeddingCollectionSharder(**given, reduction=reduction),
     ]
+
+
+def _with(sharder: ModuleSharder[nn.Module], given: dict[str, Any]) -> ModuleSharder[nn.Module]:
+    """The same with those of the arguments that its class takes; of inference the sharder itself."""
+    taken = inspect.signature(type(sharder).__init__).parameters
+    if (
+        not all(p.default is not p.empty or name == "self" for name, p in taken.items())
+        or "Quant" in type(sharder).__name__
+    ):
+        return sharder
+    return type(sharder)(**{name: value for name, value in given.items() if name in taken})
 
 
 class _FeatureProcessedTablesSharder(FeatureProcessedEmbeddingBagCollectionSharder):
