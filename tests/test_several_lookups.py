@@ -150,3 +150,38 @@ def test_one_process_as_two(tmp_path):
         torch.testing.assert_close(
             torch.tensor(first[case]), torch.tensor(values), rtol=tolerance, atol=tolerance, msg=str(case)
         )
+
+
+def after_a_failure(rank, world_size):
+    """Whether a backward that failed after the array's gradient was there leaves a trace in later steps."""
+    found = {}
+    for data_type in (DataType.FP32, DataType.BF16):
+        for optimizer_class in (torch.optim.SGD, torch.optim.RMSprop):
+            arrays = []
+            for fails in (False, True):
+                whole = model(data_type, width=4)
+                _apply_optimizer_in_backward(optimizer_class, whole.parameters(), {"lr": 0.05})
+                dmp = DistributedModelParallel(whole, sharders=get_default_pss_sharders(), device=torch.device("cpu"))
+                ebc = dmp.module["ebc"]
+                if fails and not (world_size == 1 and optimizer_class is torch.optim.SGD):  # that steps before it fails
+                    early = torch.ones(1, requires_grad=True)
+                    late = early.clone()  # older than the lookup, so that backward meets it after the array
+                    late.register_hook(_fail)
+                    with pytest.raises(RuntimeError, match="on purpose"):
+                        (loss_of(ebc, 7) * late.sum()).backward()
+                    dmp.zero_grad(set_to_none=True)
+                for step in range(2):
+                    one_loss(ebc, step)
+                arrays.append(torch.cat([p.detach().flatten() for p in dmp.parameters()]))
+            found[str(data_type), optimizer_class.__name__] = torch.equal(*arrays)
+    return found
+
+
+def _fail(gradient):
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_a_failed_backward_left_is_dropped(tmp_path, ranks):
+    for found in two_ranks.run(after_a_failure, tmp_path, world_size=ranks):
+        assert all(found.values()), found

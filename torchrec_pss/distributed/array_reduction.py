@@ -31,28 +31,27 @@ class ArrayReduction(str, Enum):
 
 
 def start(way: ArrayReduction, gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
-    """Starts to average ``gradient`` (``[N]``, fp32, in place) over the ranks of ``group``; the function that is returned
-    waits for it."""
+    """Starts to average ``gradient`` (``[N]``, any floating dtype, in place) over the ranks of ``group``; the function that is
+    returned waits for it. As DDP, it divides before it sums, for a sum of fp16 may be infinite."""
     return _STARTS[way](gradient, group)
 
 
 def _dense(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
-    work = dist.all_reduce(gradient, group=group, async_op=True)
+    work = dist.all_reduce(gradient.div_(group.size()), group=group, async_op=True)
 
     def finish() -> None:
         work.wait()
-        gradient.div_(group.size())
 
     return finish
 
 
 def _bf16(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
-    rounded = gradient.to(torch.bfloat16)
+    rounded = (gradient / group.size()).to(torch.bfloat16)
     work = dist.all_reduce(rounded, group=group, async_op=True)
 
     def finish() -> None:
         work.wait()
-        gradient.copy_(rounded).div_(group.size())
+        gradient.copy_(rounded)
 
     return finish
 
@@ -64,9 +63,12 @@ def _sparse(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
     room, ranks = int(most), group.size()
     if ranks * room >= len(gradient):
         return _dense(gradient, group)
-    own = torch.zeros(2, room, dtype=torch.int32, device=gradient.device)  # what is left over adds 0 to element 0
+    number, value_dtype = (
+        (torch.int64, torch.float64) if gradient.dtype == torch.float64 else (torch.int32, torch.float32)
+    )
+    own = torch.zeros(2, room, dtype=number, device=gradient.device)  # what is left over adds 0 to element 0
     own[0, : len(touched)] = touched
-    own[1, : len(touched)] = gradient[touched].float().view(torch.int32)
+    own[1, : len(touched)] = (gradient[touched] / ranks).to(value_dtype).view(number)
     parts = [torch.empty_like(own) for _ in range(ranks)]
     work = dist.all_gather(parts, own, group=group, async_op=True)
 
@@ -74,8 +76,7 @@ def _sparse(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
         work.wait()
         gradient.zero_()
         for index, value in parts:  # one rank after the other, each index once: the same sums everywhere
-            gradient.index_add_(0, index, value.view(torch.float32).to(gradient.dtype))
-        gradient.div_(ranks)
+            gradient.index_add_(0, index, value.view(value_dtype).to(gradient.dtype))
 
     return finish
 

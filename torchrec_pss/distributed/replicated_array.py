@@ -181,11 +181,20 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             if own in self._reduced_here or hasattr(parameter, "_in_backward_optimizers"):
                 yield name
 
+    def _drop_unfinished(self) -> None:
+        """Of a backward that failed before its end: no ``zero_grad`` knows of a stand-in, and users of optimizers in backward need none."""
+        if torch._C._current_graph_task_id() != -1:  # a forward within a backward, of an activation checkpoint
+            return
+        for parameter in self.parameters():
+            if hasattr(parameter, "_in_backward_optimizers") and (parameter is not self.array or self._steps_at_end):
+                parameter.grad = stand_in(parameter).grad = None
+
     def create_context(self) -> NullShardedModuleContext:
         return NullShardedModuleContext()
 
     def input_dist(self, ctx: NullShardedModuleContext, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
         """No exchange: each rank looks its own batch up. Shaped as train pipelines expect it."""
+        self._drop_unfinished()
         return KJTListSplitsAwaitable([NoWait(NoWait(features))], ctx)
 
     def output_dist(self, ctx: NullShardedModuleContext, output: Any) -> LazyAwaitable[Any]:
