@@ -185,3 +185,32 @@ def _fail(gradient):
 def test_what_a_failed_backward_left_is_dropped(tmp_path, ranks):
     for found in two_ranks.run(after_a_failure, tmp_path, world_size=ranks):
         assert all(found.values()), found
+
+
+def reentrant(rank, world_size):
+    """What comes of an array that is read inside a reentrant checkpoint and outside it, by reduction."""
+    found = {}
+    for reduction in ("ddp", "all_reduce", "sparse", "in backward"):
+        whole = model()
+        if reduction == "in backward":
+            _apply_optimizer_in_backward(torch.optim.RMSprop, whole.parameters(), {"lr": 0.05})
+        sharders = get_default_pss_sharders("ddp" if reduction == "in backward" else reduction)
+        ebc = DistributedModelParallel(
+            whole, sharders=sharders, device=torch.device("cpu"), init_data_parallel=False
+        ).module["ebc"]
+        inside = torch.ones(1, requires_grad=True)
+        loss = checkpoint(lambda x, of=ebc: loss_of(of, 1) * x.sum(), inside, use_reentrant=True) + loss_of(ebc, 2)
+        try:
+            loss.backward()
+            found[reduction] = "no error"
+        except RuntimeError as error:
+            found[reduction] = str(error)
+        one_loss(ebc, 3)
+    return found
+
+
+def test_a_gradient_that_comes_twice_while_it_is_reduced_is_refused(tmp_path):
+    for found in two_ranks.run(reentrant, tmp_path):
+        assert found.pop("ddp") == "no error"
+        for reduction, message in found.items():
+            assert "accumulated twice in one backward" in message and "use_reentrant=False" in message, reduction

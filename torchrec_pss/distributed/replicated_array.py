@@ -69,6 +69,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         self.projections = None if module.projections is None else _moved(module.projections, device)
         self._describe_array()
         self._reduced_here: set[str] = set()
+        self._unfinished: set[nn.Parameter] = set()  # whose gradient is being reduced
         if module.array.is_meta:
             self.reset_parameters()
         old = dict(module.named_parameters())
@@ -129,6 +130,12 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         if received.grad is None or not parameter.requires_grad:
             received.grad = None
             return
+        if parameter in self._unfinished:
+            raise RuntimeError(
+                "a shared array's gradient is accumulated twice in one backward, while it is being reduced: read it in a "
+                "checkpoint(use_reentrant=False), whose backward is part of the whole's"
+            )
+        self._unfinished.add(parameter)
         finish = None
         if self._process_group is not None and self._process_group.size() > 1:
             way = self._reduction if parameter is self.array else ArrayReduction.DDP
@@ -138,6 +145,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         def at_end() -> None:
             if finish is not None:
                 finish()
+            self._unfinished.discard(parameter)
             for optimizer in getattr(parameter, "_in_backward_optimizers", ()):
                 with widened(parameter):
                     optimizer.step()
@@ -185,6 +193,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         """Of a backward that failed before its end: no ``zero_grad`` knows of a stand-in, and users of optimizers in backward need none."""
         if torch._C._current_graph_task_id() != -1:  # a forward within a backward, of an activation checkpoint
             return
+        self._unfinished.clear()
         for parameter in self.parameters():
             if hasattr(parameter, "_in_backward_optimizers") and (parameter is not self.array or self._steps_at_end):
                 parameter.grad = stand_in(parameter).grad = None
