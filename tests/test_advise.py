@@ -203,7 +203,7 @@ BAD = {
     "does not exist": "",
     "neither a JSON list nor a CSV: no entries": "name,rows\n",
     "entry 2: needs name and rows": "name,rows\na,5\nb,x\n",
-    "entry 1: needs name and rows": "rows\n5\n",
+    "the first line must be the header, with name and rows; it is 'rows'": "rows\n5\n",
 }
 
 

@@ -12,7 +12,7 @@ from torchrec_pss.ranges import RANGES
 
 ROOT = Path(__file__).parent.parent
 OF_ARGUMENTS_ONLY = {"prefix", "optimizer_states"}
-TRIED = ["nan", "inf", "-inf", "0", "-1", "1e400", "", "x", "9" * 400]
+TRIED = ["nan", "inf", "-inf", "0", "-1", "1e400", "", "x", "9" * 400, "1_0", "٣٣"]
 
 
 class Captured(Exception):
@@ -65,6 +65,8 @@ def is_number(action):
 
 def allowed(range_, text):
     """What the table says of a text."""
+    if "_" in text or not text.isascii():
+        return False
     try:
         value = int(text) if range_.kind is int else float(text)
     except ValueError:
