@@ -215,7 +215,7 @@ def test_bad_lists(tmp_path, capsys, message):
     assert error.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag, name", [("--json", "file/a.json"), ("--plot", "a.xyz")])
+@pytest.mark.parametrize("flag, name", [("--json", "file/a.json"), ("--plot", "file/a.png")])
 def test_outputs_that_cannot_be_written(tmp_path, capsys, flag, name):
     (tmp_path / "file").write_text("")
     path = table_list(tmp_path, "name,rows\na,1000\n")

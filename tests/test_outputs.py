@@ -24,11 +24,11 @@ def test_a_device_or_pipe_stays_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("command", ["plan", "advise --json", "advise --plot", "advise twice", "report"])
 def test_inputs_are_not_overwritten(tmp_path, command, capsys):
-    tables, run = tmp_path / "t.json", tmp_path / "run"
+    tables, run = tmp_path / ("t.png" if command == "advise --plot" else "t.json"), tmp_path / "run"
     tables.write_text(json.dumps([{"name": "a", "rows": 1000}]))
     run.mkdir()
     (run / "results.json").write_text("{}")
-    other = tmp_path / "new" / ".." / "t.json"  # the same by another name
+    other = tmp_path / "new" / ".." / tables.name  # the same by another name
     (tmp_path / "new").mkdir()
     calls = {
         "plan": (plan, ["--tables", tables, "--json", other], "--json .* is --tables too"),

@@ -14,7 +14,7 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
 from torchrec_pss.advise.unresolved import unresolved_share
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
     parser.add_argument("--json", type=Path, help="also write all of it here")
-    parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
+    parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
     try:
         inputs = {"--data_path": args.data_path, "--tables": args.tables}
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             write_json(args.json, found)
         if args.plot:
             _plot(args.plot, rows, args.target_drop)
-    except (OSError, ValueError) as error:  # ValueError: no such format of a plot
+    except (OSError, ValueError) as error:
         flags = " or ".join(f"--{name} {value}" for name in ("json", "plot") if (value := getattr(args, name)))
         parser.error(f"{flags} cannot be written: {error}")
 
