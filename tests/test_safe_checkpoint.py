@@ -235,6 +235,14 @@ def test_a_state_that_is_not_finite_is_not_saved(checked):
     assert found["model"]["array"][-1] == float("inf")
 
 
+def test_numbers_that_are_no_tensors_may_be_anything(tmp_path):
+    saved = {"best_loss": float("inf"), "last": [float("nan")], "seen": 3}
+    save_checkpoint(saved, tmp_path / "checkpoint")
+    found = {"best_loss": 0.0, "last": [0.0], "seen": 0}
+    load_checkpoint(found, tmp_path / "checkpoint")
+    assert repr(found) == repr(saved)
+
+
 def test_a_full_disk_leaves_what_was_there(checked):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))

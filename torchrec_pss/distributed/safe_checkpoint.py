@@ -25,7 +25,7 @@ from torchrec_pss.distributed.checksums import (
     write_manifest,
 )
 from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer
-from torchrec_pss.distributed.finite_check import require_finite
+from torchrec_pss.distributed.finite_check import require_dense, require_finite
 from torchrec_pss.distributed.together import on_first_rank, together
 from torchrec_pss.whole_file import write_bytes
 from torchrec_pss.whole_folder import empty_aside, replace_folder, whole_folder
@@ -39,26 +39,27 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     allow_not_finite: bool = False,
 ) -> None:
-    """As `torch.distributed.checkpoint.save`, but whole at every moment, with checksums, and without NaN. Collective.
+    """As `torch.distributed.checkpoint.save`, but whole at every moment, with checksums, and without tensors that hold NaN. Collective.
 
     Written to ``<path>.new``, then renamed; what was at ``path`` stays until then, and stays where anything fails.
 
     Args:
         path: a folder on a file system that all ranks share.
         files: more files of the folder, by name; those of rank 0 are written.
-        allow_not_finite: whether floating-point tensors may hold NaN or infinite elements.
+        allow_not_finite: whether floating-point tensors may hold NaN or infinite elements. Python's numbers always may (``best_loss=inf``), and
+            whatever else is no tensor: see `require_finite`.
 
     Raises:
         NotFiniteError: a tensor is not finite; names it and the element.
         OSError: the disk is full, or otherwise does not take it.
-        ValueError: one of the places is a symbolic link, or no folder; one of ``files`` has a path or a name that is taken.
+        ValueError: a tensor is sparse or nested; names it. One of the places is a symbolic link, or no folder; one of ``files`` has a path or a
+            name that is taken.
     """
     folder = Path(path)
     for name in files or ():
         if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST, ".metadata") or name.startswith("__"):
             raise ValueError(f"files: {name!r} is no name for a file beside those of a checkpoint")
-    if not allow_not_finite:
-        require_finite(state_dict)
+    (require_dense if allow_not_finite else require_finite)(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
     try:
         try:
