@@ -22,6 +22,7 @@ from torchrec_pss.distributed.checksums import (
     measured,
     parts_of_files,
     read_manifest,
+    shown,
     write_manifest,
 )
 from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer
@@ -80,9 +81,10 @@ def add_checksums(path: str | os.PathLike) -> None:
     Collective; after it no file of the folder may change, and none may come.
 
     Raises:
-        OSError, ValueError: a file cannot be read or written.
+        OSError, ValueError: the folder does not exist, or is none; a file cannot be read or written.
     """
     folder = Path(path)
+    on_first_rank(lambda: _require_folder(folder))
     parts = on_first_rank(lambda: parts_of_files(folder, Reader(folder).read_metadata()))
     rank = dist.get_rank() if dist.is_initialized() else 0
     # Each rank reads what it has written itself: it is still in memory there.
@@ -102,7 +104,8 @@ def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = No
     none, the checksums that `torch.save` has put beside each value, and a warning of what could not be checked. Collective.
 
     Raises:
-        ValueError: on every rank; a file is damaged, truncated or missing, or was not there: names it, and the tensor.
+        ValueError: on every rank; the folder does not exist, or is none. A file is damaged, truncated or missing, or was not there: names it,
+            and the tensor.
     """
     folder = Path(path)
     try:
@@ -120,17 +123,23 @@ def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = No
         others = sorted({part.file for part in parts if part.tensor is None})
         logger.warning(
             "checkpoint %s has no %s: it was not written by save_checkpoint. Of its %d values %d have a checksum of their own, and those "
-            "fit; what is not checked: %s", folder, MANIFEST, len(values), checked, ", ".join(others),
+            "fit; what is not checked: %s", folder, MANIFEST, len(values), checked, ", ".join(map(shown, others)),
         )  # fmt: skip
 
 
 def _parts(folder: Path) -> tuple[list[Part], bool]:
     """Of a checkpoint's files, and whether they have checksums."""
+    _require_folder(folder)
     parts = read_manifest(folder)
     if parts is None:
         return parts_of_files(folder, Reader(folder).read_metadata()), False
     check_files(folder, parts)
     return parts, True
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
 
 
 def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
@@ -140,7 +149,7 @@ def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None
     what was there before is loaded.
 
     Raises:
-        ValueError: the checkpoint is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
+        ValueError: the checkpoint does not exist, is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
             would call what it has no business with; says which file or value. ``state_dict`` is as it was.
     """
     folder = whole_folder(Path(path))
@@ -155,4 +164,4 @@ def _reason(error: Exception) -> str:
     """What the first rank that failed says."""
     reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
     first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)
-    return str(first) or type(first).__name__
+    return " ".join(str(first).split()) or type(first).__name__  # torch's have several lines
