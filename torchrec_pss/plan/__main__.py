@@ -24,6 +24,9 @@ from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.whole_file import refuse_overwriting, write_json
 
+_AMPLE = 1 << 50  # bytes of a rank
+_ROOM = 1.3  # over what a plan's tables take: TorchRec keeps 15 % back, and room for ids
+
 
 def _topology(args: argparse.Namespace) -> Topology:
     if args.compute_device == "cuda":
@@ -37,6 +40,39 @@ def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> P
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
     limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
     return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
+
+
+def _why_none(args: argparse.Namespace, tables: list[ListedTable], mode: str, error: PlannerError) -> str:
+    """One line for TorchRec's many: of the mode that is asked for, which flag is too small, and what would do."""
+    flag = "hbm" if args.compute_device == "cuda" else "ddr"
+    enough = _enough(args, tables, mode, flag) if mode == args.pss else None  # more plans: it takes its time
+    if enough is None:
+        return f"no plan: {' '.join(str(error).split())}"
+    return f"no plan: --{flag} {getattr(args, flag)}, bytes of a rank, is too small; a plan fits in {enough / 1e9:g}GB"
+
+
+def _enough(args: argparse.Namespace, tables: list[ListedTable], mode: str, flag: str) -> int | None:
+    """Bytes of a rank's memory that a plan was found for; None where memory is not what is lacking."""
+    if mode == "auto" and args.max_compression is None:
+        mode = "always"  # what "auto" comes to in the least memory
+    try:
+        wanted = planned(argparse.Namespace(**vars(args) | {flag: _AMPLE}), tables, mode).rank_bytes
+        while wanted < _AMPLE:
+            wanted = _rounded_up(wanted * _ROOM)
+            try:
+                planned(argparse.Namespace(**vars(args) | {flag: wanted}), tables, mode)
+                return wanted
+            except PlannerError:
+                continue
+    except PlannerError:
+        pass
+    return None
+
+
+def _rounded_up(number: float) -> int:
+    """To two digits."""
+    unit = 10 ** max(len(str(int(number))) - 2, 0)
+    return -int(-number // unit) * unit
 
 
 @contextmanager
@@ -94,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
                 try:
                     found[mode] = planned(args, tables, mode)
                 except PlannerError as error:
-                    found[mode] = f"no plan: {error}"
+                    found[mode] = _why_none(args, tables, mode, error)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     print(f"--pss {args.pss}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[args.pss]}\n")
