@@ -7,6 +7,7 @@ Prints a line for each compression: bytes, predicted loss of AUROC against full 
 those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
@@ -26,7 +28,14 @@ _ITEMSIZE = 4
 
 
 def advise(described: Described, calibration: Calibration, batch_size: int, measure: bool = True) -> list[dict]:
-    """A row for each compression that a layout exists for."""
+    """A row for each compression that a layout exists for; stderr says how far it is."""
+    with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
+        return _rows(described, calibration, batch_size, measure, step)
+
+
+def _rows(
+    described: Described, calibration: Calibration, batch_size: int, measure: bool, step: Callable[[], None]
+) -> list[dict]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
@@ -52,6 +61,7 @@ def advise(described: Described, calibration: Calibration, batch_size: int, meas
                 "layout": _summary(layout),
             }
         )
+        step()
     return rows
 
 

@@ -4,6 +4,7 @@
     python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
 
 Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
+TorchRec looks at every shard of hundreds of proposals, and so thousands of tables or ranks take minutes: stderr says how far it is.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.plan.dry_run import dry_run
+from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json
 
 _AMPLE = 1 << 50  # bytes of a rank
@@ -39,7 +41,8 @@ def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> P
     """Raises:
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
     limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
-    return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
+    with told(f"planning --pss {mode}", "proposal") as step:
+        return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits, step=step)
 
 
 def _why_none(args: argparse.Namespace, tables: list[ListedTable], mode: str, error: PlannerError) -> str:
@@ -131,9 +134,13 @@ def main(argv: list[str] | None = None) -> int:
                     found[mode] = planned(args, tables, mode)
                 except PlannerError as error:
                     found[mode] = _why_none(args, tables, mode, error)
+                if mode == args.pss:  # the others are for comparison, and may take longer
+                    print(
+                        f"--pss {mode}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[mode]}\n",
+                        flush=True,
+                    )
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    print(f"--pss {args.pss}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[args.pss]}\n")
     print(f"{'--pss':8}{'tables shared':>15}{'largest rank, GB':>18}{'ms a step':>12}  parts")
     for mode, report in sorted(found.items()):
         print(f"{mode:8}{_summary(report)}")
