@@ -290,6 +290,25 @@ def test_the_dry_planner(tmp_path, capsys):
     assert dry_planner([*flags, "--pss", "never"]) == 1
 
 
+def test_what_only_a_plan_for_comparison_refuses(tmp_path, capsys):
+    flags = [
+        "--tables",
+        "kaggle",
+        "--world_size",
+        "2",
+        "--max_compression",
+        "10",
+        "--json",
+        str(tmp_path / "plan.json"),
+    ]
+    assert dry_planner(flags) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["always"].startswith("no plan: max_compression 10: ") and found["auto"]["tables"]
+    with pytest.raises(SystemExit):
+        dry_planner([*flags, "--pss", "always"])
+    assert capsys.readouterr().err.startswith("error: max_compression 10: ")
+
+
 @pytest.mark.parametrize("flag, flags", [
         ("--hbm", []), ("--hbm", ["--pss", "never"]), ("--hbm", ["--pss", "always"]), ("--ddr", ["--compute_device", "cpu"]),
     ])  # fmt: skip
