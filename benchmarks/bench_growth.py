@@ -22,7 +22,7 @@ from benchmarks.bench_lookup import FullTables, trained
 from benchmarks.lookup_cases import MB, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.whole_file import write_json
 
 _TABLES = 26
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leaves out the largest of each sweep but the rows'")
     add_number(parser, "--repeats", default=9)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=plot_path)
     args = parser.parse_args()
     torch.set_num_threads(BASE.threads)
     last = -1 if args.quick else None

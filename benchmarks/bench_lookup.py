@@ -33,7 +33,7 @@ from benchmarks.lookup_cases import ALL, QUICK, TABLE_SETS, Case, draw_ids
 from benchmarks.lookup_floor import floor
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.ops import HAS_CPU_KERNEL
 from torchrec_pss.ops.hashing import robe_offsets
@@ -248,7 +248,7 @@ def main() -> None:
     add_number(parser, "--table_gib", default=2.5, help="most that the full tables may take")
     add_number(parser, "--repeats", default=9)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=plot_path)
     args = parser.parse_args()
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built; there is nothing to measure")

@@ -3,6 +3,7 @@ and torch makes a temporary file.
 """
 
 import os
+import re
 import sys
 import tempfile
 
@@ -41,7 +42,11 @@ def _number(name: str, least: int, most: int | None = None, of: str = "", defaul
     if text is None and default is not None:
         return default
     try:
-        value = int(text or "")
+        if not re.fullmatch(
+            r"\s*[+-]?\d+\s*", text or "", re.ASCII
+        ):  # Python also reads 1_0 and digits of other scripts
+            raise ValueError
+        value = int(text)
     except ValueError:
         value = least - 1
     if value < least or (most is not None and value > most):

@@ -75,6 +75,11 @@ def read_progress(folder: Path) -> dict:
     return progress | {"folder": str(folder)}
 
 
+def progress_file(progress: dict) -> Path:
+    """Where `read_progress` had it from."""
+    return Path(progress["folder"]) / _PROGRESS
+
+
 def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
     """Refuses to go on from a checkpoint of another layout or another model.
 
@@ -85,7 +90,7 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
         try:
             difference = describe_difference(progress["layout"], layout)
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"--resume: {progress['folder']}/{_PROGRESS}: layout is none: {error!r}") from error
+            raise ValueError(f"--resume: {progress_file(progress)}: layout is none: {error!r}") from error
         if difference:
             raise ValueError(f"--resume: the checkpoint has another layout of the shared array: {difference}")
     for flag, value in config.items():

@@ -165,6 +165,12 @@ class ClickData:
                     raise OneClassError(f"AUROC needs both classes: all {len(rows)} {name} rows are {found}")
 
         _first_rank_first(check)
+        self.share_logged()
+
+    def share_logged(self) -> None:
+        """No rank logs a malformed line again that rank 0 has logged. Collective."""
+        if isinstance(self.source, CriteoReader):
+            self.source.logged |= _first_rank_first(lambda: self.source.logged)
 
     def fold_ids(self, num_rows: list[int]) -> None:
         """From now on ids are taken modulo ``num_rows`` of their table."""
@@ -191,7 +197,9 @@ def load(args: argparse.Namespace) -> ClickData:
         splits, signature = _divide(args, "preprocessed", reader.names, reader)
         return ClickData(reader, splits, signature, rows, "declared", True, _sampled_counts(args, reader, splits.train))
     if args.data_path:
-        return _load_text(args, declared)
+        data = _load_text(args, declared)
+        data.share_logged()
+        return data
     rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
     config = ClickLogConfig(seed=args.seed, num_embeddings=tuple(rows), skew=args.synthetic_skew)
     train, held_out = args.synthetic_rows, max(args.synthetic_rows // 10, 1)
@@ -252,7 +260,7 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
         windows = (splits.train[start : start + _PASS_ROWS] for start in starts)
-        return CriteoReader(files, args.max_bad_rows).read(windows)
+        return copy.copy(reader).read(windows)  # a copy: it counts malformed lines
 
     if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.

@@ -305,16 +305,18 @@ class Trainer:
             raise ValueError(
                 f"--resume: {progress['folder']}: it is of step {progress['step']}, but --epochs {self.args.epochs} ends at {last}"
             )
-        # A run of one pass, or of an earlier version, kept none.
-        kept = progress.get("best_pass") is not None
-        best = self.best if kept else None
-        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average, best)
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
-        if best is not None and best.number > len(self._pass_ends()):
-            raise ValueError(
-                f"--resume: {progress['folder']}: its best pass is {best.number}, but it says of no such pass"
-            )
+        # A run of one pass, or of an earlier version, kept none.
+        number, passes = progress.get("best_pass"), len(self._pass_ends())
+        kept = number is not None
+        says = f"--resume: {criteo_checkpoint.progress_file(progress)}: best_pass is {number}"
+        if kept and number > passes:  # before a checkpoint that has none is said to lack its values
+            raise ValueError(f"{says}; passes that have ended by its history: {passes}")
+        best = self.best if kept else None
+        criteo_checkpoint.load(progress["folder"], self.model, self.optimizer, self.average, best)
+        if best is not None and best.number != number:
+            raise ValueError(f"{says}, and the pass whose weights are kept is {best.number}")
         if not kept:
             self._end_of_pass()
         logger.info("resumed at step %d", self.step)

@@ -203,7 +203,7 @@ BAD = {
     "does not exist": "",
     "neither a JSON list nor a CSV: no entries": "name,rows\n",
     "entry 2: needs name and rows": "name,rows\na,5\nb,x\n",
-    "entry 1: needs name and rows": "rows\n5\n",
+    "the first line must be the header, with name and rows; it is 'rows'": "rows\n5\n",
 }
 
 
@@ -215,7 +215,7 @@ def test_bad_lists(tmp_path, capsys, message):
     assert error.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag, name", [("--json", "file/a.json"), ("--plot", "a.xyz")])
+@pytest.mark.parametrize("flag, name", [("--json", "file/a.json"), ("--plot", "file/a.png")])
 def test_outputs_that_cannot_be_written(tmp_path, capsys, flag, name):
     (tmp_path / "file").write_text("")
     path = table_list(tmp_path, "name,rows\na,1000\n")

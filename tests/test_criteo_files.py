@@ -1,5 +1,6 @@
 """The Criteo reader: dialects, missing values, malformed lines, ranks, resuming."""
 
+import copy
 import gzip
 import hashlib
 import lzma
@@ -82,6 +83,16 @@ def test_malformed_lines_are_named_counted_and_limited(tmp_path, caplog):
         assert f"{path}:{number}: {reason}" in caplog.text
     with pytest.raises(BadRowsError, match=r"4 malformed lines, more than --max_bad_rows 3; the first: .*x\.tsv:4"):
         read_rows(path, [range(20)], max_bad_rows=3)
+
+
+def test_a_malformed_line_is_logged_once_however_often_it_is_read(tmp_path, caplog):
+    path = write(tmp_path / "x.tsv", [line(0), "bad", line(2), "worse"])
+    reader = CriteoReader(open_files(path))
+    for one in (copy.copy(reader), copy.copy(reader), reader, reader):
+        list(one.read(iter([range(3)])))
+    assert reader.num_bad_rows == 2 and caplog.text.count("left out a malformed line") == 1
+    list(copy.copy(reader).read(iter([range(4)])))
+    assert caplog.text.count(f"{path}:4: ") == 1 and caplog.text.count("left out a malformed line") == 2
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e999", "0x10", "1,5"])

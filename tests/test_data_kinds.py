@@ -148,6 +148,11 @@ CSV = {
     "name,rows,rows\nu,5,6\n": "the header has the field 'rows' twice",
     "name,rows\nu," + "5" * 140_000 + "\n": "line 2, entry 1: field larger than field limit",
     "": "no entries",
+    "name,rows\nu,1_000\n": "entry 1: needs name and rows: rows is '1_000', not a whole number",
+    "name,rows\nu,٣٣\n": "entry 1: needs name and rows: rows is '٣٣', not a whole number",
+    "name,rows,skew\nu,5,1_0.5\n": "entry 1: skew is '1_0.5', not a number",
+    "user,1000000\nitem,5000\n": "the first line must be the header, with name and rows; it is 'user,1000000'",
+    "\n" + "u" * 200 + ",5\n": "must be the header, with name and rows; it is 'u{80}'",
 }
 
 
@@ -175,6 +180,8 @@ JSON = {
     '[{"name": "u", "rows": 5}, 7]': "entry 2: is no object but a number, '7'",
     '{"name": "u"}': "is no JSON list but a dict",
     '[{"name": "u", "name": "v", "rows": 5}]': "has the field 'name' twice",
+    '[{"Name": "u", "name ": "v", "rows": 5}]': "has the field 'name' twice",
+    '[{"name": "u", "rows": "1_000"}]': "rows is '1_000', not a whole number",
     "[]": "no entries",
     "[{": "is no JSON list of tables",
 }  # fmt: skip
@@ -195,6 +202,7 @@ ACCEPTED = {
     "semicolons": b"\xef\xbb\xbfname;rows;dim;pooling\r\nuser;1e6;32;2.5\r\nitem;5000.0;;\r\n",
     "tabs": b"name\trows\tdim\tpooling\nuser\t1000000\t32\t2.5\n\nitem\t5000\t\t\n",
     "spaces and capitals": b"Name, Rows, Dim, Pooling, note\nuser, 1000000, 32, 2.5, x\nitem, 5000\n",
+    "JSON with capitals": b'[{"Name":"user","ROWS":1e6,"Dim":32,"pooling ":2.5},{"name":"item","rows":5000}]',
     "JSON": b'\xef\xbb\xbf[{"name":"user","rows":1e6,"dim":32,"pooling":2.5},{"name":"item","rows":"5000","dim":null}]',
 }
 

@@ -11,7 +11,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss import get_default_pss_sharders
-from torchrec_pss.distributed import NotFiniteError, require_finite
+from torchrec_pss.distributed import NotFiniteError, require_finite, save_checkpoint
 
 SIZES = [1, 2, 7, 8, 9, 16, 17, 33, 64, 1000, 70_001]
 
@@ -43,6 +43,28 @@ def test_names_and_places():
             require_finite(state)
         assert str(error.value).startswith(f"{place} is nan")
     require_finite({"largest": torch.tensor([torch.finfo().max]), "text": "nan", "number": float("nan"), "none": None})
+
+
+def not_dense():
+    two = [torch.ones(2), torch.ones(3)]
+    return {
+        "sparse_coo": torch.sparse_coo_tensor([[0, 2], [1, 0]], [1.0, float("nan")], (3, 3)),
+        "sparse_csr": torch.eye(3).to_sparse_csr(),
+        "nested": torch.nested.nested_tensor(two),
+        "nested jagged": torch.nested.nested_tensor(two, layout=torch.jagged),
+    }
+
+
+@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "nested", "nested jagged"])
+def test_a_tensor_that_is_not_dense_is_named(tmp_path, kind):
+    state = {"model": {"ids": [torch.ones(2), not_dense()[kind]]}}
+    message = rf"^model\.ids\.1 is a {kind.split()[0]} tensor: a checkpoint holds dense ones only"
+    with pytest.raises(ValueError, match=message):
+        require_finite(state)
+    for allow in (False, True):
+        with pytest.raises(ValueError, match=message):
+            save_checkpoint(state, tmp_path / "checkpoint", allow_not_finite=allow)
+    assert not list(tmp_path.iterdir())
 
 
 def sharded(rank, world_size, sharding):

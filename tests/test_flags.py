@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_pss.flags import Number, Parser
+from torchrec_pss.flags import Number, Parser, plot_path
 from torchrec_pss.ranges import RANGES
 
 ROOT = Path(__file__).parent.parent
 OF_ARGUMENTS_ONLY = {"prefix", "optimizer_states"}
-TRIED = ["nan", "inf", "-inf", "0", "-1", "1e400", "", "x", "9" * 400]
+TRIED = ["nan", "inf", "-inf", "0", "-1", "1e400", "", "x", "9" * 400, "1_0", "٣٣"]
 
 
 class Captured(Exception):
@@ -65,6 +65,8 @@ def is_number(action):
 
 def allowed(range_, text):
     """What the table says of a text."""
+    if "_" in text or not text.isascii():
+        return False
     try:
         value = int(text) if range_.kind is int else float(text)
     except ValueError:
@@ -86,7 +88,7 @@ def test_every_number_of_a_command(name, monkeypatch, capsys):
     parser = parser_of(name, monkeypatch)
     for action in parser._actions:
         flag = (action.option_strings or [action.dest])[0]
-        assert is_number(action) or action.type in (None, str, Path), f"{name} {flag}: no range in RANGES"
+        assert is_number(action) or action.type in (None, str, Path, plot_path), f"{name} {flag}: no range in RANGES"
         plain = not is_number(action) and action.nargs != 0
         assert not (plain and isinstance(action.default, int | float)), f"{name} {flag}: no range in RANGES"
         if not is_number(action):
@@ -107,6 +109,24 @@ def test_every_number_of_a_command(name, monkeypatch, capsys):
             assert f"got {text[:40] or repr(text)}" in error or f"got {text!r}" in error, error
         if not range_.open:
             parser.parse_args([*others, flag, f"{range_.low!r}"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(name, monkeypatch, capsys):
+    parser = parser_of(name, monkeypatch)
+    if "--plot" not in parser._option_string_actions:
+        return
+    others = needed(parser, None)
+    for path in ("a.png", "b.PDF", "of.it/c"):
+        assert parser.parse_args([*others, "--plot", path]).plot == Path(path)
+    with pytest.raises(SystemExit) as left:
+        parser.parse_args([*others, "--plot", "p.xyz"])
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and re.fullmatch(r"error: --plot must end in one of .*png.*, got 'p\.xyz'\n", error)
+    with monkeypatch.context() as inside, pytest.raises(SystemExit):
+        inside.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+        parser.parse_args([*others, "--plot", "a.png"])
+    assert "--plot: needs matplotlib: pip install" in capsys.readouterr().err
 
 
 def test_no_range_is_left_over(monkeypatch):

@@ -1,6 +1,7 @@
 """The planner's choice of what to share: unmodified models, budgets, pins, and the seams of TorchRec's planner that it uses."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -287,6 +288,40 @@ def test_the_dry_planner(tmp_path, capsys):
     assert {t["name"]: t["kind"] for t in found["auto"]["tables"]}["huge"] == SHARED
     assert isinstance(found["never"], str) and found["always"]["array_bytes"] <= MB
     assert dry_planner([*flags, "--pss", "never"]) == 1
+
+
+def test_what_only_a_plan_for_comparison_refuses(tmp_path, capsys):
+    flags = [
+        "--tables",
+        "kaggle",
+        "--world_size",
+        "2",
+        "--max_compression",
+        "10",
+        "--json",
+        str(tmp_path / "plan.json"),
+    ]
+    assert dry_planner(flags) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["always"].startswith("no plan: max_compression 10: ") and found["auto"]["tables"]
+    with pytest.raises(SystemExit):
+        dry_planner([*flags, "--pss", "always"])
+    assert capsys.readouterr().err.startswith("error: max_compression 10: ")
+
+
+@pytest.mark.parametrize("flag, flags", [
+        ("--hbm", []), ("--hbm", ["--pss", "never"]), ("--hbm", ["--pss", "always"]), ("--ddr", ["--compute_device", "cpu"]),
+    ])  # fmt: skip
+def test_a_memory_that_is_too_small_is_named_with_what_is_needed(flag, flags, tmp_path, capsys):
+    report = tmp_path / "plan.json"
+    flags = ["--tables", "kaggle", "--world_size", "2", *flags, "--json", str(report)]
+    assert dry_planner([*flags, flag, "16384"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no plan")]
+    wanted = re.fullmatch(rf"no plan: {flag} 16384, bytes of a rank, is too small; a plan fits in ([\d.]+GB)", line)[1]
+    assert all("\n" not in text for text in json.loads(report.read_text()).values())
+    if "never" not in flags:
+        assert float(wanted[:-2]) < 0.2  # the array and a batch, not 2 GB of tables
+    assert dry_planner([*flags, flag, wanted]) == 0
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,31 @@ def test_files_that_are_missing_or_too_many(checked):
     (checked / "__1_0.distcp").rmdir()
     (checked / "progress.json").write_bytes(b"longer" * 9)
     assert "file progress.json is longer than it was: 54 bytes instead of 12" in refusal(checked)
-    assert "No such file" in refusal(checked.parent / "nowhere")
+    (checked / "progress.json").write_bytes(b'{"step": 3}\n')
+    (checked / "bad\nname").write_bytes(b"")
+    assert r"file 'bad\nname' is none of its own" in refusal(checked)
+
+
+def test_folders_that_are_none(checked):
+    nowhere, file = checked.parent / "nowhere", checked / ".metadata"
+    for folder, what in ((nowhere, "does not exist"), (file, "is no folder")):
+        assert refusal(folder) == f"checkpoint {folder} cannot be loaded: folder {folder} {what}"
+        with pytest.raises(ValueError, match=f"^folder {folder} {what}$"):
+            add_checksums(folder)
+
+
+def test_names_and_reasons_of_several_lines_become_one(folder, caplog):
+    """Without checksums."""
+    caplog.set_level("WARNING", logger="torchrec_pss")
+    (folder / "bad\nname").write_bytes(b"x")
+    load_checkpoint(state(2), folder)
+    assert r"'bad\nname'" in caplog.text and "bad\nname" not in caplog.text
+    (folder / "bad\nname").unlink()
+    (folder / "bad\nname").mkdir()
+    assert r"'bad\nname' is no regular file" in refusal(folder)
+    (folder / "bad\nname").rmdir()
+    with pytest.raises(ValueError, match=r"Missing key[^\n]*momentum[^\n]*\Z"):
+        load_checkpoint(state(2, momentum=torch.zeros(2)), folder)
 
 
 def test_without_checksums_it_says_what_was_not_checked(folder, caplog):
@@ -233,6 +257,14 @@ def test_a_state_that_is_not_finite_is_not_saved(checked):
     found = state(2)
     load_checkpoint(found, checked)
     assert found["model"]["array"][-1] == float("inf")
+
+
+def test_numbers_that_are_no_tensors_may_be_anything(tmp_path):
+    saved = {"best_loss": float("inf"), "last": [float("nan")], "seen": 3}
+    save_checkpoint(saved, tmp_path / "checkpoint")
+    found = {"best_loss": 0.0, "last": [0.0], "seen": 0}
+    load_checkpoint(found, tmp_path / "checkpoint")
+    assert repr(found) == repr(saved)
 
 
 def test_a_full_disk_leaves_what_was_there(checked):

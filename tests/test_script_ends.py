@@ -74,6 +74,7 @@ ABSURD = {
     "layout is none": {"layout": ("tables", 3)},
     "config is 'x', not an object": {"config": "x"},
     "best_pass is 1.5": {"best_pass": 1.5},
+    "progress.json: best_pass is 99; passes that have ended by its history: 1": {"best_pass": 99},
     "lacks config": {"config": ...},
     "the array's numel is x in the checkpoint": {"layout": ("numel", "x")},
     "--seed was 7 and is now 0": {"config": ("seed", 7)},
@@ -110,11 +111,26 @@ def absurd_progress(folder):
     for wanted, text in TEXTS.items():
         (checkpoint / "progress.json").write_bytes(text)
         found[wanted] = train(folder, "--resume").error
+    # Where the checkpoint has none, and where it has another.
+    (checkpoint / "progress.json").write_text(json.dumps(progress | {"best_pass": 98}))
+    found["best_pass is 98; passes that have ended by its history: 1"] = train(folder, "--resume", "--epochs", 2).error
+    found["best_pass is 1, and the pass whose weights are kept is 2"] = another_best_pass(folder / "two")
     (checkpoint / "progress.json").unlink()
     found["No such file"] = train(folder, "--resume").error
     (checkpoint / "progress.json").mkdir()
     found["progress.json is no regular file"] = train(folder, "--auto_resume").error
     return found
+
+
+def another_best_pass(folder):
+    flags = ["--epochs", 2, "--keep_array", "--limit_train_batches", 2]
+    assert train(folder, *flags).status == 0
+    (folder / "checkpoint" / "checksums.json").unlink()
+    file = folder / "checkpoint" / "progress.json"
+    progress = json.loads(file.read_text())
+    assert progress["best_pass"] == 2
+    file.write_text(json.dumps(progress | {"best_pass": 1}))
+    return train(folder, *flags, "--resume").error
 
 
 def test_resume_refuses_an_absurd_progress_by_field(tmp_path):

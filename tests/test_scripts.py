@@ -172,7 +172,8 @@ def test_criteo_file_with_bad_lines(tmp_path, embedding):
              "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]  # fmt: skip
     if embedding != "full":
         flags += ["--array_bytes", "16384"]
-    train(*flags, ranks=3)
+    done = train(*flags, ranks=3)
+    assert [done.output.count(f"left out a malformed line: {path}:{number}: ") for number in (6, 901)] == [1, 1]
     found = results(tmp_path / "out")
     assert found["steps"] == 5 and found["auroc_bayes"] is None and found["bad_rows_read"] >= 2
     assert f"{path}:6: 1 fields instead of 40" in (tmp_path / "out" / "log.txt").read_text()

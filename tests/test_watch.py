@@ -145,6 +145,23 @@ WRONG = {
     "collision_load is [1], not an object": {"collision_load": [1]},
     "collision_load.t lacks kind": {"collision_load": {"t": {}}},
     "ablation.huge is None, not a number": {"ablation": {"huge": None}},
+    "auroc_held_out is 'x', not a number": {"auroc_held_out": "x"},
+    "auroc_held_out is None, not a number": {"auroc_held_out": None},
+    "auroc_val is [], not a number": {"auroc_val": []},
+    "auroc_val_best is 1.5, not a number from 0 to 1": {"auroc_val_best": 1.5},
+    "auroc_dense_only is True, not a number": {"auroc_dense_only": True},
+    "ne_test is -0.1, not a number of at least 0": {"ne_test": -0.1},
+    "of_pass is 'two', not a whole number": {"of_pass": "two"},
+    "target_reached is 1, not true or false": {"target_reached": 1},
+    "samples_per_second is 'x', not a number": {"samples_per_second": "x"},
+    "train_seconds is None, not a number": {"train_seconds": None},
+    "layout is 3, not an object": {"layout": 3},
+    "full_embedding_bytes is 0.5, not a whole number": {"full_embedding_bytes": 0.5},
+    "full_rows_counted is {}, not a text": {"full_rows_counted": {}},
+    "world_size is '2', not a whole number": {"world_size": "2"},
+    "device is None, not a text": {"device": None},
+    "bad_rows_read is -1, not a whole number": {"bad_rows_read": -1},
+    "config is [], not an object": {"config": []},
 }
 
 

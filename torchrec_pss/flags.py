@@ -1,8 +1,9 @@
-"""Command lines: numbers by the table of `torchrec_pss.ranges`, and mistakes in one line."""
+"""Command lines: numbers by the table of `torchrec_pss.ranges`, files of plots, and mistakes in one line."""
 
 import argparse
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torchrec_pss.ranges import RANGES, Range
@@ -21,6 +22,22 @@ class Number:
             return self.range.parsed(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def plot_path(text: str) -> Path:
+    """An argparse type: a file that matplotlib can draw into, known before there is anything to draw.
+
+    Raises:
+        argparse.ArgumentTypeError: matplotlib is missing, or has no such format.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise argparse.ArgumentTypeError("needs matplotlib: pip install 'torchrec_pss[examples]'") from error
+    path, formats = Path(text), sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise argparse.ArgumentTypeError(f"must end in one of {', '.join(formats)}, got {text!r}")
+    return path
 
 
 class Parser(argparse.ArgumentParser):

@@ -44,6 +44,11 @@ def text(value: object, place: str) -> None:
         _refuse(value, place, "a text")
 
 
+def truth(value: object, place: str) -> None:
+    if not isinstance(value, bool):
+        _refuse(value, place, "true or false")
+
+
 def mapping(value: object, place: str) -> None:
     if not isinstance(value, Mapping):
         _refuse(value, place, "an object")
@@ -88,6 +93,18 @@ def fields(others: Check | None = None, **checks: Check) -> Check:
             check(value[name], _inside(place, name))
         for name in value.keys() - checks.keys() if others else ():
             others(value[name], _inside(place, name))
+
+    return checked
+
+
+def present(**checks: Check) -> Check:
+    """An object of which these fields, where they are there, are so."""
+
+    def checked(value: object, place: str) -> None:
+        mapping(value, place)
+        for name, check in checks.items():
+            if name in value:
+                check(value[name], _inside(place, name))
 
     return checked
 

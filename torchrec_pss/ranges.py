@@ -29,6 +29,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text may be a number: Python also reads ``1_000`` and digits of other scripts, which nobody means to write."""
+    return text.isascii() and "_" not in text
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -96,10 +101,13 @@ class Range:
     def _read(self, text: str) -> int | float:
         if self.is_size:
             return _size(text)
+        wanted = "must be a whole number" if self.kind is int else "must be a number"
+        if not is_plain(text):
+            raise ValueError(f"{wanted} in plain digits")
         try:
             return self.kind(text)
         except ValueError:
-            raise ValueError("must be a whole number" if self.kind is int else "must be a number") from None
+            raise ValueError(wanted) from None
 
     def _within(self, value: int | float) -> int | float:
         if value != value:  # NaN

@@ -7,6 +7,7 @@ Prints a line for each compression: bytes, predicted loss of AUROC against full 
 those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
 from torchrec_pss.advise.unresolved import unresolved_share
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
@@ -26,7 +28,14 @@ _ITEMSIZE = 4
 
 
 def advise(described: Described, calibration: Calibration, batch_size: int, measure: bool = True) -> list[dict]:
-    """A row for each compression that a layout exists for."""
+    """A row for each compression that a layout exists for; stderr says how far it is."""
+    with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
+        return _rows(described, calibration, batch_size, measure, step)
+
+
+def _rows(
+    described: Described, calibration: Calibration, batch_size: int, measure: bool, step: Callable[[], None]
+) -> list[dict]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
@@ -52,6 +61,7 @@ def advise(described: Described, calibration: Calibration, batch_size: int, meas
                 "layout": _summary(layout),
             }
         )
+        step()
     return rows
 
 
@@ -106,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
     parser.add_argument("--json", type=Path, help="also write all of it here")
-    parser.add_argument("--plot", type=Path, help="also draw it here (needs matplotlib)")
+    parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
     try:
         inputs = {"--data_path": args.data_path, "--tables": args.tables}
@@ -145,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
             write_json(args.json, found)
         if args.plot:
             _plot(args.plot, rows, args.target_drop)
-    except (OSError, ValueError) as error:  # ValueError: no such format of a plot
+    except (OSError, ValueError) as error:
         flags = " or ".join(f"--{name} {value}" for name in ("json", "plot") if (value := getattr(args, name)))
         parser.error(f"{flags} cannot be written: {error}")
 

@@ -13,6 +13,7 @@ from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.rows import NUM_SPARSE, SPARSE_NAMES
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.progress import told
 
 _PASS_ROWS = 1 << 14
 _LOGS_DIM = 16
@@ -63,7 +64,11 @@ def from_list(source: str, embedding_dim: int | None, skew: float) -> Described:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.table_list.read_table_list`.
     """
     listed = read_table_list(source, embedding_dim, skew)
-    counts = {t.name: power_law_counts(t.rows, t.skew) for t in listed}
+    counts = {}
+    with told("counting expected ids", "table", len(listed)) as step:
+        for table in listed:
+            counts[table.name] = power_law_counts(table.rows, table.skew)
+            step()
     return Described([t.config for t in listed], counts, contiguous=True, source=source)
 
 

@@ -81,13 +81,17 @@ class CriteoReader:
     Args:
         files: from `open_files`.
         max_bad_rows: how many malformed lines to leave out before giving up; each is counted, and the first few are
-            logged with file, line and reason.
+            logged with file, line and reason, once however often they are read.
+
+    Attributes:
+        logged: the lines that were. A copy of a reader has the same set: it logs none of them again.
     """
 
     def __init__(self, files: Sequence[CriteoFile], max_bad_rows: int = 100) -> None:
         self.files = list(files)
         self.max_bad_rows = max_bad_rows
         self.num_bad_rows = 0
+        self.logged: set[str] = set()
         self._first_bad = ""
 
     @property
@@ -128,7 +132,8 @@ class CriteoReader:
         self.num_bad_rows += 1
         where = f"{file.path}:{line}: {reason}"
         self._first_bad = self._first_bad or where
-        if self.num_bad_rows <= min(_SHOWN_BAD_LINES, self.max_bad_rows):
+        if where not in self.logged and len(self.logged) < min(_SHOWN_BAD_LINES, self.max_bad_rows):
+            self.logged.add(where)
             logger.warning("left out a malformed line: %s", where)
         if self.num_bad_rows > self.max_bad_rows:
             raise BadRowsError(

@@ -8,6 +8,7 @@ from torchrec_pss.datasets.file_kinds import UTF8_MARK, regular_file, why_no_tex
 
 _LARGEST_FILE = 1 << 28  # bytes
 _DELIMITERS = ",;\t"
+_NEEDED = ("name", "rows")
 
 
 class NumberText(str):
@@ -15,11 +16,12 @@ class NumberText(str):
 
 
 def read_entries(file: Path) -> list[dict]:
-    """A dict for each table. Values are text, `NumberText`, or what else JSON has.
+    """A dict for each table, its fields in lower case. Values are text, `NumberText`, or what else JSON has.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no file, not UTF-8, or not such a list; names it, and the entry where it is one's.
+        ValueError: no file, not UTF-8, or not such a list; names it, and the entry where it is one's. Or the first line of a CSV is no
+            header; shows it.
     """
     try:
         size = regular_file(file, "table list").st_size
@@ -63,11 +65,17 @@ def _of_json(file: Path, text: str) -> list[dict]:
 
 def _once_each(pairs: list[tuple[str, object]]) -> dict:
     found: dict[str, object] = {}
-    for field, value in pairs:
+    for written, value in pairs:
+        field = _field(written)
         if field in found:
             raise ValueError(f"an object has the field {field[:40]!r} twice")
         found[field] = value
     return found
+
+
+def _field(written: str) -> str:
+    """A field's name, which is the same in capitals."""
+    return written.strip().lower()
 
 
 def _of_csv(file: Path, text: str) -> list[dict]:
@@ -84,7 +92,11 @@ def _of_csv(file: Path, text: str) -> list[dict]:
         raise ValueError(f"table list {file}, line {reader.line_num}, entry {len(rows)}: {error}") from error
     if not rows:
         return []
-    header = [field.strip().lower() for field in rows[0]]
+    header = [_field(written) for written in rows[0]]
+    if not set(_NEEDED) <= set(header):
+        raise ValueError(
+            f"table list {file}: the first line must be the header, with {' and '.join(_NEEDED)}; it is {head.strip()[:80]!r}"
+        )
     for field in header:
         if field and header.count(field) > 1:
             raise ValueError(f"table list {file}: the header has the field {field[:40]!r} twice")

@@ -10,6 +10,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, MLPERF_NUM_EMBEDDINGS, SPARSE_NAMES
 from torchrec_pss.datasets.table_file import NumberText, read_entries
+from torchrec_pss.ranges import is_plain
 
 _KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}  # rows, dim
 _DEFAULT_DIM = 128
@@ -137,7 +138,7 @@ def _real_number(entry: dict, field: str, default: float, largest: float) -> flo
 
 def _decimal(value: object) -> Decimal | None:
     """The number, not rounded; None where it is none."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not is_plain(value):
         return None
     try:
         return Decimal(value.strip())

@@ -41,7 +41,12 @@ class Part:
     crc: str = ""
 
     def __str__(self) -> str:
-        return f"file {self.file}" + (f", {self.tensor!r}" if self.tensor else "")
+        return f"file {shown(self.file)}" + (f", {self.tensor!r}" if self.tensor else "")
+
+
+def shown(name: str) -> str:
+    """A file's name in a message of one line: anybody may have put it there."""
+    return name if name.isprintable() else repr(name)
 
 
 def parts_of_files(folder: Path, metadata: Metadata) -> list[Part]:
@@ -129,12 +134,12 @@ def check_files(folder: Path, parts: Iterable[Part]) -> None:
     found = _files(folder)
     for name in sorted(sizes.keys() | found.keys()):
         if name not in found:
-            raise ValueError(f"file {name} is missing")
+            raise ValueError(f"file {shown(name)} is missing")
         if name not in sizes:
-            raise ValueError(f"file {name} is none of its own; remove it")
+            raise ValueError(f"file {shown(name)} is none of its own; remove it")
         if found[name] != sizes[name]:
             what = "truncated" if found[name] < sizes[name] else "longer than it was"
-            raise ValueError(f"file {name} is {what}: {found[name]:,} bytes instead of {sizes[name]:,}")
+            raise ValueError(f"file {shown(name)} is {what}: {found[name]:,} bytes instead of {sizes[name]:,}")
 
 
 def check_contents(folder: Path, parts: Iterable[Part]) -> None:
@@ -198,7 +203,7 @@ def _files(folder: Path) -> dict[str, int]:
         if entry.name == MANIFEST:
             continue
         if not entry.is_file():
-            raise ValueError(f"{entry.name} is no regular file")
+            raise ValueError(f"{shown(entry.name)} is no regular file")
         sizes[entry.name] = entry.stat().st_size
     return sizes
 

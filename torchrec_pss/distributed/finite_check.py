@@ -1,4 +1,4 @@
-"""`require_finite`: nothing that is NaN or infinite goes into a checkpoint or a result."""
+"""`require_finite`: no tensor that is NaN or infinite goes into a checkpoint or a result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,23 +17,43 @@ class NotFiniteError(ValueError):
 
 
 def require_finite(state: Mapping[str, Any]) -> None:
-    """Looks at every element of every tensor. Collective: each rank looks at what it holds of sharded tensors, once over memory.
+    """Looks at every element of every floating-point or complex tensor. Collective: each rank looks at what it holds of sharded tensors, once
+    over memory.
+
+    Nothing else is looked at: a number of Python's may be anything, as ``best_loss=inf`` before the first epoch.
 
     Args:
         state: tensors by name, sharded or not, in mappings and sequences of any depth: a state dict, or several.
 
     Raises:
         NotFiniteError: on every rank; names the first such tensor of the first rank that has one, the element's index and its value.
+        ValueError: on every rank; a tensor is not dense, see `require_dense`.
     """
     for rank, found in enumerate(together(lambda: first_not_finite(state))):
         if found is not None:
             raise NotFiniteError(f"{found} on rank {rank}")
 
 
+def require_dense(state: Mapping[str, Any]) -> None:
+    """That no tensor is sparse or nested: `torch.distributed.checkpoint` writes none, and would not say which it is. Collective.
+
+    Raises:
+        ValueError: on every rank; names the tensor and its kind.
+    """
+    together(lambda: [_check_dense(name, tensor) for name, value in _leaves("", state) for tensor, _ in _local(value)])
+
+
+def _check_dense(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise ValueError(f"{name} is a {kind} tensor: a checkpoint holds dense ones only, keep its parts")
+
+
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
-    """Of what this rank holds: ``"model.array[17] is nan"``, or None."""
+    """Of what this rank holds: ``"model.array[17] is nan"``, or None. Raises ValueError where a tensor is not dense."""
     for name, value in _leaves("", state):
         for tensor, offsets in _local(value):
+            _check_dense(name, tensor)
             found = _first(tensor)
             if found is not None:
                 index, bad = found

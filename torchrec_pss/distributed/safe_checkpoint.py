@@ -22,10 +22,11 @@ from torchrec_pss.distributed.checksums import (
     measured,
     parts_of_files,
     read_manifest,
+    shown,
     write_manifest,
 )
 from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer
-from torchrec_pss.distributed.finite_check import require_finite
+from torchrec_pss.distributed.finite_check import require_dense, require_finite
 from torchrec_pss.distributed.together import on_first_rank, together
 from torchrec_pss.whole_file import write_bytes
 from torchrec_pss.whole_folder import empty_aside, replace_folder, whole_folder
@@ -39,26 +40,27 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     allow_not_finite: bool = False,
 ) -> None:
-    """As `torch.distributed.checkpoint.save`, but whole at every moment, with checksums, and without NaN. Collective.
+    """As `torch.distributed.checkpoint.save`, but whole at every moment, with checksums, and without tensors that hold NaN. Collective.
 
     Written to ``<path>.new``, then renamed; what was at ``path`` stays until then, and stays where anything fails.
 
     Args:
         path: a folder on a file system that all ranks share.
         files: more files of the folder, by name; those of rank 0 are written.
-        allow_not_finite: whether floating-point tensors may hold NaN or infinite elements.
+        allow_not_finite: whether floating-point tensors may hold NaN or infinite elements. Python's numbers always may (``best_loss=inf``), and
+            whatever else is no tensor: see `require_finite`.
 
     Raises:
         NotFiniteError: a tensor is not finite; names it and the element.
         OSError: the disk is full, or otherwise does not take it.
-        ValueError: one of the places is a symbolic link, or no folder; one of ``files`` has a path or a name that is taken.
+        ValueError: a tensor is sparse or nested; names it. One of the places is a symbolic link, or no folder; one of ``files`` has a path or a
+            name that is taken.
     """
     folder = Path(path)
     for name in files or ():
         if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST, ".metadata") or name.startswith("__"):
             raise ValueError(f"files: {name!r} is no name for a file beside those of a checkpoint")
-    if not allow_not_finite:
-        require_finite(state_dict)
+    (require_dense if allow_not_finite else require_finite)(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
     try:
         try:
@@ -79,9 +81,10 @@ def add_checksums(path: str | os.PathLike) -> None:
     Collective; after it no file of the folder may change, and none may come.
 
     Raises:
-        OSError, ValueError: a file cannot be read or written.
+        OSError, ValueError: the folder does not exist, or is none; a file cannot be read or written.
     """
     folder = Path(path)
+    on_first_rank(lambda: _require_folder(folder))
     parts = on_first_rank(lambda: parts_of_files(folder, Reader(folder).read_metadata()))
     rank = dist.get_rank() if dist.is_initialized() else 0
     # Each rank reads what it has written itself: it is still in memory there.
@@ -101,7 +104,8 @@ def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = No
     none, the checksums that `torch.save` has put beside each value, and a warning of what could not be checked. Collective.
 
     Raises:
-        ValueError: on every rank; a file is damaged, truncated or missing, or was not there: names it, and the tensor.
+        ValueError: on every rank; the folder does not exist, or is none. A file is damaged, truncated or missing, or was not there: names it,
+            and the tensor.
     """
     folder = Path(path)
     try:
@@ -119,17 +123,23 @@ def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = No
         others = sorted({part.file for part in parts if part.tensor is None})
         logger.warning(
             "checkpoint %s has no %s: it was not written by save_checkpoint. Of its %d values %d have a checksum of their own, and those "
-            "fit; what is not checked: %s", folder, MANIFEST, len(values), checked, ", ".join(others),
+            "fit; what is not checked: %s", folder, MANIFEST, len(values), checked, ", ".join(map(shown, others)),
         )  # fmt: skip
 
 
 def _parts(folder: Path) -> tuple[list[Part], bool]:
     """Of a checkpoint's files, and whether they have checksums."""
+    _require_folder(folder)
     parts = read_manifest(folder)
     if parts is None:
         return parts_of_files(folder, Reader(folder).read_metadata()), False
     check_files(folder, parts)
     return parts, True
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
 
 
 def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
@@ -139,7 +149,7 @@ def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None
     what was there before is loaded.
 
     Raises:
-        ValueError: the checkpoint is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
+        ValueError: the checkpoint does not exist, is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
             would call what it has no business with; says which file or value. ``state_dict`` is as it was.
     """
     folder = whole_folder(Path(path))
@@ -154,4 +164,4 @@ def _reason(error: Exception) -> str:
     """What the first rank that failed says."""
     reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
     first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)
-    return str(first) or type(first).__name__
+    return " ".join(str(first).split()) or type(first).__name__  # torch's have several lines

@@ -4,6 +4,7 @@
     python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
 
 Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
+TorchRec looks at every shard of hundreds of proposals, and so thousands of tables or ranks take minutes: stderr says how far it is.
 """
 
 import argparse
@@ -22,7 +23,11 @@ from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.plan.dry_run import dry_run
+from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json
+
+_AMPLE = 1 << 50  # bytes of a rank
+_ROOM = 1.3  # over what a plan's tables take: TorchRec keeps 15 % back, and room for ids
 
 
 def _topology(args: argparse.Namespace) -> Topology:
@@ -36,7 +41,41 @@ def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> P
     """Raises:
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
     limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
-    return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits)
+    with told(f"planning --pss {mode}", "proposal") as step:
+        return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits, step=step)
+
+
+def _why_none(args: argparse.Namespace, tables: list[ListedTable], mode: str, error: PlannerError) -> str:
+    """One line for TorchRec's many: of the mode that is asked for, which flag is too small, and what would do."""
+    flag = "hbm" if args.compute_device == "cuda" else "ddr"
+    enough = _enough(args, tables, mode, flag) if mode == args.pss else None  # more plans: it takes its time
+    if enough is None:
+        return f"no plan: {' '.join(str(error).split())}"
+    return f"no plan: --{flag} {getattr(args, flag)}, bytes of a rank, is too small; a plan fits in {enough / 1e9:g}GB"
+
+
+def _enough(args: argparse.Namespace, tables: list[ListedTable], mode: str, flag: str) -> int | None:
+    """Bytes of a rank's memory that a plan was found for; None where memory is not what is lacking."""
+    if mode == "auto" and args.max_compression is None:
+        mode = "always"  # what "auto" comes to in the least memory
+    try:
+        wanted = planned(argparse.Namespace(**vars(args) | {flag: _AMPLE}), tables, mode).rank_bytes
+        while wanted < _AMPLE:
+            wanted = _rounded_up(wanted * _ROOM)
+            try:
+                planned(argparse.Namespace(**vars(args) | {flag: wanted}), tables, mode)
+                return wanted
+            except PlannerError:
+                continue
+    except PlannerError:
+        pass
+    return None
+
+
+def _rounded_up(number: float) -> int:
+    """To two digits."""
+    unit = 10 ** max(len(str(int(number))) - 2, 0)
+    return -int(-number // unit) * unit
 
 
 @contextmanager
@@ -94,10 +133,18 @@ def main(argv: list[str] | None = None) -> int:
                 try:
                     found[mode] = planned(args, tables, mode)
                 except PlannerError as error:
+                    found[mode] = _why_none(args, tables, mode, error)
+                except ValueError as error:  # as "always" refuses a --max_compression that "auto" keeps to
+                    if mode == args.pss:
+                        raise
                     found[mode] = f"no plan: {error}"
+                if mode == args.pss:  # the others are for comparison, and may take longer
+                    print(
+                        f"--pss {mode}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[mode]}\n",
+                        flush=True,
+                    )
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    print(f"--pss {args.pss}: {args.world_size} ranks, {args.batch_size} rows a rank\n\n{found[args.pss]}\n")
     print(f"{'--pss':8}{'tables shared':>15}{'largest rank, GB':>18}{'ms a step':>12}  parts")
     for mode, report in sorted(found.items()):
         print(f"{mode:8}{_summary(report)}")

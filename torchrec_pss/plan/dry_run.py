@@ -1,16 +1,31 @@
 """`dry_run`: a plan of tables that nobody has, for a topology that is not here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torchrec.distributed.planner import Topology
-from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
+from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+
+
+class _Counted(GreedyPerfPartitioner):
+    """The planner's default one, which says when it has placed a proposal."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        super().__init__()
+        self._step = step
+
+    def partition(self, *given: object, **named: object) -> list[ShardingOption]:
+        try:
+            return super().partition(*given, **named)
+        finally:
+            self._step()
 
 
 def dry_run(
@@ -22,11 +37,13 @@ def dry_run(
     *,
     max_compression: float | None = None,
     min_speedup: float = 1.1,
+    step: Callable[[], None] = lambda: None,
 ) -> PlanReport:
     """The planner's choice and what it predicts.
 
     Args:
         batch_size: rows a rank.
+        step: called for every proposal that TorchRec's planner has looked at: hundreds a plan, of every shard of every table.
         others: as `PSSShardingPlanner`'s.
 
     Raises:
@@ -43,5 +60,6 @@ def dry_run(
         batch_size=batch_size,
         constraints={t.name: ParameterConstraints(pooling_factors=[t.pooling]) for t in tables},
         stats=[],
+        partitioner=_Counted(step),
     )
     return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, topology.world_size)

@@ -38,8 +38,27 @@ _check = fields.fields(
     compression=fields.amount,
     steps=fields.count,
 )
-_check_array = fields.optional(fields.values(_table))
-_check_ablation = fields.optional(fields.values(fields.number))
+# What runs of one kind or another do not have, and what the page does not show: a file that is wrong there is none of the script's.
+_check_others = fields.present(
+    collision_load=fields.optional(fields.values(_table)),
+    ablation=fields.optional(fields.values(fields.number)),
+    auroc_held_out=fields.share,
+    auroc_val=fields.optional(fields.share),
+    auroc_val_best=fields.optional(fields.share),
+    auroc_dense_only=fields.optional(fields.share),
+    ne_test=fields.amount,
+    of_pass=fields.optional(fields.count),
+    target_reached=fields.truth,
+    samples_per_second=fields.optional(fields.amount),
+    train_seconds=fields.amount,
+    layout=fields.optional(fields.mapping),
+    full_embedding_bytes=fields.count,
+    full_rows_counted=fields.text,
+    world_size=fields.count,
+    device=fields.text,
+    bad_rows_read=fields.optional(fields.count),
+    config=fields.mapping,
+)
 _STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}img{max-width:100%}"
     "table{border-collapse:collapse;font-size:.85em}td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}"
@@ -51,15 +70,14 @@ def read_run(path: Path) -> dict:
     """A run's results.
 
     Raises:
-        ValueError: there are none, or the file is not one that train_criteo.py writes; names it.
+        ValueError: there are none, or the file is not one that train_criteo.py writes; names it and the field, shown or not.
     """
     file = path / "results.json" if path.is_dir() else path
     name = printable(file)
     try:
         run = read_json(file)
         _check(run, "")
-        _check_array(run.get("collision_load"), "collision_load")
-        _check_ablation(run.get("ablation"), "ablation")
+        _check_others(run, "")
     except FileNotFoundError as error:
         raise ValueError(f"{name} does not exist: the run has not ended, or has another folder") from error
     except (OSError, ValueError) as error:
