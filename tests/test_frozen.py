@@ -233,5 +233,7 @@ def test_a_frozen_table_is_not_put_into_an_array():
         )
         assert plan.plan["ebc"]["t1"].sharding_type != SHARED_ARRAY
     pinned = {"t1": PSSParameterConstraints(pss="exact")}
-    with pytest.raises(ValueError, match="table 't1' is frozen, and pinned into the array"):
+    with pytest.raises(
+        ValueError, match="table 't1' is pinned into the array .pss='exact'., which cannot have it: frozen"
+    ):
         PSSShardingPlanner(topology, array_bytes=2048, constraints=pinned).plan(model, get_default_pss_sharders())

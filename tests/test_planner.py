@@ -265,7 +265,7 @@ def test_the_report_adds_up():
     module = model()
     for options in ({"pss": "always"}, {"hbm": 200 * MB, "min_speedup": float("inf")}, {"pss": "never"}):
         chosen = planner(**options)
-        report = report_of(chosen, chosen.plan(module, get_default_pss_sharders()), module, WORLD)
+        report = report_of(chosen, chosen.plan(module, get_default_pss_sharders()), WORLD)
         assert {t.name: t.full_bytes for t in report.tables} == {n: r * DIM * 4 for n, r in SIZES.items()}
         assert report.total_milliseconds == pytest.approx(chosen.chosen.rating)
         text = str(report)

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -150,6 +151,8 @@ class SharedArrayModule(nn.Module):
         if self._steps_at_end and (is_half or not torch.compiler.is_compiling()):
             wide = stand_in(self.array)
             return partial(fused_lookup, update=partial(gradient_only, wide), gradient_of=wide)
+        if hasattr(self.array, "_in_backward_optimizers") and not torch.compiler.is_compiling():
+            self._refuse_ddp()
         if (
             self.array.dtype == torch.float16
             and torch.is_grad_enabled()
@@ -163,6 +166,15 @@ class SharedArrayModule(nn.Module):
                 stacklevel=5,
             )
         return lookup
+
+    def _refuse_ddp(self) -> None:
+        """That takes an optimizer in backward from the array, or makes it step before gradients are reduced."""
+        if DistributedDataParallel._get_active_ddp_module() is not None:
+            name = self.array._optimizer_classes[0].__name__
+            raise RuntimeError(
+                f"the shared array has an optimizer in backward ({name}), and DistributedDataParallel has the array: give "
+                "DistributedModelParallel sharders=get_default_pss_sharders(), which replicate it and take the optimizer along"
+            )
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
         """As `_read`, of proxies: a call of a `TracedLookup`, which the traced module has in this one's place."""

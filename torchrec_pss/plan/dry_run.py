@@ -62,4 +62,4 @@ def dry_run(
         stats=[],
         partitioner=_Counted(step),
     )
-    return report_of(planner, planner.plan(model, get_default_pss_sharders()), model, topology.world_size)
+    return report_of(planner, planner.plan(model, get_default_pss_sharders()), topology.world_size)

@@ -1,23 +1,44 @@
-"""Which tables a plan may put into the array: nested sets, the largest tables first."""
+"""Which tables a plan may put into an array, and why it may not put others there."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, data_type_to_dtype
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.types import ModuleSharder
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, data_type_to_dtype
+from torchrec.modules.embedding_modules import (
+    EmbeddingBagCollection,
+    EmbeddingBagCollectionInterface,
+    EmbeddingCollectionInterface,
+)
 
 from torchrec_pss.distributed.planner.types import PSSParameterConstraints
+from torchrec_pss.modules.allocation import aligned, largest_fitting
+from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.optim.counterparts import optimizer_of
+
+_INTO_ARRAY = ("always", "exact")
+_DATA_TYPES = (DataType.FP32, DataType.FP16, DataType.BF16)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a plain EBC of the model."""
+    """A table of the model.
 
-    path: str  # of the EBC
-    config: EmbeddingBagConfig
-    pin: str
+    Attributes:
+        path: of the collection.
+        pin: the user's, or "never" where an array cannot have the table.
+        reason: why not, where that is not the user's choice.
+        optimizer: class and arguments that are to step it in backward, as they stand on an array.
+    """
+
+    path: str
+    config: BaseEmbeddingConfig
+    pin: str = "never"
+    reason: str = ""
+    optimizer: tuple[type, dict[str, Any]] | None = None
 
     @property
     def name(self) -> str:
@@ -31,38 +52,124 @@ class Table:
     def full_bytes(self) -> int:
         return self.config.num_embeddings * self.config.embedding_dim * self.itemsize
 
+    @property
+    def described(self) -> str:
+        """What all tables of an array have in common: data type and optimizer in backward."""
+        if self.optimizer is None:
+            return f"{self.config.data_type.value}, no optimizer in backward"
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(self.optimizer[1].items()))
+        return f"{self.config.data_type.value}, {self.optimizer[0].__name__}({options})"
 
-def tables_of(module: nn.Module, constraints: Mapping[str, ParameterConstraints]) -> list[Table]:
-    """The tables of the plain EBCs of ``module``, with what is pinned about them. Frozen tables are pinned out of the array, which would
-    not keep their rows.
+
+def tables_of(
+    module: nn.Module,
+    constraints: Mapping[str, ParameterConstraints],
+    sharders: Sequence[ModuleSharder[nn.Module]] = (),
+) -> list[Table]:
+    """The tables of the collections of ``module``, but for those that are in an array already. An array can have those of plain EBCs
+    that TorchRec does not shard as part of a larger module; of an EBC's, those of one data type and optimizer: the ones that are
+    pinned into the array, or else have most bytes.
 
     Raises:
-        ValueError: a `PSSParameterConstraints` pins a table that is in none of them, or a frozen one into the array.
+        ValueError: a `PSSParameterConstraints` names a table that is in none of them, or pins one into the array that cannot be there.
     """
-    found = [
-        Table(path, config, _pin(child, config.name, constraints))
-        for path, child in module.named_modules()
-        if type(child) is EmbeddingBagCollection
-        for config in child.embedding_bag_configs()
-    ]
+    ours = next((s for s in sharders if s.module_type is EmbeddingBagCollection), None)
+    fused_params = getattr(ours, "fused_params", None)
+    found: list[Table] = []
+    for path, collection, inside in _collections(module, {s.module_type for s in sharders} - {EmbeddingBagCollection}):
+        configs = getattr(collection, "embedding_bag_configs", getattr(collection, "embedding_configs", None))()
+        why = _why_none(collection, inside)
+        if why:
+            found += [Table(path, config, reason=why) for config in configs]
+        else:
+            found += _of_one_kind([_table(path, config, collection, constraints, fused_params) for config in configs])
     names = {table.name for table in found}
     unknown = sorted(n for n, c in constraints.items() if isinstance(c, PSSParameterConstraints) and n not in names)
     if unknown:
-        raise ValueError(
-            f"constraints name the tables {unknown}; the model's EmbeddingBagCollections have {sorted(names)}"
-        )
+        raise ValueError(f"constraints name the tables {unknown}; the model's collections have {sorted(names)}")
+    for table in found:
+        pin = _pin(constraints, table.name)
+        if pin in _INTO_ARRAY and table.reason:
+            raise ValueError(
+                f"table {table.name!r} is pinned into the array (pss={pin!r}), which cannot have it: {table.reason}"
+            )
     return found
 
 
-def _pin(ebc: EmbeddingBagCollection, table: str, constraints: Mapping[str, ParameterConstraints]) -> str:
-    pin = getattr(constraints.get(table), "pss", "auto")
-    if ebc.embedding_bags[table].weight.requires_grad:
-        return pin
-    if pin in ("always", "exact"):
-        raise ValueError(
-            f"table {table!r} is frozen, and pinned into the array (pss={pin!r}), which would not keep its rows"
+def _collections(
+    module: nn.Module, whole: set[type], path: str = "", inside: str = ""
+) -> Iterator[tuple[str, nn.Module, str]]:
+    """Path and collection; of one in a module that TorchRec shards as one, that module's path, and its type's name."""
+    if isinstance(module, SharedArrayModule):
+        return
+    if isinstance(module, EmbeddingBagCollectionInterface | EmbeddingCollectionInterface):
+        yield path, module, inside
+        return
+    if not inside and type(module) in whole:
+        inside = type(module).__name__
+    for name, child in module.named_children():
+        below = path if inside else f"{path}.{name}" if path else name
+        yield from _collections(child, whole, below, inside)
+
+
+def _why_none(collection: nn.Module, inside: str) -> str:
+    """Why no table of a collection can be in an array."""
+    if inside:
+        return f"part of a {inside}, which is sharded as one"
+    if type(collection) is not EmbeddingBagCollection:
+        return (
+            f"its collection is a {type(collection).__name__}, and only tables of an EmbeddingBagCollection are planned"
         )
-    return "never"
+    return ""
+
+
+def _table(path: str, config, ebc: EmbeddingBagCollection, constraints: Mapping, fused_params: Mapping | None) -> Table:
+    """With what there is to say of a plain EBC's table by itself."""
+    weight, optimizer, reason = ebc.embedding_bags[config.name].weight, None, ""
+    if config.data_type not in _DATA_TYPES:
+        reason = f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
+    elif not weight.requires_grad:
+        reason = "frozen: an array would not keep its rows"
+    else:
+        try:
+            optimizer = optimizer_of(weight, fused_params, f"table {config.name!r}")
+        except ValueError as error:
+            reason = str(error)
+    pin = "never" if reason else _pin(constraints, config.name)
+    return Table(path, config, pin, reason, optimizer)
+
+
+def _pin(constraints: Mapping[str, ParameterConstraints], table: str) -> str:
+    return getattr(constraints.get(table), "pss", "auto")
+
+
+def _of_one_kind(tables: list[Table]) -> list[Table]:
+    """Tables of an EBC, of which those stay out of its array that differ in data type or optimizer from the ones that are pinned into
+    it, or that have most bytes.
+
+    Raises:
+        ValueError: tables that are pinned into it differ.
+    """
+    pinned = [t for t in tables if t.pin in _INTO_ARRAY]
+    for table in pinned:
+        if table.described != pinned[0].described:
+            raise ValueError(
+                f"tables {pinned[0].name!r} and {table.name!r} are pinned into one array, and differ in data type or optimizer in backward: "
+                f"{pinned[0].described} and {table.described}"
+            )
+    free = pinned or [t for t in tables if t.pin == "auto"]
+    if not free:
+        return tables
+    kinds: dict[str, int] = {}
+    for table in free:
+        kinds[table.described] = kinds.get(table.described, 0) + table.full_bytes
+    chosen = max(kinds, key=kinds.__getitem__)
+    return [
+        replace(t, pin="never", reason=f"{t.described}, where the array's tables have {chosen}")
+        if t.pin == "auto" and t.described != chosen
+        else t
+        for t in tables
+    ]
 
 
 def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:
@@ -70,14 +177,22 @@ def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:
 
     For ``mode="always"`` one set: all that are not pinned out of it.
     """
-    pinned = [t for t in tables if t.pin in ("always", "exact")]
+    pinned = [t for t in tables if t.pin in _INTO_ARRAY]
     free = sorted((t for t in tables if t.pin == "auto"), key=lambda t: -t.full_bytes)
     if mode == "always":
         return [pinned + free]
     return [pinned + free[:k] for k in range(len(free) + 1)]
 
 
-def budget_of(sets: list[Table], path: str, array_bytes: int) -> int:
-    """Of several EBCs each has an array of its own; the budget is divided by the bytes of what they replace."""
-    whole = sum(t.full_bytes for t in sets)
-    return array_bytes * sum(t.full_bytes for t in sets if t.path == path) // whole
+def budgets(tables: Sequence[Table], array_bytes: int) -> dict[str, int]:
+    """Of several EBCs each has an array of its own. The budget is divided as a layout divides an array among its tables: small tables
+    have room for all of their rows, the others for one number of rows, the largest that fits."""
+
+    def bytes_of(some: Sequence[Table], rows: int) -> int:
+        return sum(aligned(min(t.config.num_embeddings, rows) * t.config.embedding_dim) * t.itemsize for t in some)
+
+    most = max(t.config.num_embeddings for t in tables)
+    rows = largest_fitting(1, most, lambda rows: bytes_of(tables, rows) <= array_bytes)
+    whole = bytes_of(tables, rows)
+    paths = dict.fromkeys(t.path for t in tables)
+    return {path: array_bytes * bytes_of([t for t in tables if t.path == path], rows) // whole for path in paths}

@@ -18,6 +18,7 @@ from torchrec.distributed.planner.types import (
     ShardingOption,
 )
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss.distributed.mixed_embeddingbag import (
     EXACT,
@@ -28,7 +29,7 @@ from torchrec_pss.distributed.mixed_embeddingbag import (
     PSSModuleShardingPlan,
     PSSParameterSharding,
 )
-from torchrec_pss.distributed.planner.candidates import Table, budget_of, nested_sets, tables_of
+from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_numbers
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
@@ -124,6 +125,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 ],
             )
         self.chosen: Candidate | None = None
+        self.tables: list[Table] = []
 
     def collective_plan(
         self,
@@ -151,22 +153,24 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         return result[0]
 
     def plan(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> ShardingPlan:
-        """The plan; ``self.chosen`` keeps what it rests on.
+        """The plan; ``self.chosen`` keeps what it rests on, ``self.tables`` the model's tables, with the reason why an array cannot have
+        one.
 
         Raises:
             ValueError: a constraint on a table that the model does not have; a budget or max_compression that the pinned
                 tables break; sharders that cannot carry the plan out.
             PlannerError: no plan fits; says what was tried and what would help.
         """
+        constraints = self._constraints or {}
         if self.pss == "never":
+            self.tables = tables_of(module, {}, sharders)
             plan = super().plan(module, sharders)
             options = self._best_plan or []  # None where there is nothing to shard
             self.chosen = Candidate([], plan, self._perf_model.rate(options), options)
             return plan
-        if not any(isinstance(s, MixedEmbeddingBagCollectionSharder) for s in sharders):
-            raise ValueError("these sharders cannot put tables into a shared array; give get_default_pss_sharders()")
-        tables = tables_of(module, self._constraints or {})
-        sets = nested_sets(tables, self.pss)
+        check_sharders(sharders)
+        self.tables = tables_of(module, constraints, sharders)
+        sets = nested_sets(self.tables, self.pss)
         allowed = [shared for shared in sets if self._within_compression(shared)]
         if not allowed:
             raise ValueError(
@@ -233,7 +237,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             for path in dict.fromkeys(t.path for t in shared):
                 ebc = module.get_submodule(path)
                 names = [t.name for t in shared if t.path == path]
-                mixed = MixedEmbeddingBagCollection(ebc, names, self._config_of(shared, path), "meta")
+                mixed = self._mixed(ebc, names, self._config_of(shared, path), path)
                 if not path:
                     root = mixed
                     break
@@ -243,6 +247,18 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         finally:
             for path, ebc in replaced.items():
                 module.set_submodule(path, ebc)
+
+    def _mixed(
+        self, ebc: EmbeddingBagCollection, names: list[str], config: PSSConfig, path: str
+    ) -> MixedEmbeddingBagCollection:
+        try:
+            return MixedEmbeddingBagCollection(ebc, names, config, "meta")
+        except ValueError as error:
+            if config.array_bytes == self._config.array_bytes:
+                raise
+            raise ValueError(
+                f"{path}: of the array_bytes {self._config.array_bytes:,} its tables have {config.array_bytes:,} by their rows: {error}"
+            ) from error
 
     def _config_of(self, shared: list[Table], path: str) -> PSSConfig:
         inside = [t for t in shared if t.path == path]
@@ -260,7 +276,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             exact = sorted({*pinned, *([] if isinstance(exact, str) else exact)})
         return replace(
             config,
-            array_bytes=budget_of(shared, path, config.array_bytes),
+            array_bytes=budgets(shared, config.array_bytes)[path],
             exact=exact,
             **{field: kept(getattr(config, field)) for field in ("width", "prefix", "hot", "counts")},
         )
@@ -303,6 +319,32 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 "%d of the tables, %s bytes, are in a shared array of %s bytes (%.0fx)",
                 len(self.chosen.shared), f"{shared:,}", f"{self._config.array_bytes:,}", shared / self._config.array_bytes,
             )  # fmt: skip
+        for table in self.tables:
+            if table.reason:
+                logger.info("table %r is left to TorchRec: %s", table.name, table.reason)
+
+
+def check_sharders(sharders: list[ModuleSharder[nn.Module]]) -> None:
+    """Of several sharders of one type `DistributedModelParallel` takes the last, and what the others were given is lost.
+
+    Raises:
+        ValueError: none of them carries out a plan with an array, or another takes its place; of two of one type the first has
+            fused_params or codecs that the last has not.
+    """
+    last = {s.module_type: s for s in sharders}
+    if not isinstance(last.get(EmbeddingBagCollection), MixedEmbeddingBagCollectionSharder):
+        there = any(isinstance(s, MixedEmbeddingBagCollectionSharder) for s in sharders)
+        why = f"{type(last[EmbeddingBagCollection]).__name__} comes last and takes their place; " if there else ""
+        raise ValueError(f"these sharders cannot put tables into a shared array; {why}give get_default_pss_sharders()")
+    for sharder in sharders:
+        for name in ("fused_params", "qcomm_codecs_registry"):
+            given, taken = getattr(sharder, name, None), getattr(last[sharder.module_type], name, None)
+            if given and given != taken:
+                raise ValueError(
+                    f"two sharders of {sharder.module_type.__name__}: DistributedModelParallel takes the last, "
+                    f"{type(last[sharder.module_type]).__name__}, and loses {name} of {type(sharder).__name__}; "
+                    f"give get_default_pss_sharders({name}=...) alone"
+                )
 
 
 def _bytes(tables: list[Table]) -> int:

@@ -2,12 +2,11 @@
 
 from dataclasses import asdict, dataclass
 
-from torch import nn
 from torchrec.distributed.planner.types import Perf, ShardingOption
 from torchrec.distributed.types import ShardingPlan
 
 from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED, SHARED_ARRAY, PSSModuleShardingPlan
-from torchrec_pss.distributed.planner.candidates import Table, tables_of
+from torchrec_pss.distributed.planner.candidates import Table
 from torchrec_pss.distributed.planner.planners import PSSShardingPlanner
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES, TableLayout
@@ -24,6 +23,7 @@ class PlannedTable:
         full_bytes: of the table's weights.
         bytes: of weights on all ranks together, each counted once; of a shared table only the elements that no other reads,
             with its projection and hot keys.
+        reason: why an array cannot have the table; empty where it can.
     """
 
     module: str
@@ -34,6 +34,7 @@ class PlannedTable:
     compute_kernel: str
     full_bytes: int
     bytes: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class PlanReport:
         for t in self.tables:
             lines.append(f"{t.name[:23]:24}{t.rows:16,}{t.embedding_dim:6}  {t.kind:20}{t.full_bytes:18,}{t.bytes:16,}")
         shared = [t for t in self.tables if t.kind in (EXACT, SHARED)]
+        for reason in dict.fromkeys(t.reason for t in self.tables if t.reason):
+            names = ", ".join(t.name for t in self.tables if t.reason == reason)
+            lines.append(f"left to TorchRec: {names}: {reason}")
         if self.array_bytes is not None:
             full = sum(t.full_bytes for t in shared)
             lines.append(
@@ -77,9 +81,9 @@ class PlanReport:
         return "\n".join(lines)
 
 
-def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, module: nn.Module, world_size: int) -> PlanReport:
-    """What ``planner`` made of ``module``: call it after ``planner.plan``, with its plan."""
-    tables = {(t.path, t.name): t for t in tables_of(module, {})}
+def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) -> PlanReport:
+    """What ``planner`` made of a model: call it after ``planner.plan``, with its plan."""
+    tables = {(t.path, t.name): t for t in planner.tables}
     planned, array_bytes = [], None
     for path, entry in plan.plan.items():
         layouts = {}
@@ -116,6 +120,7 @@ def _planned(table: Table, sharding, layout: TableLayout | None) -> PlannedTable
         sharding.compute_kernel,
         table.full_bytes,
         own,
+        table.reason,
     )
 
 

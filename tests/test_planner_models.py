@@ -1,0 +1,277 @@
+"""The planner on models of every kind: what an array cannot have is left to TorchRec, and the plan says why."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torchrec.optim as theirs
+import two_ranks
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import Topology
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.modules.embedding_tower import EmbeddingTower
+from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
+from torchrec.modules.mc_modules import (
+    DistanceLFU_EvictionPolicy,
+    ManagedCollisionCollection,
+    MCHManagedCollisionModule,
+)
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.distributed.planner.candidates import budgets, tables_of
+from torchrec_pss.distributed.planner.report import report_of
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+DIM, ROWS = 8, 200
+
+
+def bag(name, rows=ROWS, **others):
+    return EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=DIM, feature_names=[f"f_{name}"], **others)
+
+
+def ebc(*names, device=CPU, **others):
+    return EmbeddingBagCollection([bag(name) for name in names], device=device, **others)
+
+
+def features(names, step=0):
+    generator = torch.Generator().manual_seed(step)
+    lengths = torch.randint(1, 3, (len(names) * 4,), generator=generator)
+    ids = torch.randint(0, ROWS, (int(lengths.sum()),), generator=generator)
+    return KeyedJaggedTensor(list(names), ids, torch.rand(len(ids), generator=generator), lengths=lengths)
+
+
+class Everything(nn.Module):
+    """Collections of every kind side by side."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.plain = ebc("a", "b")
+        self.weighted = ebc("w", is_weighted=True)
+        self.processed = FeatureProcessedEmbeddingBagCollection(
+            ebc("p", is_weighted=True), PositionWeightedModuleCollection({"f_p": 4}, CPU)
+        )
+        self.sequences = EmbeddingCollection(
+            tables=[EmbeddingConfig(name="s", num_embeddings=ROWS, embedding_dim=DIM, feature_names=["f_s"])],
+            device=CPU,
+        )
+        self.tower = EmbeddingTower(ebc("t"), _Interaction())
+
+    def forward(self, kjt):
+        flat = [m(kjt).values() for m in (self.plain, self.weighted, self.processed)]
+        flat.append(self.tower(kjt))
+        sequence = self.sequences(kjt)["f_s"].values()
+        return sum(x.square().sum() for x in flat) + sequence.square().sum()
+
+
+class _Interaction(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.over = nn.Linear(DIM, 3)
+
+    def forward(self, pooled):
+        return self.over(pooled.values())
+
+
+def planner(world_size, pss="always", array_bytes=40_000, **others):
+    return PSSShardingPlanner(Topology(world_size, "cpu"), pss=pss, array_bytes=array_bytes, **others)
+
+
+def step_of_everything(rank, world_size, pss):
+    model = Everything()
+    _apply_optimizer_in_backward(theirs.RowWiseAdagrad, (p for n, p in model.named_parameters() if n.endswith("weight") and "embedding" in n), {"lr": 0.1})  # fmt: skip
+    planner_ = planner(world_size, pss)
+    plan = planner_.collective_plan(model, get_default_pss_sharders(), dist.group.WORLD)
+    dmp = DistributedModelParallel(model, sharders=get_default_pss_sharders(), device=CPU, plan=plan)
+    dense = torch.optim.SGD([p for _, p in in_backward_optimizer_filter(dmp.named_parameters())], lr=0.01)
+    losses = []
+    names = [f"f_{n}" for n in "abwpst"]
+    for _ in range(3):
+        dense.zero_grad()
+        loss = dmp(features(names))
+        loss.backward()
+        dense.step()
+        losses.append(float(loss))
+    found = [(t.name, t.reason) for t in planner_.tables] if rank == 0 else []
+    report = str(report_of(planner_, plan, world_size)) if rank == 0 else ""
+    return losses, found, report, sorted(n for n, _ in dmp.named_parameters() if n.endswith(".array"))
+
+
+@pytest.mark.parametrize("pss", ["always", "auto"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_model_with_everything(tmp_path, ranks, pss):
+    of_ranks = two_ranks.run(step_of_everything, tmp_path, pss, world_size=ranks)
+    losses, tables, report, arrays = of_ranks[0]
+    assert losses[2] < losses[0]
+    reasons = dict(tables)
+    assert reasons["a"] == reasons["b"] == reasons["w"] == reasons["t"] == ""
+    assert reasons["p"] == "part of a FeatureProcessedEmbeddingBagCollection, which is sharded as one"
+    assert reasons["s"].startswith("its collection is a EmbeddingCollection")
+    assert "left to TorchRec: p: part of a FeatureProcessedEmbeddingBagCollection" in report
+    all_three = ["plain.array.array", "tower.embedding.array.array", "weighted.array.array"]
+    assert arrays == all_three if pss == "always" else set(arrays) <= set(all_three)
+
+
+def test_a_remapped_collection():
+    """TorchRec shards one on a GPU only."""
+    remapped = ebc("m")
+    whole = ManagedCollisionEmbeddingBagCollection(
+        remapped,
+        ManagedCollisionCollection(
+            {
+                "m": MCHManagedCollisionModule(
+                    zch_size=ROWS,
+                    device=CPU,
+                    eviction_interval=2,
+                    eviction_policy=DistanceLFU_EvictionPolicy(),
+                    input_hash_size=10**6,
+                )
+            },
+            remapped.embedding_bag_configs(),
+        ),
+    )
+    planner_ = PSSShardingPlanner(Topology(1, "cuda"), pss="always", array_bytes=40_000)
+    plan = planner_.plan(nn.ModuleDict({"remapped": whole, "plain": ebc("a")}), get_default_pss_sharders())
+    assert plan.plan["plain"].shared_tables == ["a"] and "m" in plan.plan["remapped"]
+    reasons = {t.name: t.reason for t in planner_.tables}
+    assert reasons == {"a": "", "m": "part of a ManagedCollisionEmbeddingBagCollection, which is sharded as one"}
+
+
+def mixed_model():
+    torch.manual_seed(0)
+    configs = [bag("a"), bag("b", 400), bag("c"), bag("fp16", 2000, data_type=DataType.FP16), bag("d", 1000)]
+    model = nn.ModuleDict({"ebc": EmbeddingBagCollection([*configs, bag("lamb")])})
+    weights = {n: model["ebc"].embedding_bags[n].weight for n in ("a", "b", "c", "fp16", "d", "lamb")}
+    for names, optimizer_class, rate in (("ab", theirs.SGD, 0.1), ("c", theirs.SGD, 0.2)):
+        _apply_optimizer_in_backward(optimizer_class, [weights[n] for n in names], {"lr": rate})
+    _apply_optimizer_in_backward(theirs.SGD, [weights["fp16"]], {"lr": 0.1})
+    _apply_optimizer_in_backward(theirs.LAMB, [weights["lamb"]], {"lr": 0.1})
+    weights["d"].requires_grad_(False)
+    return model
+
+
+def test_tables_of_other_optimizers_and_dtypes_are_left_to_torchrec():
+    planner_ = planner(1)
+    plan = planner_.plan(mixed_model(), get_default_pss_sharders())
+    assert plan.plan["ebc"].shared_tables == ["fp16"]  # of each kind the one with most bytes
+    reasons = {t.name: t.reason for t in planner_.tables}
+    assert reasons["a"] == reasons["b"] == "FP32, SGD(lr=0.1), where the array's tables have FP16, SGD(lr=0.1)"
+    assert reasons["c"] == "FP32, SGD(lr=0.2), where the array's tables have FP16, SGD(lr=0.1)"
+    assert reasons["d"] == "frozen: an array would not keep its rows"
+    assert reasons["lamb"].startswith("table 'lamb': torchrec.optim.LAMB has no counterpart on a shared array")
+    pinned = {n: PSSParameterConstraints(pss="always") for n in "ab"}
+    plan = planner(1, constraints=pinned).plan(mixed_model(), get_default_pss_sharders())
+    assert plan.plan["ebc"].shared_tables == ["a", "b"]
+    assert "left to TorchRec: lamb: table 'lamb'" in str(report_of(planner_, plan, 1))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("c", r"tables 'a' and 'c' are pinned into one array, and differ.*SGD\(lr=0.1\) and FP32, SGD\(lr=0.2\)"),
+        ("d", "table 'd' is pinned into the array .pss='always'., which cannot have it: frozen"),
+        ("lamb", "table 'lamb' is pinned into the array .*torchrec.optim.LAMB has no counterpart"),
+    ],
+)
+def test_pins_that_cannot_be(table, message):
+    constraints = {n: PSSParameterConstraints(pss="always") for n in ("a", table)}
+    with pytest.raises(ValueError, match=message):
+        planner(1, constraints=constraints).plan(mixed_model(), get_default_pss_sharders())
+
+
+@pytest.mark.parametrize(
+    "sharders",
+    [
+        lambda: [EmbeddingBagCollectionSharder(fused_params={"learning_rate": 0.05}), *get_default_pss_sharders()],
+        lambda: [*get_default_pss_sharders(), EmbeddingBagCollectionSharder()],
+        lambda: [EmbeddingCollectionSharder(fused_params={"learning_rate": 0.05}), *get_default_pss_sharders()],
+        lambda: [EmbeddingBagCollectionSharder(qcomm_codecs_registry={"a": 1}), *get_default_pss_sharders()],
+        lambda: [EmbeddingBagCollectionSharder()],
+    ],
+)
+def test_sharders_of_which_one_would_be_lost(sharders):
+    with pytest.raises(ValueError, match=r"give get_default_pss_sharders\((fused_params|qcomm_codecs_registry)?"):
+        planner(1).plan(nn.ModuleDict({"ebc": ebc("a")}), sharders())
+
+
+def test_torchrecs_sharders_beside_ours_that_lose_nothing():
+    fused = {"learning_rate": 0.05}
+    for sharders in (
+        [EmbeddingBagCollectionSharder(), *get_default_pss_sharders()],
+        [EmbeddingBagCollectionSharder(fused_params=fused), *get_default_pss_sharders(fused_params=fused)],
+    ):
+        assert planner(1).plan(nn.ModuleDict({"ebc": ebc("a")}), sharders).plan["ebc"].shared_tables == ["a"]
+
+
+def table_list(**collections):
+    model = nn.ModuleDict(
+        {
+            path: EmbeddingBagCollection([bag(f"{path}{i}", r) for i, r in enumerate(rows)], device=META)
+            for path, rows in collections.items()
+        }
+    )
+    return model, tables_of(model, {}, get_default_pss_sharders())
+
+
+@pytest.mark.parametrize("array_bytes", [40_000, 1 << 20, 10**7])
+def test_several_collections_share_a_budget_by_need(array_bytes):
+    model, tables = table_list(huge=[10**8], small=[20_000, 8_000, 40, 10])
+    found = budgets(tables, array_bytes)
+    assert sum(found.values()) <= array_bytes and min(found.values()) > 0
+    alone = [min(rows, 10**8) for rows in (20_000, 8_000, 40, 10)]
+    assert found["small"] >= min(0.4 * array_bytes, sum(alone) * DIM * 4)
+    plan = planner(1, array_bytes=array_bytes).plan(model, get_default_pss_sharders())
+    assert {p: e.config.array_bytes for p, e in plan.plan.items()} == found
+
+
+def test_one_collection_has_the_whole_budget_and_small_ones_all_of_their_rows():
+    _, tables = table_list(one=[10**8, 10])
+    assert budgets(tables, 12_345) == {"one": 12_345}
+    model, tables = table_list(one=[10**8], tiny=[10, 3])
+    assert budgets(tables, 50_000)["tiny"] >= (10 + 3) * DIM * 4
+    plan = planner(1, array_bytes=50_000).plan(model, get_default_pss_sharders())
+    assert {s.compute_kernel for s in plan.plan["tiny"].values()} == {"exact_in_array"}
+
+
+def test_a_budget_too_small_says_whose_and_of_what():
+    model, _ = table_list(one=[10**8], other=[10**8])
+    with pytest.raises(
+        ValueError, match="of the array_bytes 80 its tables have 40 by their rows: array_bytes = 40 is too small"
+    ):
+        planner(1, array_bytes=80).plan(model, get_default_pss_sharders())
+
+
+def without_our_sharders(rank, world_size):
+    model = nn.ModuleDict(
+        {"ebc": PSSEmbeddingBagCollection([bag("a")], config=PSSConfig(array_bytes=2000)), "over": nn.Linear(DIM, 1)}
+    )
+    _apply_optimizer_in_backward(torch.optim.SGD, model["ebc"].parameters(), {"lr": 0.1})
+    dmp = DistributedModelParallel(_Called(model), device=CPU)
+    with pytest.raises(
+        RuntimeError, match=r"optimizer in backward \(SGD\), and DistributedDataParallel has the array.*get_default_pss"
+    ):
+        dmp(features(["f_a"]))
+    return True
+
+
+class _Called(nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, kjt):
+        return self.parts["over"](self.parts["ebc"](kjt).values()).sum()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_swapped_module_without_our_sharders_loses_no_optimizer(tmp_path, ranks):
+    assert all(two_ranks.run(without_our_sharders, tmp_path, world_size=ranks))
