@@ -1,25 +1,37 @@
 """One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
 
-from torchrec_pss.convert import compress, migrate
+from torchrec_pss.convert import compress, expanded, migrate, unsharded
 from torchrec_pss.distributed import (
+    MixedEmbeddingBagCollection,
+    MixedEmbeddingBagCollectionSharder,
     PSSEmbeddingBagCollectionSharder,
     PSSEmbeddingCollectionSharder,
     get_default_pss_sharders,
 )
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
-from torchrec_pss.modules import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
+from torchrec_pss.modules import (
+    PSSConfig,
+    PSSEmbeddingBagCollection,
+    PSSEmbeddingCollection,
+    PSSFeatureProcessedEmbeddingBagCollection,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MixedEmbeddingBagCollection",
+    "MixedEmbeddingBagCollectionSharder",
     "PSSConfig",
     "PSSEmbeddingBagCollection",
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollection",
     "PSSEmbeddingCollectionSharder",
+    "PSSFeatureProcessedEmbeddingBagCollection",
     "PSSParameterConstraints",
     "PSSShardingPlanner",
     "compress",
+    "expanded",
     "get_default_pss_sharders",
     "migrate",
+    "unsharded",
 ]

@@ -162,6 +162,7 @@ RANGES: dict[str, Range] = {
     "rows_share": Range(float, _LEAST_FP32, 50.0),
     # Array and tables.
     "array_bytes": _BYTES,
+    "max_bytes": _BYTES,
     "compression": Range(float, 0.01, 1e12),
     "max_compression": Range(float, 1, math.inf),
     "min_speedup": Range(float, 1, math.inf),

@@ -5,6 +5,7 @@ from torchrec_pss.distributed.embeddingbag import (
     ShardedPSSEmbeddingBagCollection,
 )
 from torchrec_pss.distributed.finite_check import NotFiniteError, require_finite
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.safe_checkpoint import (
     add_checksums,
     check_checkpoint,
@@ -15,6 +16,8 @@ from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 
 __all__ = [
     "ArrayReduction",
+    "MixedEmbeddingBagCollection",
+    "MixedEmbeddingBagCollectionSharder",
     "NotFiniteError",
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollectionSharder",

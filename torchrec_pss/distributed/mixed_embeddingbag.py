@@ -16,6 +16,7 @@ from torchrec.distributed.types import (
     ShardedModule,
     ShardingEnv,
 )
+from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
@@ -103,7 +104,27 @@ class MixedEmbeddingBagCollection(nn.Module):
             keys=[key for keys in get_embedding_names_by_table(configs) for key in keys],
             lengths=[c.embedding_dim for c in configs for _ in c.feature_names],
             sources=[source for c in configs for source in own[c.name]],
+            columns=_columns(configs, (inside, rest)),
         )
+
+    @classmethod
+    def from_plan(
+        cls,
+        tables: Sequence[EmbeddingBagConfig],
+        plan: PSSModuleShardingPlan,
+        is_weighted: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> "MixedEmbeddingBagCollection":
+        """What a plan makes of an EBC of these tables, unsharded: it loads the state dict of the planned model's collection.
+
+        Raises:
+            ValueError: the plan is of other tables.
+        """
+        names = [c.name for c in tables]
+        if sorted(names) != sorted(plan):
+            raise ValueError(f"the plan is of tables {sorted(plan)}, not of {sorted(names)}")
+        ebc = EmbeddingBagCollection(list(tables), is_weighted, torch.device(device))
+        return cls(ebc, plan.shared_tables, plan.config, device)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """Of all tables, in the EBC's order."""
@@ -115,7 +136,23 @@ class MixedEmbeddingBagCollection(nn.Module):
             return self.array(features)
         if not is_traced(features):
             self._warn_of_weights(features)
+        elif not isinstance(
+            self.array, ShardedModule
+        ):  # no pipeline, which wants awaitables: TorchScript knows no `_Order`
+            return self._traced(features)
         return merge(self.array(features), self.tables(features), self._order)
+
+    def _traced(self, features: torch.fx.Proxy) -> KeyedTensor:
+        values = [self.array(features).values(), self.tables(features).values()]
+        columns = [values[part][:, first:end] for part, first, end in self._order.columns]
+        return KeyedTensor(self._order.keys, self._order.lengths, torch.cat(columns, dim=1))
+
+    def __prepare_scriptable__(self) -> torch.fx.GraphModule:
+        """As `SharedArrayModule`'s."""
+        return symbolic_trace(self)
+
+    def is_weighted(self) -> bool:
+        return self.array.is_weighted()
 
     def _warn_of_weights(self, features: KeyedJaggedTensor) -> None:
         """TorchRec's exchange of ids and weights has no backward, so that a gradient would have the array's part alone."""
@@ -138,11 +175,27 @@ class MixedEmbeddingBagCollection(nn.Module):
 
 @dataclass(frozen=True)
 class _Order:
-    """Keys and dims of a merged output, and each key's part and name there."""
+    """Keys and dims of a merged output, and each key's part, with its name there and its first and last column."""
 
     keys: list[str]
     lengths: list[int]
     sources: list[tuple[int, str]]
+    columns: list[tuple[int, int, int]]
+
+
+def _columns(
+    configs: Sequence[EmbeddingBagConfig], parts: Sequence[Sequence[EmbeddingBagConfig]]
+) -> list[tuple[int, int, int]]:
+    """Of each feature of each table: part, first column there, and the one behind its last."""
+    places: dict[str, list[tuple[int, int, int]]] = {}
+    for number, part in enumerate(parts):
+        first = 0
+        for config in part:
+            dim = config.embedding_dim
+            firsts = [first + i * dim for i in range(len(config.feature_names))]
+            places[config.name] = [(number, f, f + dim) for f in firsts]
+            first += dim * len(firsts)
+    return [place for config in configs for place in places[config.name]]
 
 
 class _Merged(LazyAwaitable[KeyedTensor]):

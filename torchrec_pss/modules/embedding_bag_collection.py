@@ -123,8 +123,11 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
             return next(iter(reads.values()))
         parts: dict[int, torch.Tensor] = {}
         for pooling, positions in self._groups.items():
-            dims = [self._lengths_per_embedding[p] for p in positions]
-            parts.update(zip(positions, reads[pooling].split(dims, dim=1), strict=True))
+            first = 0
+            for position in positions:
+                end = first + self._lengths_per_embedding[position]
+                parts[position] = reads[pooling][:, first:end]  # slices, for FX iterates over no split
+                first = end
         return torch.cat([parts[p] for p in range(len(parts))], dim=1)
 
     def _selected(self, features: KeyedJaggedTensor, positions: list[int], pooling: PoolingMode) -> torch.Tensor:

@@ -1,0 +1,177 @@
+"""`unsharded` and `expanded`: a trained, sharded model as a plain one, to serve or to hand on."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.tensor import DTensor
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.distributed.model_parallel import get_unwrapped_module
+from torchrec.distributed.types import ShardedModule
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection
+from torchrec_pss.distributed.replicated_array import ReplicatedArray
+from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
+from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+from torchrec_pss.ranges import checked
+
+_CPU = torch.device("cpu")
+_ROWS = 1 << 18  # read at a time
+_TABLES = {  # TorchRec's name of the module that has a table, by the kind of collection
+    PSSEmbeddingBagCollection: "embedding_bags",
+    MixedEmbeddingBagCollection: "embedding_bags",
+    PSSEmbeddingCollection: "embeddings",
+}
+
+
+def unsharded(source: nn.Module | Mapping[str, Any]) -> Any:
+    """A model, or a state dict, that needs no process group. To be called on all ranks; what is divided among them is gathered.
+
+    Args:
+        source: a model, under `DistributedModelParallel` or not; or its state dict.
+
+    Returns:
+        On the first rank a copy on the CPU, None on the others. Of a model: without wrappers; a sharded collection is a plain one of its
+        kind (`PSSEmbeddingBagCollection`, `MixedEmbeddingBagCollection`, `EmbeddingBagCollection`, ...), frozen parts and
+        `training` as they are, no optimizer. Of a state dict: the same names, with whole tensors; it loads into that copy.
+
+    Raises:
+        TypeError: a sharded module of another kind; names it.
+    """
+    if isinstance(source, Mapping):
+        return _gathered(source)
+    root = get_unwrapped_module(source)
+    plain = {id(module): _plain(path, module) for path, module in _sharded(root)}  # deepcopy takes these for the copies
+    return copy.deepcopy(root, plain).to(_CPU) if _is_first() else None
+
+
+def expanded(model: nn.Module, max_bytes: int | str = "64GB") -> dict[str, torch.Tensor] | None:
+    """The state dict of the model with full tables: what loads into the plain TorchRec model that was swapped or planned. To be called on
+    all ranks.
+
+    Args:
+        model: as `unsharded`'s.
+        max_bytes: of the full tables together, at most.
+
+    Returns:
+        On the first rank, None on the others: ``<collection>.embedding_bags.<table>.weight`` (``embeddings`` for sequences),
+        ``[num_embeddings, embedding_dim]`` in the table's data type, its rows as they are read; everything else as it is.
+
+    Raises:
+        ValueError: full tables of more than ``max_bytes``.
+    """
+    collections = dict(_collections(get_unwrapped_module(model)))
+    full = {f"{p}.{c.name}": _full_bytes(c) for p, m in collections.items() for c in _configs(m)}
+    if sum(full.values()) > checked("max_bytes", max_bytes):
+        largest = max(full, key=full.__getitem__)
+        raise ValueError(
+            f"the full tables have {sum(full.values()):,} bytes, max_bytes is {max_bytes}; the largest is {largest!r}, {full[largest]:,}"
+        )
+    plain = unsharded(model)
+    if plain is None:
+        return None
+    state = dict(plain.state_dict())
+    for path in collections:
+        prefix = f"{path}." if path else ""
+        for name in [n for n in state if n.startswith(prefix)]:
+            del state[name]
+        module = plain.get_submodule(path)
+        kind = next(name for cls, name in _TABLES.items() if isinstance(module, cls))
+        for config in _configs(module):
+            state[f"{prefix}{kind}.{config.name}.weight"] = _rows(module, config)
+    return state
+
+
+def _full_bytes(config: BaseEmbeddingConfig) -> int:
+    return config.num_embeddings * config.embedding_dim * data_type_to_dtype(config.data_type).itemsize
+
+
+def _configs(module: nn.Module) -> list[BaseEmbeddingConfig]:
+    return list(
+        module.embedding_configs() if isinstance(module, PSSEmbeddingCollection) else module.embedding_bag_configs()
+    )
+
+
+@torch.no_grad()
+def _rows(module: nn.Module, config: BaseEmbeddingConfig) -> torch.Tensor:
+    """All rows of a table."""
+    if isinstance(module, MixedEmbeddingBagCollection):
+        if module.tables is not None and config.name in module.tables.embedding_bags:
+            return module.tables.embedding_bags[config.name].weight.detach()
+        module = module.array
+    dtype = data_type_to_dtype(config.data_type)
+    parts = [
+        module.materialize(config.name, torch.arange(first, min(first + _ROWS, config.num_embeddings))).to(dtype)
+        for first in range(0, config.num_embeddings, _ROWS)
+    ]
+    return torch.cat(parts)
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _sharded(module: nn.Module, path: str = "") -> Iterator[tuple[str, ShardedModule]]:
+    """The outermost sharded modules."""
+    if isinstance(module, ShardedModule):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _sharded(child, f"{path}.{name}" if path else name)
+
+
+def _collections(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Those with an array, the parts of a `MixedEmbeddingBagCollection` not by themselves."""
+    if isinstance(module, tuple(_TABLES)):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _collections(child, f"{path}.{name}" if path else name)
+
+
+def _plain(path: str, module: ShardedModule) -> nn.Module:
+    """The module unsharded, on the CPU with its values; of other ranks than the first without."""
+    device = _CPU if _is_first() else torch.device("meta")
+    made: nn.Module
+    if isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingBagCollection):
+        made = PSSEmbeddingBagCollection(_configs(module), module.is_weighted(), device, config=module.config)
+    elif isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingCollection):
+        made = PSSEmbeddingCollection(_configs(module), device, module.need_indices(), config=module.config)
+    elif isinstance(module, ShardedEmbeddingBagCollection):
+        made = EmbeddingBagCollection(module._embedding_bag_configs, module._is_weighted, device)
+    elif isinstance(module, ShardedEmbeddingCollection):
+        made = EmbeddingCollection(module._embedding_configs, device, module._need_indices)
+    else:
+        raise TypeError(f"{path or 'the model'} is a {type(module).__name__}, which cannot be unsharded here")
+    state = _gathered(module.state_dict())
+    if state is not None:
+        made.load_state_dict(state)
+        learns = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+        for name, parameter in made.named_parameters():
+            parameter.requires_grad_(learns.get(name, True))
+    return made.train(module.training)
+
+
+def _gathered(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """On the first rank, the others take part."""
+    found = {name: _whole(value) for name, value in state.items()}
+    return found if _is_first() else None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, ShardedTensor):
+        shards = value.local_shards()
+        device = shards[0].tensor.device if shards else _CPU
+        out = torch.empty(value.size(), dtype=value.dtype, device=device) if _is_first() else None
+        value.gather(dst=0, out=out)
+        return None if out is None else out.cpu()
+    if isinstance(value, DTensor):
+        return value.full_tensor().detach().cpu()
+    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
