@@ -141,9 +141,11 @@ def _plain(path: str, module: ShardedModule) -> nn.Module:
     device = _CPU if _is_first() else torch.device("meta")
     made: nn.Module
     if isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingBagCollection):
-        made = PSSEmbeddingBagCollection(_configs(module), module.is_weighted(), device, config=module.config)
+        own = {"config": module.config, "output_dtype": module.output_dtype}
+        made = PSSEmbeddingBagCollection(_configs(module), module.is_weighted(), device, **own)
     elif isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingCollection):
-        made = PSSEmbeddingCollection(_configs(module), device, module.need_indices(), config=module.config)
+        own = {"config": module.config, "output_dtype": module.output_dtype}
+        made = PSSEmbeddingCollection(_configs(module), device, module.need_indices(), **own)
     elif isinstance(module, ShardedEmbeddingBagCollection):
         made = EmbeddingBagCollection(module._embedding_bag_configs, module._is_weighted, device)
     elif isinstance(module, ShardedEmbeddingCollection):

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from fbgemm_gpu.split_embedding_configs import SparseType
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import (
@@ -12,6 +13,7 @@ from torchrec.distributed.types import (
     ShardingEnv,
     ShardingType,
 )
+from torchrec.modules.embedding_configs import DataType, data_type_to_dtype
 
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
@@ -29,7 +31,8 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
 
     Args:
         fused_params: as FBGEMM's; an optimizer in them, or an option of one, steps the array in backward
-            (`torchrec_pss.optim.counterparts`). What `apply_optimizer_in_backward` put on the array goes before them.
+            (`torchrec_pss.optim.counterparts`). What `apply_optimizer_in_backward` put on the array goes before them. ``output_dtype``
+            is that of the collection's output.
         qcomm_codecs_registry: as `ModuleSharder`'s; lookups exchange nothing, so it has no use here.
         reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
 
@@ -73,7 +76,10 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
                 )
         for parameter in module.parameters():
             set_optimizer(parameter, optimizer_of(parameter, self.fused_params, module_fqn or "module"))
-        return self.sharded_module_type(module, env, device, self._reduction)
+        sharded = self.sharded_module_type(module, env, device, self._reduction)
+        if "output_dtype" in (self.fused_params or {}):
+            sharded.output_dtype = _torch_dtype(self.fused_params["output_dtype"])
+        return sharded
 
     def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
         """``{"array": [numel, 1]}``: a view of the array, no copy; it tells the planner of an optimizer in backward.
@@ -90,3 +96,10 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return [EmbeddingComputeKernel.DENSE.value]
+
+
+def _torch_dtype(given: object) -> torch.dtype:
+    """Of a `torch.dtype`, TorchRec's `DataType` or FBGEMM's `SparseType`."""
+    if isinstance(given, torch.dtype):
+        return given
+    return given.as_dtype() if isinstance(given, SparseType) else data_type_to_dtype(DataType(given))

@@ -21,7 +21,13 @@ class ShardedPSSEmbeddingCollection(PSSEmbeddingCollection, ReplicatedArray):
         device: torch.device | None = None,
         reduction: ArrayReduction = ArrayReduction.DDP,
     ) -> None:
-        super().__init__(module.embedding_configs(), "meta", module.need_indices(), config=module.config)
+        super().__init__(
+            module.embedding_configs(),
+            "meta",
+            module.need_indices(),
+            config=module.config,
+            output_dtype=module.output_dtype,
+        )
         self.replicate(module, env, device, reduction)
 
     forward = ShardedModule.forward

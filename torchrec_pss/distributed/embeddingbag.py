@@ -21,7 +21,13 @@ class ShardedPSSEmbeddingBagCollection(PSSEmbeddingBagCollection, ReplicatedArra
         device: torch.device | None = None,
         reduction: ArrayReduction = ArrayReduction.DDP,
     ) -> None:
-        super().__init__(module.embedding_bag_configs(), module.is_weighted(), "meta", config=module.config)
+        super().__init__(
+            module.embedding_bag_configs(),
+            module.is_weighted(),
+            "meta",
+            config=module.config,
+            output_dtype=module.output_dtype,
+        )
         self.replicate(module, env, device, reduction)
 
     forward = ShardedModule.forward

@@ -140,12 +140,13 @@ class MixedEmbeddingBagCollection(nn.Module):
             self.array, ShardedModule
         ):  # no pipeline, which wants awaitables: TorchScript knows no `_Order`
             return self._traced(features)
-        return merge(self.array(features), self.tables(features), self._order)
+        return merge(self.array(features), self.tables(features), self._order, self.array.output_dtype)
 
     def _traced(self, features: torch.fx.Proxy) -> KeyedTensor:
         values = [self.array(features).values(), self.tables(features).values()]
         columns = [values[part][:, first:end] for part, first, end in self._order.columns]
-        return KeyedTensor(self._order.keys, self._order.lengths, torch.cat(columns, dim=1))
+        whole = torch.cat(columns, dim=1).to(self.array.output_dtype)
+        return KeyedTensor(self._order.keys, self._order.lengths, whole)
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """As `SharedArrayModule`'s."""
@@ -201,20 +202,20 @@ def _columns(
 class _Merged(LazyAwaitable[KeyedTensor]):
     """Both parts' outputs, waited for only when they are used."""
 
-    def __init__(self, parts: Sequence, order: _Order) -> None:
+    def __init__(self, parts: Sequence, order: _Order, dtype: torch.dtype) -> None:
         super().__init__()
-        self._parts, self._order = parts, order
+        self._parts, self._order, self._dtype = parts, order, dtype
 
     def _wait_impl(self) -> KeyedTensor:
         found = [(p.wait() if isinstance(p, LazyAwaitable) else p).to_dict() for p in self._parts]
         columns = [found[part][key] for part, key in self._order.sources]
-        return KeyedTensor(self._order.keys, self._order.lengths, torch.cat(columns, dim=1))
+        return KeyedTensor(self._order.keys, self._order.lengths, torch.cat(columns, dim=1).to(self._dtype))
 
 
 @torch.fx.wrap
-def merge(array, tables, order: _Order) -> KeyedTensor:
+def merge(array, tables, order: _Order, dtype: torch.dtype) -> KeyedTensor:
     """One `KeyedTensor` of the two parts'; a leaf where pipelines trace the model."""
-    merged = _Merged([array, tables], order)
+    merged = _Merged([array, tables], order, dtype)
     awaitable = isinstance(array, LazyAwaitable) or isinstance(tables, LazyAwaitable)
     return merged if awaitable else merged.wait()
 

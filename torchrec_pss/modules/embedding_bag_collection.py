@@ -26,7 +26,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
     """Pooled embeddings of all tables, read from one small array (PSS: arXiv 2207.10731).
 
     Takes the place of `EmbeddingBagCollection`: the same configs, the same `KeyedJaggedTensor` in, the same
-    `KeyedTensor` out (fp32, keys in the tables' order, ``feature@table`` for a feature that several tables read).
+    `KeyedTensor` out (keys in the tables' order, ``feature@table`` for a feature that several tables read).
     Tables that fit are exact; the others share the rest of the array and take any 64-bit id.
 
     Args:
@@ -35,6 +35,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         is_weighted: whether the KJT's weights scale the rows. A weighted MEAN bag is divided by its length.
         device: of the array; "meta" allocates nothing.
         config: budget and choices.
+        output_dtype: of what is returned: fp32, fp16, bf16 or fp64, for dense layers of that dtype.
 
     Raises:
         ValueError: see `PSSConfig` and `torchrec_pss.modules.array_layout.allocate`.
@@ -54,8 +55,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         device: torch.device | str | None = None,
         *,
         config: PSSConfig,
+        output_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(tables, config, device)
+        super().__init__(tables, config, device, output_dtype)
         self._is_weighted = is_weighted
         self._embedding_bag_configs = tables
         self._embedding_names = [name for names in get_embedding_names_by_table(tables) for name in names]
@@ -75,6 +77,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         config: PSSConfig,
         is_weighted: bool | None = None,
         device: torch.device | str | None = None,
+        output_dtype: torch.dtype = torch.float32,
     ) -> "PSSEmbeddingBagCollection":
         """A shared array for the tables of an existing EBC (or for a list of configs). Its weights are not used."""
         if isinstance(ebc, EmbeddingBagCollectionInterface):
@@ -84,7 +87,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
                 device = ebc.device
         else:
             tables = list(ebc)
-        return cls(tables, bool(is_weighted), device, config=config)
+        return cls(tables, bool(is_weighted), device, config=config, output_dtype=output_dtype)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Pools every feature's bags.
@@ -94,7 +97,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
                 (VBE) where it has inverse indices, whose length is then B.
 
         Returns:
-            KeyedTensor with values fp32 ``[B, sum of embedding_dim over features]``.
+            KeyedTensor with values ``[B, sum of embedding_dim over features]``.
 
         Raises:
             KeyError: a feature is missing from the KJT.

@@ -24,6 +24,7 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         device: of the array; "meta" allocates nothing.
         need_indices: whether the outputs carry the ids as their weights, as TorchRec's do.
         config: budget and choices.
+        output_dtype: of what is returned: fp32, fp16, bf16 or fp64, for dense layers of that dtype.
 
     Raises:
         ValueError: embedding_dims differ; else see `torchrec_pss.modules.array_layout.allocate`.
@@ -36,8 +37,9 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
         need_indices: bool = False,
         *,
         config: PSSConfig,
+        output_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(tables, config, device)
+        super().__init__(tables, config, device, output_dtype)
         for table in tables:
             if table.embedding_dim != tables[0].embedding_dim:
                 raise ValueError(
@@ -56,7 +58,7 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             features: KJT with at least the tables' features, ids int32 or int64.
 
         Returns:
-            For each embedding name a JaggedTensor with values fp32 ``[ids of the feature, embedding_dim]``, and as many lengths as the
+            For each embedding name a JaggedTensor with values ``[ids of the feature, embedding_dim]``, and as many lengths as the
             feature has bags, also where the batch size varies by feature (VBE).
 
         Raises:

@@ -26,7 +26,7 @@ from torchrec_pss.optim.step_in_backward import StepInBackward
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_APPLIED_DTYPES = (*_ARRAY_DTYPES, torch.float64)
+_APPLIED_DTYPES = _OUTPUT_DTYPES = (*_ARRAY_DTYPES, torch.float64)
 
 
 class SharedArrayModule(nn.Module):
@@ -38,13 +38,20 @@ class SharedArrayModule(nn.Module):
     found. It carries the layout too, as a uint8 tensor of JSON in the module's extra state; a checkpoint of another layout is refused
     before anything is copied.
     ``half()``, ``bfloat16()``, ``double()`` and ``to(dtype)`` convert the array. Projections stay fp32, fp64 beside an fp64 array, and what
-    is read is fp32, as TorchRec's modules return it.
+    is read is of ``output_dtype``, fp32 as TorchRec's modules return it.
     """
 
     def __init__(
-        self, tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, device: torch.device | str | None
+        self,
+        tables: Sequence[BaseEmbeddingConfig],
+        config: PSSConfig,
+        device: torch.device | str | None,
+        output_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if output_dtype not in _OUTPUT_DTYPES:
+            raise ValueError(f"output_dtype must be one of {', '.join(map(str, _OUTPUT_DTYPES))}, got {output_dtype!r}")
+        self.output_dtype = output_dtype
         for table in tables:
             if not table.feature_names:
                 table.feature_names = [table.name]
@@ -129,7 +136,7 @@ class SharedArrayModule(nn.Module):
     def _read(
         self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
     ) -> torch.Tensor:
-        """Embeddings of some features, by one lookup: fp32 ``[B, sum of embedding_dim]``, or ``[ids of the features,
+        """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
         embedding_dim]`` for NONE. ``positions`` index the module's features, ``features`` are those."""
         weights = features.weights().to(self._accumulator) if weighted else None
         ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
@@ -139,7 +146,7 @@ class SharedArrayModule(nn.Module):
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, features, tables, self._layout.hash) from error
-        return read.float()
+        return read.to(self.output_dtype)
 
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
@@ -182,7 +189,7 @@ class SharedArrayModule(nn.Module):
         # No child of this module: one would be in its repr, and in what walks over modules.
         array = self._parameters["array"]  # of the attribute FX makes a proxy
         device = torch.device("cpu") if array.is_meta else array.device
-        object.__setattr__(self, name, TracedLookup(self._of_the_layout(positions, pooling, device)))
+        object.__setattr__(self, name, TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype))
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
 

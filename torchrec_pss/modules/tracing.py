@@ -39,8 +39,9 @@ class TracedLookup(nn.Module):
     `to_empty` would change it.
     """
 
-    def __init__(self, given: dict) -> None:
+    def __init__(self, given: dict, output_dtype: torch.dtype) -> None:
         super().__init__()
+        self.output_dtype = output_dtype
         self.features: torch.Tensor = given["features"]
         self.hot_keys: torch.Tensor = given["hot_keys"]
         self.total_width: int = given["total_width"]
@@ -57,7 +58,7 @@ class TracedLookup(nn.Module):
         offsets: torch.Tensor,
         weights: torch.Tensor | None,
     ) -> torch.Tensor:
-        """As `ops.lookup`, whose arguments these are; fp32. Projections and weights may have any floating dtype."""
+        """As `ops.lookup`, whose arguments these are, in the output's dtype. Projections and weights may have any floating dtype."""
         dtype = torch.float64 if array.dtype == torch.float64 else torch.float32
         matrices = torch.empty(0, dtype=dtype, device=array.device) if projections is None else projections.to(dtype)
         features, hot_keys = self.features.to(array.device), self.hot_keys.to(array.device)
@@ -66,7 +67,7 @@ class TracedLookup(nn.Module):
             array, features, hot_keys, matrices, ids, offsets, weights, self.total_width, self.read_width, self.pooling_mode,
             self.hash_kind, self.sign,
         )  # fmt: skip
-        return read.to(torch.float32)
+        return read.to(self.output_dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TracedLookup":
         """Moves it to where ``fn`` does, so that no lookup need."""
