@@ -256,7 +256,7 @@ class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         reduction: ArrayReduction | str = ArrayReduction.DDP,
     ) -> None:
         super().__init__(fused_params, qcomm_codecs_registry)
-        self._array_sharder = PSSEmbeddingBagCollectionSharder(fused_params, reduction=reduction)
+        self._reduction = ArrayReduction(reduction)
 
     def shard(
         self,
@@ -269,7 +269,7 @@ class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         """TorchRec's sharded EBC; or, by a plan with shared tables, a `MixedEmbeddingBagCollection` of sharded parts.
 
         Raises:
-            ValueError: the plan is of other tables.
+            ValueError: the plan is of other tables; fused_params without a counterpart on an array.
         """
         if not isinstance(params, PSSModuleShardingPlan):
             return super().shard(module, params, env, device, module_fqn)
@@ -277,7 +277,8 @@ class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         if set(names) != set(params):
             raise ValueError(f"{module_fqn or 'module'}: the plan is of tables {list(params)}, the module has {names}")
         mixed = MixedEmbeddingBagCollection(module, params.shared_tables, params.config, "meta")
-        mixed.array = self._array_sharder.shard(mixed.array, params.array, env, device, module_fqn)
+        array_sharder = PSSEmbeddingBagCollectionSharder(self.fused_params, reduction=self._reduction)
+        mixed.array = array_sharder.shard(mixed.array, params.array, env, device, module_fqn)
         if mixed.tables is not None:
             rest = EmbeddingModuleShardingPlan({n: p for n, p in params.items() if p.sharding_type != SHARED_ARRAY})
             mixed.tables = super().shard(mixed.tables, rest, env, device, module_fqn)

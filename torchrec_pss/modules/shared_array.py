@@ -204,12 +204,10 @@ class SharedArrayModule(nn.Module):
                 known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
-        if self.projections is None:
-            return known
-        stepped = hasattr(
-            self.projections, "_in_backward_optimizers"
-        )  # perhaps between this lookup's forward and its backward
-        return known | {"projections": self.projections.clone() if stepped else self.projections}
+        projections = self.projections
+        if projections is not None and hasattr(projections, "_in_backward_optimizers"):
+            projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
+        return known | ({} if projections is None else {"projections": projections})
 
     def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
         """Those of the arguments that follow from the layout."""
