@@ -257,7 +257,8 @@ def without_our_sharders(rank, world_size):
     _apply_optimizer_in_backward(torch.optim.SGD, model["ebc"].parameters(), {"lr": 0.1})
     dmp = DistributedModelParallel(_Called(model), device=CPU)
     with pytest.raises(
-        RuntimeError, match=r"optimizer in backward \(SGD\), and DistributedDataParallel has the array.*get_default_pss"
+        RuntimeError,
+        match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
     ):
         dmp(features(["f_a"]))
     return True

@@ -26,6 +26,7 @@ from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionShard
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.tracing import is_traced
+from torchrec_pss.optim.counterparts import optimizer_of
 
 # A table's sharding type and compute kernels in a plan; TorchRec's own sharders refuse them by name.
 SHARED_ARRAY = "shared_array"
@@ -222,21 +223,20 @@ def merge(array, tables, order: _Order, dtype: torch.dtype) -> KeyedTensor:
 
 def _hand_over_optimizers(ebc: EmbeddingBagCollection, tables: Sequence, array: PSSEmbeddingBagCollection) -> None:
     """What `apply_optimizer_in_backward` put on the tables stands for the array and its projections."""
-    kinds = {}
-    for table in tables:
-        weight = ebc.embedding_bags[table.name].weight
-        classes = getattr(weight, "_optimizer_classes", [])
-        kinds[table.name] = (list(classes), list(getattr(weight, "_optimizer_kwargs", [])))
-    first, kind = next(iter(kinds.items()))
-    for name, other in kinds.items():
-        if other != kind:
+    found = {t.name: optimizer_of(ebc.embedding_bags[t.name].weight, None, f"table {t.name!r}") for t in tables}
+    first, optimizer = next(iter(found.items()))
+    for name, other in found.items():
+        if other != optimizer:
             raise ValueError(
-                f"tables {first!r} and {name!r} have different optimizers in backward, {kind} and {other}; in one array "
+                f"tables {first!r} and {name!r} have different optimizers in backward, {optimizer} and {other}; in one array "
                 "they must have the same"
             )
-    if kind[0]:
-        for parameter in array.parameters():
-            parameter._optimizer_classes, parameter._optimizer_kwargs = kind
+    weight = ebc.embedding_bags[first].weight
+    for parameter in (
+        array.parameters() if optimizer else ()
+    ):  # as it is written, for a sharder's fused_params may fill it up
+        parameter._optimizer_classes = list(weight._optimizer_classes)
+        parameter._optimizer_kwargs = list(weight._optimizer_kwargs)
 
 
 class MixedEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):

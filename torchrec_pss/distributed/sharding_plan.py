@@ -33,7 +33,7 @@ def get_default_pss_sharders(
         qcomm_codecs_registry: what TorchRec's exchanges are quantised by.
 
     Raises:
-        ValueError: ``reduction`` is not an `ArrayReduction`; fused_params without a counterpart on an array.
+        ValueError: ``reduction`` is not an `ArrayReduction`; fused_params with a name that FBGEMM does not know.
     """
     given = {"fused_params": fused_params, "qcomm_codecs_registry": qcomm_codecs_registry}
     tables = MixedEmbeddingBagCollectionSharder(**given, reduction=reduction)

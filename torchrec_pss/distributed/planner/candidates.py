@@ -71,7 +71,8 @@ def tables_of(
     pinned into the array, or else have most bytes.
 
     Raises:
-        ValueError: a `PSSParameterConstraints` names a table that is in none of them, or pins one into the array that cannot be there.
+        ValueError: a `PSSParameterConstraints` names a table that is in none of them, or in an array already, or pins one into the array
+            that cannot be there.
     """
     ours = next((s for s in sharders if s.module_type is EmbeddingBagCollection), None)
     fused_params = getattr(ours, "fused_params", None)
@@ -84,6 +85,15 @@ def tables_of(
         else:
             found += _of_one_kind([_table(path, config, collection, constraints, fused_params) for config in configs])
     names = {table.name for table in found}
+    taken = {t.name for m in module.modules() if isinstance(m, SharedArrayModule) for t in m.layout.tables} & set(
+        constraints
+    )
+    for name in sorted(taken - names):
+        if _pin(constraints, name) != "auto":
+            raise ValueError(
+                f"table {name!r} is in a shared array of the model already: its constraint pss={_pin(constraints, name)!r} has no use"
+            )
+    names |= taken
     unknown = sorted(n for n, c in constraints.items() if isinstance(c, PSSParameterConstraints) and n not in names)
     if unknown:
         raise ValueError(f"constraints name the tables {unknown}; the model's collections have {sorted(names)}")
