@@ -20,7 +20,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from public_programs.ways import CPU, META, Program, check, compared
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSShardingPlanner, get_default_pss_sharders  # swap, planner
 
-CATEGORIES, NUM_DENSE, DIM, ROWS = [f"cat_{i}" for i in range(5)], 3, 8, 60
+CATEGORIES, NUM_DENSE, DIM, ROWS = [f"cat_{i}" for i in range(4)], 3, 8, 60
 RATE = 0.1
 
 
@@ -70,7 +70,7 @@ def program(way, array_bytes):
     )
     pipeline = TrainPipelineSparseDist(model, dense, CPU)
     data, probe = iter(batches()), next(iter(batches()))
-    return Program(model, lambda: pipeline.progress(data)[0], lambda m: m(probe)[1][1])
+    return Program(model, lambda: pipeline.progress(data)[0], lambda m: m(probe)[1][1], pipeline.detach)
 
 
 def whole():

@@ -35,11 +35,13 @@ class Program:
         model: what it trains.
         step: trains by one batch, returns the loss.
         read: the model's outputs for a batch that is always the same; of any model that is called as this one.
+        end: what the program does after its loop.
     """
 
     model: nn.Module
     step: Callable[[], Any]
     read: Callable[[nn.Module], torch.Tensor]
+    end: Callable[[], None] = lambda: None
 
 
 def exact_bytes(tables: Sequence) -> int:
@@ -78,6 +80,7 @@ def compared(
         write_values(program.model)
         losses = [float(program.step()) for _ in range(STEPS)]
         found[way, "exact" if array_bytes == exact_bytes(tables) else "small" if array_bytes else ""] = losses
+        program.end()
         if way == "plain":
             continue
         check_replicas(sorted(program.model.named_parameters()))
