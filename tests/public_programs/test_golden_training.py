@@ -9,7 +9,7 @@ from torchrec.datasets.random import RandomRecDataset
 from torchrec.distributed import TrainPipelineSparseDist
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel as DMP
 from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -17,8 +17,8 @@ from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+import torchrec_pss as pss  # swap, planner
 from public_programs.ways import CPU, META, Program, check, compared
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSShardingPlanner, get_default_pss_sharders  # swap, planner
 
 CATEGORIES, NUM_DENSE, DIM, ROWS = [f"cat_{i}" for i in range(4)], 3, 8, 60
 RATE = 0.1
@@ -48,25 +48,28 @@ def batches():
     )  # fmt: skip
 
 
-def program(way, array_bytes):
+def program(way, size):
     backend = dist.get_backend()
-    collection = EmbeddingBagCollection(tables=tables(), device=META)
+    ebc = EmbeddingBagCollection(tables=tables(), device=META)
     if way == "swap":
-        collection = PSSEmbeddingBagCollection(tables(), device=META, config=PSSConfig(array_bytes=array_bytes))  # swap
-    train_model = dlrm(collection)
+        ebc = pss.PSSEmbeddingBagCollection(tables(), device=META, config=pss.PSSConfig(array_bytes=size))  # swap
+    train_model = dlrm(ebc)
     apply_optimizer_in_backward(RowWiseAdagrad, train_model.model.sparse_arch.parameters(), {"lr": RATE})
     codecs = None
     if backend == "nccl":
-        codecs = get_qcomm_codecs_registry(QCommsConfig(forward_precision=CommType.FP16, backward_precision=CommType.BF16))
+        codecs = get_qcomm_codecs_registry(
+            QCommsConfig(forward_precision=CommType.FP16, backward_precision=CommType.BF16)
+        )
     sharders, plan = [EmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs)], None
     if way != "plain":
-        sharders = get_default_pss_sharders(qcomm_codecs_registry=codecs)  # swap, planner
+        sharders = pss.get_default_pss_sharders(qcomm_codecs_registry=codecs)  # swap, planner
     if way == "planner":
-        planner = PSSShardingPlanner(pss="always", array_bytes=array_bytes)  # planner
+        planner = pss.PSSShardingPlanner(pss="always", array_bytes=size)  # planner
         plan = planner.collective_plan(train_model, sharders)  # planner
-    model = DistributedModelParallel(module=train_model, device=CPU, sharders=sharders, plan=plan)  # planner
+    model = DMP(module=train_model, device=CPU, sharders=sharders, plan=plan)  # planner
     dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(model.named_parameters())), lambda params: torch.optim.Adagrad(params, lr=RATE)
+        dict(in_backward_optimizer_filter(model.named_parameters())),
+        lambda params: torch.optim.Adagrad(params, lr=RATE),
     )
     pipeline = TrainPipelineSparseDist(model, dense, CPU)
     data, probe = iter(batches()), next(iter(batches()))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
+from torchrec.distributed.model_parallel import get_unwrapped_module
 from torchrec.modules.embedding_configs import data_type_to_dtype
 
 from torchrec_pss import expanded, unsharded
@@ -109,7 +108,9 @@ def check(found: Sequence[dict], same_optimizer: bool = False) -> None:
             assert min(own[-2:]) < own[0], (way, kind, own)
             if kind == "exact":
                 close = len(own) if same_optimizer else 1
-                torch.testing.assert_close(own[:close], plain[:close], rtol=1e-3, atol=1e-4, msg=f"{way}: {own}\n{plain}")
+                torch.testing.assert_close(
+                    own[:close], plain[:close], rtol=1e-3, atol=1e-4, msg=f"{way}: {own}\n{plain}"
+                )
 
 
 @torch.no_grad()
@@ -161,14 +162,11 @@ def _whole_or_shards(model: nn.Module) -> Iterator[tuple[str, list[tuple[torch.T
 
 
 def changed_lines(module: Any, way: str) -> int:
-    """Lines of a program that a way adds or changes."""
-    lines = inspect.getsource(module).splitlines()
-    return sum(way in marks[1].split(", ") for line in lines if (marks := re.search(r"# ((?:swap|planner)[, a-z]*)$", line)))
-
-
-def group() -> dist.ProcessGroup:
-    return dist.group.WORLD
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, DistributedModelParallel)
+    """Lines of a program that a way adds or changes; each a whole statement."""
+    number = 0
+    for line in inspect.getsource(module).splitlines():
+        marks = re.search(r"^(.*)  # ((?:swap|planner)(?:, \w+)*)$", line)
+        if marks and way in marks[2].split(", "):
+            assert marks[1].count("(") == marks[1].count(")"), line
+            number += 1
+    return number
