@@ -141,7 +141,7 @@ def write_values(model: nn.Module) -> None:
                 columns = slice(first[1], first[1] + tensor.shape[1])
                 tensor.copy_(pattern(table[1], rows, first[1] + tensor.shape[1])[:, columns])
             elif tensor.is_floating_point() and not re.search(r"(^|\.)(array|projections)$", name):
-                generator = torch.Generator().manual_seed(zlib.crc32(name.split("model.")[-1].encode()))
+                generator = torch.Generator().manual_seed(zlib.crc32(re.sub(r"\b(module|model)\.", "", name).encode()))
                 bound = 1 / max(tensor.shape[-1], 1) ** 0.5
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 2 * bound - bound)
     for module in arrays:
