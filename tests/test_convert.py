@@ -166,6 +166,22 @@ def test_compress_from_a_state_dict():
         compress(state, 2000, tables=tables())
 
 
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_compressed_module_reads_as_one_that_loads_its_state(names):
+    """The fit scatters without signs, and must leave nothing of that to later reads."""
+    ebc = EmbeddingBagCollection(tables(**{n: ROWS[n] for n in names}))
+    config = PSSConfig(array_bytes=2400, layout="plain", exact=())
+    fitted, _ = compress(ebc, config=config)
+    fresh = PSSEmbeddingBagCollection(tables(**{n: ROWS[n] for n in names}), config=config)
+    fresh.load_state_dict(fitted.state_dict())
+    ids = torch.arange(20 * len(names))
+    kjt = KeyedJaggedTensor([f"f_{n}" for n in names], ids % 20, lengths=torch.ones_like(ids))
+    assert torch.equal(fitted(kjt).values(), fresh(kjt).values())
+    for name in names:
+        assert torch.equal(fitted.materialize(name, ids), fresh.materialize(name, ids))
+    fitted(kjt).values().sum().backward()
+
+
 def test_migrate_to_other_layouts():
     ebc = trained()
     old, _ = compress(ebc, config=PSSConfig(array_bytes=4000, exact=["b"]))

@@ -265,8 +265,8 @@ class SharedArrayModule(nn.Module):
         arguments = self._arguments([position], PoolingMode.SUM)
         features = arguments["features"].clone()
         features[:, FeatureColumn.INNER] = 0
-        arguments |= {"features": features, "projections": None, "total_width": layout.width, "read_width": 0}
-        arguments |= {"sign": signed and self._layout.sign}
+        own = {"features": features, "projections": None, "total_width": layout.width, "read_width": 0}
+        arguments = arguments | own | {"sign": signed and self._layout.sign}  # a copy: reads keep theirs
         with torch.enable_grad():
             array = torch.zeros(self._layout.numel, dtype=torch.float64, device=self.array.device, requires_grad=True)
             (sums,) = torch.autograd.grad(self._read_rows(array, ids, arguments), array, coordinates.double())
