@@ -1,8 +1,8 @@
 """TorchRec's own tests with its classes, and with ours in their place: ``python tests/upstream_parity.py CHECKOUT``.
 
-CHECKOUT is a checkout of github.com/pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is installed
-(``pip install hypothesis parameterized expecttest click`` first). Of every test file of the folders in `FOLDERS`, none left out, it
-counts what passes
+CHECKOUT is a checkout of github.com/meta-pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is imported, the
+installed one or the first in PYTHONPATH, and need hypothesis, parameterized, expecttest and click. Of every test file of the folders
+in `FOLDERS`, none left out, it counts what passes
 
 - with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
 - ``modules``, ``planner``: with ours in their place (upstream_in_place.py).
@@ -30,11 +30,14 @@ from torchrec_pss.whole_file import write_json, write_text
 FOLDERS = (
     "modules/tests",
     "models/tests",
-    "distributed/tests",
-    "distributed/composable/tests",
-    "distributed/model_tracker/tests",
     "distributed/planner/tests",
+    "distributed/planner/dry_run/tests",
+    "distributed/planner/estimator/tests",
+    "distributed/composable/tests",
+    "distributed/tests",
     "distributed/train_pipeline/tests",
+    "distributed/model_tracker/tests",
+    "distributed/maglev/tests",
 )
 SETTINGS = ("torchrec", "modules", "planner")
 _HERE = Path(__file__).resolve().parent
@@ -44,7 +47,7 @@ _ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*?) ?\|$")
 
 
 def overlay(checkout: Path, into: Path) -> None:
-    """The installed TorchRec, by links, with the checkout's folders of tests and of their helpers over it, and its packages that the
+    """The imported TorchRec, by links, with the checkout's folders of tests and of their helpers over it, and its packages that the
     wheel leaves out; and the hook of every process."""
 
     def link(source: Path, target: Path) -> None:
@@ -63,9 +66,10 @@ def overlay(checkout: Path, into: Path) -> None:
             place = into / folder.relative_to(checkout.resolve())
             if place.parent.exists():
                 link(folder, place)
-    for package in (checkout.resolve() / "torchrec").iterdir():
-        if package.is_dir() and not (into / "torchrec" / package.name).exists():
-            link(package, into / "torchrec" / package.name)
+    for package in sorted(path.parent for path in (checkout.resolve() / "torchrec").glob("**/*.py")):
+        place = into / package.relative_to(checkout.resolve())
+        if place.parent.exists() and not place.exists():
+            link(package, place)
     (into / "sitecustomize.py").write_text(_HOOK)
 
 
@@ -155,12 +159,12 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, help="a page whose table is renewed")
     parser.add_argument("--logs", type=Path, help="a folder for what pytest printed")
     args = parser.parse_args()
-    files = sorted(
+    files = [
         str(path.relative_to(args.checkout))
         for folder in FOLDERS
-        for pattern in ("test_*.py", "*_test.py")
-        for path in (args.checkout / "torchrec" / folder).glob(pattern)
-    )
+        for path in sorted((args.checkout / "torchrec" / folder).glob("*.py"))
+        if path.name.startswith("test_") or path.name.endswith("_test.py")
+    ]
     if not files:
         parser.error(f"{args.checkout} has no torchrec/{FOLDERS[0]}: not a checkout of TorchRec")
     results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
