@@ -306,7 +306,7 @@ def test_what_only_a_plan_for_comparison_refuses(tmp_path, capsys):
     assert found["always"].startswith("no plan: max_compression 10: ") and found["auto"]["tables"]
     with pytest.raises(SystemExit):
         dry_planner([*flags, "--pss", "always"])
-    assert capsys.readouterr().err.startswith("error: max_compression 10: ")
+    assert "\nerror: max_compression 10: " in "\n" + capsys.readouterr().err  # after how far it is, on a slow machine
 
 
 @pytest.mark.parametrize("flag, flags", [
