@@ -27,6 +27,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.candidates import budgets, tables_of
 from torchrec_pss.distributed.planner.report import report_of
@@ -199,6 +200,22 @@ def test_tables_that_are_kept_in_a_way_of_torchrecs_stay_there():
     constraints["b"] = PSSParameterConstraints(pss="always", compute_kernels=["dram_virtual_table"])
     with pytest.raises(ValueError, match="'b' is pinned into the array .*the compute kernel dram_virtual_table"):
         tables_of(model_, constraints)
+
+
+def test_a_sharder_that_offers_another_kernel():
+    class Offers(MixedEmbeddingBagCollectionSharder):
+        def compute_kernels(self, sharding_type, compute_device_type):
+            return ["fused_triton"]
+
+    model_ = nn.ModuleDict({"ebc": ebc("a", "b", device=META)})
+    constraints = {"b": ParameterConstraints(compute_kernels=["fused_triton"])}
+    planner_ = PSSShardingPlanner(Topology(2, "cuda"), pss="always", array_bytes=4096, constraints=constraints)
+    sharders = [
+        Offers(),
+        *(s for s in get_default_pss_sharders() if not isinstance(s, MixedEmbeddingBagCollectionSharder)),
+    ]
+    plan = planner_.plan(model_, sharders).plan["ebc"]
+    assert plan.shared_tables == ["a"] and plan["b"].compute_kernel == "fused_triton"
 
 
 def test_torchrecs_own_dry_run_plans_with_ours():
