@@ -11,6 +11,7 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.modules.embedding_tower import EmbeddingTower
@@ -26,6 +27,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, expanded, get_default_pss_sharders, unsharded
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.candidates import budgets, tables_of
 from torchrec_pss.distributed.planner.report import report_of
@@ -171,6 +173,74 @@ def test_tables_of_other_optimizers_and_dtypes_are_left_to_torchrec():
     plan = planner(1, constraints=pinned).plan(mixed_model(), get_default_pss_sharders())
     assert plan.plan["ebc"].shared_tables == ["a", "b"]
     assert "left to TorchRec: lamb: table 'lamb'" in str(report_of(planner_, plan, 1))
+
+
+def test_tables_that_are_kept_in_a_way_of_torchrecs_stay_there():
+    model_ = nn.ModuleDict(
+        {
+            "ebc": EmbeddingBagCollection(
+                [bag("a"), bag("b"), bag("c"), bag("v", 1 << 40, use_virtual_table=True)], device=META
+            )
+        }
+    )
+    constraints = {
+        "b": ParameterConstraints(compute_kernels=["fused_triton"]),
+        "c": ParameterConstraints(compute_kernels=["fused", "customized_kernel"]),
+    }
+    reasons = {t.name: (t.pin, t.reason) for t in tables_of(model_, constraints)}
+    assert reasons["a"] == reasons["c"] == ("auto", "")
+    assert reasons["b"] == ("never", "its constraints ask for the compute kernel fused_triton")
+    virtual = ("never", "a virtual table: its rows are made when they are read, and evicted")
+    assert reasons["v"] == virtual
+    reasons = {
+        t.name: (t.pin, t.reason) for t in tables_of(model_, {"a": ParameterConstraints(use_virtual_table=True)})
+    }
+    assert reasons["a"] == virtual
+    constraints["b"] = PSSParameterConstraints(pss="always", compute_kernels=["dram_virtual_table"])
+    with pytest.raises(ValueError, match="'b' is pinned into the array .*the compute kernel dram_virtual_table"):
+        tables_of(model_, constraints)
+
+
+def test_a_sharder_that_offers_another_kernel():
+    class Offers(MixedEmbeddingBagCollectionSharder):
+        def compute_kernels(self, sharding_type, compute_device_type):
+            return ["fused_triton"]
+
+    model_ = nn.ModuleDict({"ebc": ebc("a", "b", device=META)})
+    constraints = {"b": ParameterConstraints(compute_kernels=["fused_triton"])}
+    planner_ = PSSShardingPlanner(Topology(2, "cuda"), pss="always", array_bytes=4096, constraints=constraints)
+    sharders = [
+        Offers(),
+        *(s for s in get_default_pss_sharders() if not isinstance(s, MixedEmbeddingBagCollectionSharder)),
+    ]
+    plan = planner_.plan(model_, sharders).plan["ebc"]
+    assert plan.shared_tables == ["a"] and plan["b"].compute_kernel == "fused_triton"
+
+
+def test_torchrecs_own_dry_run_plans_with_ours():
+    """TorchRec 1.9's; its variants of planners are a closed list, and a provider makes any."""
+    api = pytest.importorskip("torchrec.distributed.planner.dry_run.api")
+    from torchrec.distributed.planner.dry_run.types import DryRunRequest
+    from torchrec.distributed.planner.executor import DefaultPlannerExecutor
+    from torchrec.distributed.planner.provider import DefaultPlannerProvider
+    from torchrec.distributed.planner.types import PlannerSessionContext, TrainingFramework
+
+    class Provider(DefaultPlannerProvider):
+        def build_planner(self, sku, *, topology, storage_reservation, ctx):
+            self.planner = PSSShardingPlanner(topology, pss="always", array_bytes=4096)
+            return self.planner
+
+    provider = Provider()
+    request = DryRunRequest(
+        model=nn.ModuleDict({"ebc": ebc("a", "b", device=META)}), sharders=get_default_pss_sharders(),
+        world_size=2, local_world_size=2, batch_size=64, hbm_gb=1.0, sku_list=["any"], training_framework=TrainingFramework.APF,
+    )  # fmt: skip
+    context = PlannerSessionContext(request=request, results={})
+    result = api.DryRunOrchestrator(DefaultPlannerExecutor(provider)).plan(request, context)["any"]
+    assert result.success and result.sharding_plan.plan["ebc"].shared_tables == ["a", "b"]
+    assert [option.fqn for option in result.sharding_options] == ["ebc.array.array"]
+    assert result.estimated_max_hbm_bytes > 4096
+    assert [option.name for option in provider.planner.get_selected_options()] == ["array"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torchrec.distributed.types import (
     EmbeddingModuleShardingPlan,
-    ModuleSharder,
     ParameterSharding,
     ShardingEnv,
 )

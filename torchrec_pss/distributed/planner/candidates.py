@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ModuleSharder
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, data_type_to_dtype
@@ -23,6 +24,12 @@ from torchrec_pss.optim.counterparts import optimizer_of
 
 _INTO_ARRAY = ("always", "exact")
 _DATA_TYPES = (DataType.FP32, DataType.FP16, DataType.BF16)
+_OF_ANY_TABLE = {  # the others are for tables that are kept in a special way, or are somebody's own
+    EmbeddingComputeKernel.DENSE.value,
+    EmbeddingComputeKernel.FUSED.value,
+    EmbeddingComputeKernel.FUSED_UVM.value,
+    EmbeddingComputeKernel.FUSED_UVM_CACHING.value,
+}
 
 
 @dataclass(frozen=True)
@@ -140,8 +147,11 @@ def _table(
     path: str, config: BaseEmbeddingConfig, collection: nn.Module, constraints: Mapping, fused_params: Mapping | None
 ) -> Table:
     """With what there is to say of a plain collection's table by itself."""
-    weight, optimizer, reason = weight_of(collection, config.name), None, ""
-    if config.data_type not in _DATA_TYPES:
+    weight, optimizer = weight_of(collection, config.name), None
+    reason = _why_kept(config, constraints.get(config.name))
+    if reason:
+        pass
+    elif config.data_type not in _DATA_TYPES:
         reason = f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
     elif not weight.requires_grad:
         reason = "frozen: an array would not keep its rows"
@@ -152,6 +162,16 @@ def _table(
             reason = str(error)
     pin = "never" if reason else _pin(constraints, config.name)
     return Table(path, config, pin, reason, optimizer)
+
+
+def _why_kept(config: BaseEmbeddingConfig, constraint: ParameterConstraints | None) -> str:
+    """Why a table is to be kept in a way of TorchRec's that an array has no counterpart of."""
+    if config.use_virtual_table or (constraint is not None and constraint.use_virtual_table):
+        return "a virtual table: its rows are made when they are read, and evicted"
+    kernels = (constraint is not None and constraint.compute_kernels) or []
+    if kernels and not _OF_ANY_TABLE.intersection(kernels):
+        return f"its constraints ask for the compute kernel {' or '.join(kernels)}"
+    return ""
 
 
 def _pin(constraints: Mapping[str, ParameterConstraints], table: str) -> str:
