@@ -1,4 +1,4 @@
-# make venv | train | train-full | test | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | test | matrix | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full test lint sanitize stress bench clean
+.PHONY: venv train train-full test matrix lint sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -34,6 +34,12 @@ train-full: venv
 # One thread a process, since a test that runs two of torch's beside another's two takes several times as long.
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist worksteal
+
+# The suite on the oldest TorchRec that is supported, on ours and on the newest; each lies alone in build/matrix. make matrix
+# VERSIONS=1.9.2 ARGS="tests/test_planner.py" runs a part; the table of docs/parity.md is renewed by whole runs.
+VERSIONS := 1.6.1,1.8.0,1.9.2
+matrix: venv
+	$(BIN)/python tests/matrix.py --versions $(VERSIONS) --json runs/matrix.json --doc docs/parity.md -- $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -13,7 +13,8 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
-from torchrec_pss.distributed.mixed_embeddingbag import SHARED_ARRAY, MixedEmbeddingBagCollection
+from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart

@@ -22,13 +22,8 @@ from torchrec_pss import (
     PSSEmbeddingBagCollectionSharder,
     get_default_pss_sharders,
 )
-from torchrec_pss.distributed.mixed_embeddingbag import (
-    EXACT,
-    SHARED,
-    SHARED_ARRAY,
-    MixedEmbeddingBagCollection,
-    MixedEmbeddingBagCollectionSharder,
-)
+from torchrec_pss.distributed.mixed_collection import EXACT, SHARED, SHARED_ARRAY
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.machines import topology
 from torchrec_pss.distributed.planner.report import report_of
@@ -306,7 +301,8 @@ def test_what_only_a_plan_for_comparison_refuses(tmp_path, capsys):
     assert found["always"].startswith("no plan: max_compression 10: ") and found["auto"]["tables"]
     with pytest.raises(SystemExit):
         dry_planner([*flags, "--pss", "always"])
-    assert capsys.readouterr().err.startswith("error: max_compression 10: ")
+    last = capsys.readouterr().err.strip().splitlines()[-1]  # after progress, on a slow machine
+    assert last.startswith("error: max_compression 10: ")
 
 
 @pytest.mark.parametrize("flag, flags", [

@@ -11,6 +11,7 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.modules.embedding_tower import EmbeddingTower
@@ -25,7 +26,8 @@ from torchrec.modules.mc_modules import (
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, expanded, get_default_pss_sharders, unsharded
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.candidates import budgets, tables_of
 from torchrec_pss.distributed.planner.report import report_of
@@ -113,12 +115,11 @@ def test_a_model_with_everything(tmp_path, ranks, pss):
     losses, tables, report, arrays = of_ranks[0]
     assert losses[2] < losses[0]
     reasons = dict(tables)
-    assert reasons["a"] == reasons["b"] == reasons["w"] == reasons["t"] == ""
+    assert {n for n, reason in reasons.items() if not reason} == {"a", "b", "w", "t", "s"}
     assert reasons["p"] == "part of a FeatureProcessedEmbeddingBagCollection, which is sharded as one"
-    assert reasons["s"].startswith("its collection is a EmbeddingCollection")
     assert "left to TorchRec: p: part of a FeatureProcessedEmbeddingBagCollection" in report
-    all_three = ["plain.array.array", "tower.embedding.array.array", "weighted.array.array"]
-    assert arrays == all_three if pss == "always" else set(arrays) <= set(all_three)
+    all_four = ["plain.array.array", "sequences.array.array", "tower.embedding.array.array", "weighted.array.array"]
+    assert arrays == all_four if pss == "always" else set(arrays) <= set(all_four)
 
 
 def test_a_remapped_collection():
@@ -172,6 +173,74 @@ def test_tables_of_other_optimizers_and_dtypes_are_left_to_torchrec():
     plan = planner(1, constraints=pinned).plan(mixed_model(), get_default_pss_sharders())
     assert plan.plan["ebc"].shared_tables == ["a", "b"]
     assert "left to TorchRec: lamb: table 'lamb'" in str(report_of(planner_, plan, 1))
+
+
+def test_tables_that_are_kept_in_a_way_of_torchrecs_stay_there():
+    model_ = nn.ModuleDict(
+        {
+            "ebc": EmbeddingBagCollection(
+                [bag("a"), bag("b"), bag("c"), bag("v", 1 << 40, use_virtual_table=True)], device=META
+            )
+        }
+    )
+    constraints = {
+        "b": ParameterConstraints(compute_kernels=["fused_triton"]),
+        "c": ParameterConstraints(compute_kernels=["fused", "customized_kernel"]),
+    }
+    reasons = {t.name: (t.pin, t.reason) for t in tables_of(model_, constraints)}
+    assert reasons["a"] == reasons["c"] == ("auto", "")
+    assert reasons["b"] == ("never", "its constraints ask for the compute kernel fused_triton")
+    virtual = ("never", "a virtual table: its rows are made when they are read, and evicted")
+    assert reasons["v"] == virtual
+    reasons = {
+        t.name: (t.pin, t.reason) for t in tables_of(model_, {"a": ParameterConstraints(use_virtual_table=True)})
+    }
+    assert reasons["a"] == virtual
+    constraints["b"] = PSSParameterConstraints(pss="always", compute_kernels=["dram_virtual_table"])
+    with pytest.raises(ValueError, match="'b' is pinned into the array .*the compute kernel dram_virtual_table"):
+        tables_of(model_, constraints)
+
+
+def test_a_sharder_that_offers_another_kernel():
+    class Offers(MixedEmbeddingBagCollectionSharder):
+        def compute_kernels(self, sharding_type, compute_device_type):
+            return ["fused_triton"]
+
+    model_ = nn.ModuleDict({"ebc": ebc("a", "b", device=META)})
+    constraints = {"b": ParameterConstraints(compute_kernels=["fused_triton"])}
+    planner_ = PSSShardingPlanner(Topology(2, "cuda"), pss="always", array_bytes=4096, constraints=constraints)
+    sharders = [
+        Offers(),
+        *(s for s in get_default_pss_sharders() if not isinstance(s, MixedEmbeddingBagCollectionSharder)),
+    ]
+    plan = planner_.plan(model_, sharders).plan["ebc"]
+    assert plan.shared_tables == ["a"] and plan["b"].compute_kernel == "fused_triton"
+
+
+def test_torchrecs_own_dry_run_plans_with_ours():
+    """TorchRec 1.9's; its variants of planners are a closed list, and a provider makes any."""
+    api = pytest.importorskip("torchrec.distributed.planner.dry_run.api")
+    from torchrec.distributed.planner.dry_run.types import DryRunRequest
+    from torchrec.distributed.planner.executor import DefaultPlannerExecutor
+    from torchrec.distributed.planner.provider import DefaultPlannerProvider
+    from torchrec.distributed.planner.types import PlannerSessionContext, TrainingFramework
+
+    class Provider(DefaultPlannerProvider):
+        def build_planner(self, sku, *, topology, storage_reservation, ctx):
+            self.planner = PSSShardingPlanner(topology, pss="always", array_bytes=4096)
+            return self.planner
+
+    provider = Provider()
+    request = DryRunRequest(
+        model=nn.ModuleDict({"ebc": ebc("a", "b", device=META)}), sharders=get_default_pss_sharders(),
+        world_size=2, local_world_size=2, batch_size=64, hbm_gb=1.0, sku_list=["any"], training_framework=TrainingFramework.APF,
+    )  # fmt: skip
+    context = PlannerSessionContext(request=request, results={})
+    result = api.DryRunOrchestrator(DefaultPlannerExecutor(provider)).plan(request, context)["any"]
+    assert result.success and result.sharding_plan.plan["ebc"].shared_tables == ["a", "b"]
+    assert [option.fqn for option in result.sharding_options] == ["ebc.array.array"]
+    assert result.estimated_max_hbm_bytes > 4096
+    assert [option.name for option in provider.planner.get_selected_options()] == ["array"]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +326,8 @@ def without_our_sharders(rank, world_size):
     _apply_optimizer_in_backward(torch.optim.SGD, model["ebc"].parameters(), {"lr": 0.1})
     dmp = DistributedModelParallel(_Called(model), device=CPU)
     with pytest.raises(
-        RuntimeError, match=r"optimizer in backward \(SGD\), and DistributedDataParallel has the array.*get_default_pss"
+        RuntimeError,
+        match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
     ):
         dmp(features(["f_a"]))
     return True
@@ -275,3 +345,65 @@ class _Called(nn.Module):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_swapped_module_without_our_sharders_loses_no_optimizer(tmp_path, ranks):
     assert all(two_ranks.run(without_our_sharders, tmp_path, world_size=ranks))
+
+
+def sequence_model():
+    torch.manual_seed(0)
+    configs = [
+        EmbeddingConfig(name=n, num_embeddings=r, embedding_dim=DIM, feature_names=f)
+        for n, r, f in (("s", 300, ["f_s", "f_t"]), ("t", 250, ["f_t"]), ("u", 200, ["f_u"]))
+    ]
+    return nn.ModuleDict({"ec": EmbeddingCollection(tables=configs, device=CPU, need_indices=True)})
+
+
+def planned_sequences(rank, world_size, kept):
+    """What a planned EC returns, beside the whole's names, and the losses."""
+    model = sequence_model()
+    _apply_optimizer_in_backward(torch.optim.SGD, model.parameters(), {"lr": 0.5})
+    constraints = {n: PSSParameterConstraints(pss="never") for n in kept}
+    planner_ = planner(world_size, array_bytes=100_000, constraints=constraints)
+    sharders = get_default_pss_sharders()
+    plan = planner_.collective_plan(model, sharders, dist.group.WORLD)
+    dmp = DistributedModelParallel(model, sharders=sharders, device=CPU, plan=plan)
+    losses, ec = [], dmp.module["ec"]
+    for _ in range(3):
+        out = ec(features(["f_s", "f_t", "f_u"]))
+        out = out.wait() if hasattr(out, "wait") else out
+        loss = sum((j.values() - 0.3).square().mean() for j in out.values())
+        loss.backward()
+        losses.append(float(loss))
+    whole, full = unsharded(dmp), expanded(dmp)
+    again = None
+    if rank == 0:
+        again = sequence_model()
+        again.load_state_dict(full)
+        kjt = features(["f_s", "f_t", "f_u"], step=1)
+        for read in (whole["ec"], torch.jit.script(whole["ec"])):
+            for name, jagged in again["ec"](kjt).items():
+                torch.testing.assert_close(read(kjt)[name].values(), jagged.values())
+                assert torch.equal(read(kjt)[name].weights(), jagged.weights())
+                assert torch.equal(read(kjt)[name].lengths(), jagged.lengths())
+    return losses, list(out), sorted(plan.plan["ec"].shared_tables)
+
+
+@pytest.mark.parametrize("kept", [(), ("t",)], ids=["all", "some"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sequences_are_planned(tmp_path, ranks, kept):
+    losses, names, shared = two_ranks.run(planned_sequences, tmp_path, kept, world_size=ranks)[0]
+    assert losses[0] > losses[1] > losses[2]
+    assert names == ["f_s", "f_t@s", "f_t@t", "f_u"]
+    assert shared == sorted({"s", "t", "u"} - set(kept))
+
+
+def test_a_collection_whose_sharder_knows_no_arrays():
+    sharders = [s for s in get_default_pss_sharders() if s.module_type is not EmbeddingCollection]
+    planner_ = planner(1)
+    plan = planner_.plan(
+        nn.ModuleDict({"ebc": ebc("a"), **sequence_model()}), [*sharders, EmbeddingCollectionSharder()]
+    )
+    assert plan.plan["ebc"].shared_tables == ["a"]
+    reasons = {t.name: t.reason for t in planner_.tables}
+    assert (
+        reasons["s"]
+        == "its sharder is EmbeddingCollectionSharder, which knows no arrays; give get_default_pss_sharders()"
+    )

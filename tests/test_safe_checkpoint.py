@@ -5,6 +5,7 @@ import pickle
 import random
 import resource
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -346,3 +347,18 @@ def test_all_ranks_refuse_what_one_has_found(tmp_path):
         assert not_finite == "of rank 1[7] is nan on rank 1"
         assert "file __1_0.distcp, 'of rank 1' is damaged: " in flipped
         assert "file __1_0.distcp is truncated: 3,000 bytes instead of " in cut
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(np.arange(3), "numpy.ndarray"), ([1, np.float64(2.0)], "builtins.list"), (object(), "builtins.object")],
+)
+def test_what_would_not_be_read_again_is_not_saved(tmp_path, value, kind):
+    good = {"a": torch.ones(2), "inside": {"list": [1, {"b": 2.0}], "none": None, "shape": torch.Size([2])}}
+    save_checkpoint(good, tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=f"inside.extra is a {kind}, which load_checkpoint would not read again"):
+        save_checkpoint(good | {"inside": {"extra": value}}, tmp_path / "checkpoint")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint"]
+    found = {"a": torch.zeros(2), "inside": {"list": [0, {"b": 0.0}], "none": None, "shape": torch.Size([1])}}
+    load_checkpoint(found, tmp_path / "checkpoint")
+    assert found["inside"]["list"] == [1, {"b": 2.0}]

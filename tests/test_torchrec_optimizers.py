@@ -217,16 +217,20 @@ def test_fused_params():
     storage = {"stochastic_rounding": False, "cache_load_factor": 0.5, "output_dtype": None}
     assert of_fused_params(None) is of_fused_params(storage) is None
     assert of_fused_params(storage | {"learning_rate": 0.5}) == (torch.optim.SGD, {"lr": 0.5})
+    for make in (lambda fused: get_default_pss_sharders(fused_params=fused), PSSEmbeddingBagCollectionSharder):
+        with pytest.raises(ValueError, match="fused_params: FBGEMM has no option 'learning_rat'; of optimizers it has"):
+            make({"learning_rat": 0.1})
     for fused, expected in (
-        ({"learning_rat": 0.1}, "fused_params: FBGEMM has no option 'learning_rat'; of optimizers it has"),
         ({"optimizer": "adam"}, "fused_params: optimizer must be one of EmbOptimType.EXACT_SGD.*got 'adam'"),
         ({"optimizer": EmbOptimType.LAMB}, "torchrec.optim.LAMB has no counterpart"),
         ({"optimizer": EmbOptimType.SHAMPOO}, "EmbOptimType.SHAMPOO has no counterpart"),
     ):
+        sharders = get_default_pss_sharders(fused_params=fused)
         with pytest.raises(ValueError, match=expected):
-            get_default_pss_sharders(fused_params=fused)
-        with pytest.raises(ValueError, match=expected):
-            PSSEmbeddingBagCollectionSharder(fused)
+            PSSShardingPlanner(Topology(1, "cpu"), pss="never").plan(swapped(), sharders)
+        planner = PSSShardingPlanner(Topology(1, "cpu"), pss="auto", array_bytes=1024)
+        planner.plan(torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables())}), sharders)  # left to TorchRec
+        assert all(expected.split(" has")[0].split(": ")[-1][:12] in t.reason for t in planner.tables)
 
 
 def test_sharders_are_torchrecs_with_the_same_arguments():

@@ -1,8 +1,8 @@
 """TorchRec's own tests with its classes, and with ours in their place: ``python tests/upstream_parity.py CHECKOUT``.
 
-CHECKOUT is a checkout of github.com/pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is installed
-(``pip install hypothesis parameterized expecttest click`` first). Of every test file of the folders in `FOLDERS`, none left out, it
-counts what passes
+CHECKOUT is a checkout of github.com/meta-pytorch/torchrec; its ``tests`` folders are run against the TorchRec that is imported, the
+installed one or the first in PYTHONPATH, and need hypothesis, parameterized, expecttest and click. Of every test file of the folders
+in `FOLDERS`, none left out, it counts what passes
 
 - with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
 - ``modules``, ``planner``: with ours in their place (upstream_in_place.py).
@@ -30,11 +30,14 @@ from torchrec_pss.whole_file import write_json, write_text
 FOLDERS = (
     "modules/tests",
     "models/tests",
-    "distributed/tests",
-    "distributed/composable/tests",
-    "distributed/model_tracker/tests",
     "distributed/planner/tests",
+    "distributed/planner/dry_run/tests",
+    "distributed/planner/estimator/tests",
+    "distributed/composable/tests",
+    "distributed/tests",
     "distributed/train_pipeline/tests",
+    "distributed/model_tracker/tests",
+    "distributed/maglev/tests",
 )
 SETTINGS = ("torchrec", "modules", "planner")
 _HERE = Path(__file__).resolve().parent
@@ -44,7 +47,7 @@ _ROW = re.compile(r"^\| `(?P<file>[^`]+)` \|.*\| (?P<reason>[^|]*?) ?\|$")
 
 
 def overlay(checkout: Path, into: Path) -> None:
-    """The installed TorchRec, by links, with the checkout's folders of tests and of their helpers over it, and its packages that the
+    """The imported TorchRec, by links, with the checkout's folders of tests and of their helpers over it, and its packages that the
     wheel leaves out; and the hook of every process."""
 
     def link(source: Path, target: Path) -> None:
@@ -63,37 +66,53 @@ def overlay(checkout: Path, into: Path) -> None:
             place = into / folder.relative_to(checkout.resolve())
             if place.parent.exists():
                 link(folder, place)
-    for package in (checkout.resolve() / "torchrec").iterdir():
-        if package.is_dir() and not (into / "torchrec" / package.name).exists():
-            link(package, into / "torchrec" / package.name)
+    for package in sorted(path.parent for path in (checkout.resolve() / "torchrec").glob("**/*.py")):
+        place = into / package.relative_to(checkout.resolve())
+        if place.parent.exists() and not place.exists():
+            link(package, place)
     (into / "sitecustomize.py").write_text(_HOOK)
 
 
-def run(file: str, setting: str, root: Path, limit_s: float) -> dict[str, list[str]]:
-    """Names of the file's tests by outcome: passed, failed, skipped; ``error`` where the file itself did not run; ``why``, the most
-    frequent reason of those that did not pass."""
-    report = root / "report.xml"
-    report.unlink(missing_ok=True)
-    path = os.pathsep.join([str(root), str(_HERE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    if setting != "torchrec":
-        environment["TORCHREC_PSS_IN_PLACE"] = setting
-    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command = [sys.executable, "-W", "ignore", "-m", "pytest", *options, file]
-    log = root / "logs" / f"{setting}+{file.replace('/', '+')}.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+class Runs:
+    """Runs of files in one setting, by a process of upstream_files.py."""
+
+    def __init__(self, setting: str, root: Path) -> None:
+        path = os.pathsep.join([str(root), str(_HERE), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        if setting != "torchrec":
+            environment["TORCHREC_PSS_IN_PLACE"] = setting
+        self._setting, self._root = setting, root
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(_HERE / "upstream_files.py")],
+            cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, file: str, limit_s: float) -> dict[str, list[str]]:
+        """Names of the file's tests by outcome: passed, failed, skipped; ``error`` where the file itself did not run; ``why``, the most
+        frequent reason of those that did not pass."""
+        report = self._root / "report.xml"
+        report.unlink(missing_ok=True)
+        log = self._root / "logs" / f"{self._setting}+{file.replace('/', '+')}.log"
+        log.parent.mkdir(exist_ok=True)
+        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", file]
+        print(
+            json.dumps({"options": options, "log": str(log), "limit_s": limit_s}), file=self._process.stdin, flush=True
         )
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._setting}: upstream_files.py ended with {self._process.wait()}")
+        if json.loads(answer) is None:
             return {"error": [f"not done in {limit_s:g} s"]}
-    if not report.exists():
-        return {"error": [f"pytest ended with {process.returncode}"]}
+        if not report.exists():
+            return {"error": [f"pytest ended with {json.loads(answer)}"]}
+        return outcomes(report)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def outcomes(report: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     reasons: Counter[str] = Counter()
     for case in ET.parse(report).iter("testcase"):
@@ -122,9 +141,9 @@ def table(results: dict[str, dict], reasons: dict[str, str]) -> list[str]:
     """Rows of the page's table; "?" where an outcome with ours in place differs from TorchRec's own and the page says nothing. Where
     nothing passes with TorchRec's classes either, the reason that pytest gave."""
     lines = []
-    for file, outcomes in sorted(results.items()):
-        cells = [said(outcomes[setting]) for setting in SETTINGS]
-        own = outcomes["torchrec"]
+    for file, by_setting in sorted(results.items()):
+        cells = [said(by_setting[setting]) for setting in SETTINGS]
+        own = by_setting["torchrec"]
         default = "" if own.get("passed") else f"pytest: {' '.join(own.get('why', []))}" if "why" in own else ""
         same = cells[0] == cells[1] == cells[2]
         reason = reasons.get(file, "")
@@ -155,12 +174,12 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, help="a page whose table is renewed")
     parser.add_argument("--logs", type=Path, help="a folder for what pytest printed")
     args = parser.parse_args()
-    files = sorted(
+    files = [
         str(path.relative_to(args.checkout))
         for folder in FOLDERS
-        for pattern in ("test_*.py", "*_test.py")
-        for path in (args.checkout / "torchrec" / folder).glob(pattern)
-    )
+        for path in sorted((args.checkout / "torchrec" / folder).glob("*.py"))
+        if path.name.startswith("test_") or path.name.endswith("_test.py")
+    ]
     if not files:
         parser.error(f"{args.checkout} has no torchrec/{FOLDERS[0]}: not a checkout of TorchRec")
     results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
@@ -170,11 +189,15 @@ def main() -> None:
         if args.logs:
             args.logs.mkdir(parents=True, exist_ok=True)
             (root / "logs").symlink_to(args.logs.resolve())
-        for file in tqdm([f for f in files if args.only in f and f not in results]):
-            results[file] = {setting: run(file, setting, root, args.limit_s) for setting in SETTINGS}
+        left = [f for f in files if args.only in f and f not in results]
+        runs = {setting: Runs(setting, root) for setting in SETTINGS if left}
+        for file in tqdm(left):
+            results[file] = {setting: runs[setting].run(file, args.limit_s) for setting in SETTINGS}
             tqdm.write(f"{file}: " + "; ".join(f"{s}: {said(o)}" for s, o in results[file].items()))
             if args.json:
                 write_json(args.json, results)
+        for one in runs.values():
+            one.close()
     if args.doc:
         unsaid = renew(args.doc, {f: results[f] for f in files if f in results})
         if unsaid:

@@ -4,6 +4,8 @@ from torchrec_pss.convert import compress, expanded, migrate, unsharded
 from torchrec_pss.distributed import (
     MixedEmbeddingBagCollection,
     MixedEmbeddingBagCollectionSharder,
+    MixedEmbeddingCollection,
+    MixedEmbeddingCollectionSharder,
     PSSEmbeddingBagCollectionSharder,
     PSSEmbeddingCollectionSharder,
     get_default_pss_sharders,
@@ -21,6 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "MixedEmbeddingBagCollection",
     "MixedEmbeddingBagCollectionSharder",
+    "MixedEmbeddingCollection",
+    "MixedEmbeddingCollectionSharder",
     "PSSConfig",
     "PSSEmbeddingBagCollection",
     "PSSEmbeddingBagCollectionSharder",

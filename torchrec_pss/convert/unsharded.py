@@ -16,6 +16,8 @@ from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from torchrec_pss.distributed.mixed_collection import MixedCollection, configs_of, weight_of
+from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
@@ -28,6 +30,7 @@ _TABLES = {  # TorchRec's name of the module that has a table, by the kind of co
     PSSEmbeddingBagCollection: "embedding_bags",
     MixedEmbeddingBagCollection: "embedding_bags",
     PSSEmbeddingCollection: "embeddings",
+    MixedEmbeddingCollection: "embeddings",
 }
 
 
@@ -68,7 +71,7 @@ def expanded(model: nn.Module, max_bytes: int | str = "64GB") -> dict[str, torch
         ValueError: full tables of more than ``max_bytes``.
     """
     collections = dict(_collections(get_unwrapped_module(model)))
-    full = {f"{p}.{c.name}": _full_bytes(c) for p, m in collections.items() for c in _configs(m)}
+    full = {f"{p}.{c.name}": _full_bytes(c) for p, m in collections.items() for c in configs_of(m)}
     if sum(full.values()) > checked("max_bytes", max_bytes):
         largest = max(full, key=full.__getitem__)
         raise ValueError(
@@ -84,7 +87,7 @@ def expanded(model: nn.Module, max_bytes: int | str = "64GB") -> dict[str, torch
             del state[name]
         module = plain.get_submodule(path)
         kind = next(name for cls, name in _TABLES.items() if isinstance(module, cls))
-        for config in _configs(module):
+        for config in configs_of(module):
             state[f"{prefix}{kind}.{config.name}.weight"] = _rows(module, config)
     return state
 
@@ -93,18 +96,12 @@ def _full_bytes(config: BaseEmbeddingConfig) -> int:
     return config.num_embeddings * config.embedding_dim * data_type_to_dtype(config.data_type).itemsize
 
 
-def _configs(module: nn.Module) -> list[BaseEmbeddingConfig]:
-    return list(
-        module.embedding_configs() if isinstance(module, PSSEmbeddingCollection) else module.embedding_bag_configs()
-    )
-
-
 @torch.no_grad()
 def _rows(module: nn.Module, config: BaseEmbeddingConfig) -> torch.Tensor:
     """All rows of a table."""
-    if isinstance(module, MixedEmbeddingBagCollection):
-        if module.tables is not None and config.name in module.tables.embedding_bags:
-            return module.tables.embedding_bags[config.name].weight.detach()
+    if isinstance(module, MixedCollection):
+        if module.tables is not None and config.name in (c.name for c in configs_of(module.tables)):
+            return weight_of(module.tables, config.name).detach()
         module = module.array
     dtype = data_type_to_dtype(config.data_type)
     parts = [
@@ -128,7 +125,7 @@ def _sharded(module: nn.Module, path: str = "") -> Iterator[tuple[str, ShardedMo
 
 
 def _collections(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Those with an array, the parts of a `MixedEmbeddingBagCollection` not by themselves."""
+    """Those with an array, the parts of a `MixedCollection` not by themselves."""
     if isinstance(module, tuple(_TABLES)):
         yield path, module
         return
@@ -142,10 +139,10 @@ def _plain(path: str, module: ShardedModule) -> nn.Module:
     made: nn.Module
     if isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingBagCollection):
         own = {"config": module.config, "output_dtype": module.output_dtype}
-        made = PSSEmbeddingBagCollection(_configs(module), module.is_weighted(), device, **own)
+        made = PSSEmbeddingBagCollection(configs_of(module), module.is_weighted(), device, **own)
     elif isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingCollection):
         own = {"config": module.config, "output_dtype": module.output_dtype}
-        made = PSSEmbeddingCollection(_configs(module), device, module.need_indices(), **own)
+        made = PSSEmbeddingCollection(configs_of(module), device, module.need_indices(), **own)
     elif isinstance(module, ShardedEmbeddingBagCollection):
         made = EmbeddingBagCollection(module._embedding_bag_configs, module._is_weighted, device)
     elif isinstance(module, ShardedEmbeddingCollection):

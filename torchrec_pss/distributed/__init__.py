@@ -5,6 +5,7 @@ from torchrec_pss.distributed.embeddingbag import (
     ShardedPSSEmbeddingBagCollection,
 )
 from torchrec_pss.distributed.finite_check import NotFiniteError, require_finite
+from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection, MixedEmbeddingCollectionSharder
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.safe_checkpoint import (
     add_checksums,
@@ -18,6 +19,8 @@ __all__ = [
     "ArrayReduction",
     "MixedEmbeddingBagCollection",
     "MixedEmbeddingBagCollectionSharder",
+    "MixedEmbeddingCollection",
+    "MixedEmbeddingCollectionSharder",
     "NotFiniteError",
     "PSSEmbeddingBagCollectionSharder",
     "PSSEmbeddingCollectionSharder",

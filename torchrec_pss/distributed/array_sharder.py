@@ -18,7 +18,7 @@ from torchrec.modules.embedding_configs import DataType, data_type_to_dtype
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.shared_array import SharedArrayModule
-from torchrec_pss.optim.counterparts import of_fused_params, optimizer_of, set_optimizer
+from torchrec_pss.optim.counterparts import optimizer_of, optimizer_options, set_optimizer
 
 ModuleT = TypeVar("ModuleT", bound=SharedArrayModule)
 
@@ -37,7 +37,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
 
     Raises:
-        ValueError: ``reduction`` is not one of them; fused_params without a counterpart.
+        ValueError: ``reduction`` is not one of them; fused_params with a name that FBGEMM does not know.
     """
 
     module_type: ClassVar[type[SharedArrayModule]]
@@ -51,7 +51,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         reduction: ArrayReduction | str = ArrayReduction.DDP,
     ) -> None:
         super().__init__(qcomm_codecs_registry)
-        of_fused_params(fused_params)
+        optimizer_options(fused_params or {})
         self.fused_params = fused_params  # TorchRec's estimators ask every sharder
         self._reduction = ArrayReduction(reduction)
 

@@ -6,14 +6,18 @@ runs code. Here both are looked through first, with an unpickler that knows a ha
 
 import io
 import pickle
+from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.futures import Future
 
 _ALLOWED = {
@@ -74,6 +78,29 @@ class Planner(DefaultLoadPlanner):
         torch.load(value, weights_only=True)
         value.seek(0)
         super().load_bytes(read_item, value)
+
+
+def require_loadable(state: Mapping[str, Any], prefix: str = "") -> None:
+    """That `load_checkpoint` will read every value that is no tensor, such as no NumPy array.
+
+    Raises:
+        ValueError: names the value and its type.
+    """
+    for key, value in state.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            require_loadable(value, f"{name}.")
+        elif not isinstance(value, torch.Tensor | ShardedTensor | Stateful | int | float | str | bytes | NoneType):
+            stream = io.BytesIO()
+            try:
+                torch.save(value, stream)
+                stream.seek(0)
+                torch.load(stream, weights_only=True)
+            except Exception as error:
+                raise ValueError(
+                    f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which load_checkpoint would not read again; "
+                    "save tensors, numbers, text, and lists and dicts of them"
+                ) from error
 
 
 class Writer(FileSystemWriter):

@@ -25,7 +25,7 @@ from torchrec_pss.distributed.checksums import (
     shown,
     write_manifest,
 )
-from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer
+from torchrec_pss.distributed.dcp_files import Planner, Reader, Writer, require_loadable
 from torchrec_pss.distributed.finite_check import require_dense, require_finite
 from torchrec_pss.distributed.together import on_first_rank, together
 from torchrec_pss.whole_file import write_bytes
@@ -53,13 +53,14 @@ def save_checkpoint(
     Raises:
         NotFiniteError: a tensor is not finite; names it and the element.
         OSError: the disk is full, or otherwise does not take it.
-        ValueError: a tensor is sparse or nested; names it. One of the places is a symbolic link, or no folder; one of ``files`` has a path or a
+        ValueError: a tensor is sparse or nested, or a value such as `load_checkpoint` does not read; names it. One of the places is a symbolic link, or no folder; one of ``files`` has a path or a
             name that is taken.
     """
     folder = Path(path)
     for name in files or ():
         if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST, ".metadata") or name.startswith("__"):
             raise ValueError(f"files: {name!r} is no name for a file beside those of a checkpoint")
+    together(lambda: require_loadable(state_dict))
     (require_dense if allow_not_finite else require_finite)(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
     try:

@@ -10,13 +10,14 @@ from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectio
 from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import BaseManagedCollisionEmbeddingCollection
 
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
 from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
+from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollectionSharder
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.modules.shared_array import SharedArrayModule
 
@@ -27,7 +28,7 @@ def get_default_pss_sharders(
     fused_params: dict[str, Any] | None = None,
     qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
 ) -> list[ModuleSharder[nn.Module]]:
-    """TorchRec's default sharders and those of the shared array's modules. The one of EBCs also carries out plans of
+    """TorchRec's default sharders and those of the shared array's modules. Those of EBCs and ECs also carry out plans of
     `PSSShardingPlanner`.
 
     Args:
@@ -36,16 +37,17 @@ def get_default_pss_sharders(
         qcomm_codecs_registry: what TorchRec's exchanges are quantised by.
 
     Raises:
-        ValueError: ``reduction`` is not an `ArrayReduction`; fused_params without a counterpart on an array.
+        ValueError: ``reduction`` is not an `ArrayReduction`; fused_params with a name that FBGEMM does not know.
     """
     given = {"fused_params": fused_params, "qcomm_codecs_registry": qcomm_codecs_registry}
     tables = MixedEmbeddingBagCollectionSharder(**given, reduction=reduction)
-    replaced = (EmbeddingBagCollection, FeatureProcessedEmbeddingBagCollection)
+    replaced = (EmbeddingBagCollection, EmbeddingCollection, FeatureProcessedEmbeddingBagCollection)
     defaults = [_with(s, given) for s in get_default_sharders() if s.module_type not in replaced]
     return [
         *defaults,
         _FeatureProcessedTablesSharder(EmbeddingBagCollectionSharder(**given), qcomm_codecs_registry),
         tables,
+        MixedEmbeddingCollectionSharder(**given, reduction=reduction),
         PSSEmbeddingBagCollectionSharder(**given, reduction=reduction),
         PSSEmbeddingCollectionSharder(**given, reduction=reduction),
     ]

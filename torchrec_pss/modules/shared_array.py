@@ -150,6 +150,7 @@ class SharedArrayModule(nn.Module):
 
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
+        self._refuse_ddp()
         if not self.array.requires_grad:
             return lookup
         if self._step_in_backward is not None:
@@ -158,8 +159,6 @@ class SharedArrayModule(nn.Module):
         if self._steps_at_end and (is_half or not torch.compiler.is_compiling()):
             wide = stand_in(self.array)
             return partial(fused_lookup, update=partial(gradient_only, wide), gradient_of=wide)
-        if hasattr(self.array, "_in_backward_optimizers") and not torch.compiler.is_compiling():
-            self._refuse_ddp()
         if (
             self.array.dtype == torch.float16
             and torch.is_grad_enabled()
@@ -175,13 +174,16 @@ class SharedArrayModule(nn.Module):
         return lookup
 
     def _refuse_ddp(self) -> None:
-        """That takes an optimizer in backward from the array, or makes it step before gradients are reduced."""
-        if DistributedDataParallel._get_active_ddp_module() is not None:
-            name = self.array._optimizer_classes[0].__name__
-            raise RuntimeError(
-                f"the shared array has an optimizer in backward ({name}), and DistributedDataParallel has the array: give "
-                "DistributedModelParallel sharders=get_default_pss_sharders(), which replicate it and take the optimizer along"
-            )
+        """That takes an optimizer in backward from a parameter, or makes it step before gradients are reduced."""
+        if torch.compiler.is_compiling() or DistributedDataParallel._get_active_ddp_module() is None:
+            return
+        for name, parameter in self.named_parameters(recurse=False):
+            if hasattr(parameter, "_in_backward_optimizers") and not getattr(parameter, "_ddp_ignored", False):
+                raise RuntimeError(
+                    f"the shared array's parameter {name!r} has an optimizer in backward ({parameter._optimizer_classes[0].__name__}), and "
+                    "DistributedDataParallel has the parameter: give DistributedModelParallel sharders=get_default_pss_sharders(), which "
+                    "replicate it and take the optimizer along"
+                )
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
         """As `_read`, of proxies: a call of a `TracedLookup`, which the traced module has in this one's place."""
@@ -204,12 +206,10 @@ class SharedArrayModule(nn.Module):
                 known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
-        if self.projections is None:
-            return known
-        stepped = hasattr(
-            self.projections, "_in_backward_optimizers"
-        )  # perhaps between this lookup's forward and its backward
-        return known | {"projections": self.projections.clone() if stepped else self.projections}
+        projections = self.projections
+        if projections is not None and hasattr(projections, "_in_backward_optimizers"):
+            projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
+        return known | ({} if projections is None else {"projections": projections})
 
     def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
         """Those of the arguments that follow from the layout."""

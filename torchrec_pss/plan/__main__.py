@@ -17,7 +17,7 @@ from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import PlannerError
 
 from torchrec_pss.datasets.table_list import ListedTable, read_table_list
-from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED
+from torchrec_pss.distributed.mixed_collection import EXACT, SHARED
 from torchrec_pss.distributed.planner.machines import MACHINES, topology
 from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES

@@ -5,15 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ModuleSharder
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, data_type_to_dtype
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
     EmbeddingBagCollectionInterface,
+    EmbeddingCollection,
     EmbeddingCollectionInterface,
 )
 
+from torchrec_pss.distributed.mixed_collection import MixedCollectionSharder, configs_of, weight_of
 from torchrec_pss.distributed.planner.types import PSSParameterConstraints
 from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.shared_array import SharedArrayModule
@@ -21,6 +24,12 @@ from torchrec_pss.optim.counterparts import optimizer_of
 
 _INTO_ARRAY = ("always", "exact")
 _DATA_TYPES = (DataType.FP32, DataType.FP16, DataType.BF16)
+_OF_ANY_TABLE = {  # the others are for tables that are kept in a special way, or are somebody's own
+    EmbeddingComputeKernel.DENSE.value,
+    EmbeddingComputeKernel.FUSED.value,
+    EmbeddingComputeKernel.FUSED_UVM.value,
+    EmbeddingComputeKernel.FUSED_UVM_CACHING.value,
+}
 
 
 @dataclass(frozen=True)
@@ -67,23 +76,34 @@ def tables_of(
     sharders: Sequence[ModuleSharder[nn.Module]] = (),
 ) -> list[Table]:
     """The tables of the collections of ``module``, but for those that are in an array already. An array can have those of plain EBCs
-    that TorchRec does not shard as part of a larger module; of an EBC's, those of one data type and optimizer: the ones that are
+    and ECs that TorchRec does not shard as part of a larger module; of a collection's, those of one data type and optimizer: the ones that are
     pinned into the array, or else have most bytes.
 
     Raises:
-        ValueError: a `PSSParameterConstraints` names a table that is in none of them, or pins one into the array that cannot be there.
+        ValueError: a `PSSParameterConstraints` names a table that is in none of them, or in an array already, or pins one into the array
+            that cannot be there.
     """
-    ours = next((s for s in sharders if s.module_type is EmbeddingBagCollection), None)
-    fused_params = getattr(ours, "fused_params", None)
+    last = {s.module_type: s for s in sharders}
     found: list[Table] = []
-    for path, collection, inside in _collections(module, {s.module_type for s in sharders} - {EmbeddingBagCollection}):
-        configs = getattr(collection, "embedding_bag_configs", getattr(collection, "embedding_configs", None))()
-        why = _why_none(collection, inside)
+    for path, collection, inside in _collections(module, last.keys() - {EmbeddingBagCollection, EmbeddingCollection}):
+        configs = configs_of(collection)
+        sharder = last.get(type(collection))
+        why = _why_none(collection, inside, sharder)
         if why:
             found += [Table(path, config, reason=why) for config in configs]
         else:
+            fused_params = getattr(sharder, "fused_params", None)
             found += _of_one_kind([_table(path, config, collection, constraints, fused_params) for config in configs])
     names = {table.name for table in found}
+    taken = {t.name for m in module.modules() if isinstance(m, SharedArrayModule) for t in m.layout.tables} & set(
+        constraints
+    )
+    for name in sorted(taken - names):
+        if _pin(constraints, name) != "auto":
+            raise ValueError(
+                f"table {name!r} is in a shared array of the model already: its constraint pss={_pin(constraints, name)!r} has no use"
+            )
+    names |= taken
     unknown = sorted(n for n, c in constraints.items() if isinstance(c, PSSParameterConstraints) and n not in names)
     if unknown:
         raise ValueError(f"constraints name the tables {unknown}; the model's collections have {sorted(names)}")
@@ -112,21 +132,26 @@ def _collections(
         yield from _collections(child, whole, below, inside)
 
 
-def _why_none(collection: nn.Module, inside: str) -> str:
+def _why_none(collection: nn.Module, inside: str, sharder: ModuleSharder | None) -> str:
     """Why no table of a collection can be in an array."""
     if inside:
         return f"part of a {inside}, which is sharded as one"
-    if type(collection) is not EmbeddingBagCollection:
-        return (
-            f"its collection is a {type(collection).__name__}, and only tables of an EmbeddingBagCollection are planned"
-        )
+    if type(collection) not in (EmbeddingBagCollection, EmbeddingCollection):
+        return f"its collection is a {type(collection).__name__}; only EmbeddingBagCollection and EmbeddingCollection are planned"
+    if sharder is not None and not isinstance(sharder, MixedCollectionSharder):
+        return f"its sharder is {type(sharder).__name__}, which knows no arrays; give get_default_pss_sharders()"
     return ""
 
 
-def _table(path: str, config, ebc: EmbeddingBagCollection, constraints: Mapping, fused_params: Mapping | None) -> Table:
-    """With what there is to say of a plain EBC's table by itself."""
-    weight, optimizer, reason = ebc.embedding_bags[config.name].weight, None, ""
-    if config.data_type not in _DATA_TYPES:
+def _table(
+    path: str, config: BaseEmbeddingConfig, collection: nn.Module, constraints: Mapping, fused_params: Mapping | None
+) -> Table:
+    """With what there is to say of a plain collection's table by itself."""
+    weight, optimizer = weight_of(collection, config.name), None
+    reason = _why_kept(config, constraints.get(config.name))
+    if reason:
+        pass
+    elif config.data_type not in _DATA_TYPES:
         reason = f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
     elif not weight.requires_grad:
         reason = "frozen: an array would not keep its rows"
@@ -139,12 +164,22 @@ def _table(path: str, config, ebc: EmbeddingBagCollection, constraints: Mapping,
     return Table(path, config, pin, reason, optimizer)
 
 
+def _why_kept(config: BaseEmbeddingConfig, constraint: ParameterConstraints | None) -> str:
+    """Why a table is to be kept in a way of TorchRec's that an array has no counterpart of."""
+    if config.use_virtual_table or (constraint is not None and constraint.use_virtual_table):
+        return "a virtual table: its rows are made when they are read, and evicted"
+    kernels = (constraint is not None and constraint.compute_kernels) or []
+    if kernels and not _OF_ANY_TABLE.intersection(kernels):
+        return f"its constraints ask for the compute kernel {' or '.join(kernels)}"
+    return ""
+
+
 def _pin(constraints: Mapping[str, ParameterConstraints], table: str) -> str:
     return getattr(constraints.get(table), "pss", "auto")
 
 
 def _of_one_kind(tables: list[Table]) -> list[Table]:
-    """Tables of an EBC, of which those stay out of its array that differ in data type or optimizer from the ones that are pinned into
+    """Tables of a collection, of which those stay out of its array that differ in data type or optimizer from the ones that are pinned into
     it, or that have most bytes.
 
     Raises:
@@ -185,7 +220,7 @@ def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:
 
 
 def budgets(tables: Sequence[Table], array_bytes: int) -> dict[str, int]:
-    """Of several EBCs each has an array of its own. The budget is divided as a layout divides an array among its tables: small tables
+    """Of several collections each has an array of its own. The budget is divided as a layout divides an array among its tables: small tables
     have room for all of their rows, the others for one number of rows, the largest that fits."""
 
     def bytes_of(some: Sequence[Table], rows: int) -> int:

@@ -20,15 +20,17 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from torchrec_pss.distributed.mixed_embeddingbag import (
+from torchrec_pss.distributed.mixed_collection import (
     EXACT,
     SHARED,
     SHARED_ARRAY,
-    MixedEmbeddingBagCollection,
-    MixedEmbeddingBagCollectionSharder,
+    MixedCollection,
     PSSModuleShardingPlan,
     PSSParameterSharding,
+    configs_of,
 )
+from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
+from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_numbers
@@ -61,10 +63,10 @@ class Candidate:
 
 
 class PSSShardingPlanner(EmbeddingShardingPlanner):
-    """Plans a model with plain `EmbeddingBagCollection`s; what goes into a shared array is the planner's choice.
+    """Plans a model with plain `EmbeddingBagCollection`s and `EmbeddingCollection`s; what goes into a shared array is the planner's choice.
 
-    The model is not changed: hand plan and `get_default_pss_sharders()` to `DistributedModelParallel`, whose sharder of EBCs
-    puts the array in place.
+    The model is not changed: hand plan and `get_default_pss_sharders()` to `DistributedModelParallel`, whose sharders of EBCs and
+    ECs put the array in place.
 
     - ``pss="never"``: TorchRec's plan, unchanged.
     - ``pss="always"``: every table not pinned elsewhere goes into the array.
@@ -248,11 +250,10 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             for path, ebc in replaced.items():
                 module.set_submodule(path, ebc)
 
-    def _mixed(
-        self, ebc: EmbeddingBagCollection, names: list[str], config: PSSConfig, path: str
-    ) -> MixedEmbeddingBagCollection:
+    def _mixed(self, whole: nn.Module, names: list[str], config: PSSConfig, path: str) -> MixedCollection:
+        bags = isinstance(whole, EmbeddingBagCollection)
         try:
-            return MixedEmbeddingBagCollection(ebc, names, config, "meta")
+            return (MixedEmbeddingBagCollection if bags else MixedEmbeddingCollection)(whole, names, config, "meta")
         except ValueError as error:
             if config.array_bytes == self._config.array_bytes:
                 raise
@@ -293,7 +294,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             rest = found.pop(f"{prefix}tables", EmbeddingModuleShardingPlan())
             layouts = {t.name: t for t in mixed.array.layout.tables}
             ranks = list(range(self._topology.world_size))
-            for name in (c.name for c in mixed.embedding_bag_configs()):
+            for name in (c.name for c in configs_of(mixed)):
                 if name in layouts:
                     kernel = EXACT if layouts[name].is_exact else SHARED
                     entry[name] = PSSParameterSharding(SHARED_ARRAY, kernel, ranks)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from torchrec.distributed.planner.types import Perf, ShardingOption
 from torchrec.distributed.types import ShardingPlan
 
-from torchrec_pss.distributed.mixed_embeddingbag import EXACT, SHARED, SHARED_ARRAY, PSSModuleShardingPlan
+from torchrec_pss.distributed.mixed_collection import EXACT, SHARED, SHARED_ARRAY, PSSModuleShardingPlan
 from torchrec_pss.distributed.planner.candidates import Table
 from torchrec_pss.distributed.planner.planners import PSSShardingPlanner
 from torchrec_pss.modules.allocation import allocate

@@ -1,0 +1,101 @@
+"""An `EmbeddingCollection` of which a plan keeps some tables in a shared array."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.types import LazyAwaitable, QuantizedCommCodecs, ShardedModule
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+
+from torchrec_pss.distributed.array_reduction import ArrayReduction
+from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
+from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder
+from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.tracing import is_traced
+
+
+class MixedEmbeddingCollection(MixedCollection):
+    """Takes the place of an EC, see `MixedCollection`."""
+
+    _whole_of = EmbeddingCollection
+
+    @staticmethod
+    def _array_of(
+        tables: list, whole: EmbeddingCollection, config: PSSConfig, device: torch.device | str
+    ) -> PSSEmbeddingCollection:
+        return PSSEmbeddingCollection(tables, device, whole.need_indices(), config=config)
+
+    @staticmethod
+    def _tables_of(tables: list, whole: EmbeddingCollection) -> EmbeddingCollection:
+        return EmbeddingCollection(tables, torch.device("meta"), whole.need_indices())
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        """Of all tables, in the EC's order."""
+        return self._configs
+
+    def need_indices(self) -> bool:
+        return self.array.need_indices()
+
+    def embedding_dim(self) -> int:
+        return self._configs[0].embedding_dim
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        names = iter(self._keys)
+        return [[next(names) for _ in config.feature_names] for config in self._configs]
+
+    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """As `EmbeddingCollection`; awaitable, as its sharded form, once the two parts are sharded."""
+        if self.tables is None:
+            return self.array(features)
+        parts = [self.array(features), self.tables(features)]
+        if is_traced(features) and not isinstance(self.array, ShardedModule):  # no pipeline, which wants awaitables
+            return {name: parts[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
+        return merge_sequences(*parts, self._keys, self._sources)
+
+
+class _Merged(LazyAwaitable[dict[str, JaggedTensor]]):
+    """Both parts' outputs, waited for only when they are used."""
+
+    def __init__(self, parts: Sequence, keys: list, sources: list) -> None:
+        super().__init__()
+        self._parts, self._keys, self._sources = parts, keys, sources
+
+    def _wait_impl(self) -> dict[str, JaggedTensor]:
+        found = [p.wait() if isinstance(p, LazyAwaitable) else p for p in self._parts]
+        return {name: found[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
+
+
+@torch.fx.wrap
+def merge_sequences(array, tables, keys: list, sources: list) -> dict[str, JaggedTensor]:
+    """One dict of the two parts'; a leaf where pipelines trace the model."""
+    merged = _Merged([array, tables], keys, sources)
+    awaitable = isinstance(array, LazyAwaitable) or isinstance(tables, LazyAwaitable)
+    return merged if awaitable else merged.wait()
+
+
+class MixedEmbeddingCollectionSharder(MixedCollectionSharder, EmbeddingCollectionSharder):
+    """TorchRec's sharder of ECs, which also carries out a `PSSModuleShardingPlan`.
+
+    Args:
+        fused_params, qcomm_codecs_registry, use_index_dedup: as `EmbeddingCollectionSharder`'s, of the tables; for the array, see
+            `ReplicatedArraySharder`.
+        reduction: of the array's gradient, see `ArrayReduction`.
+    """
+
+    mixed_type = MixedEmbeddingCollection
+    array_sharder_type = PSSEmbeddingCollectionSharder
+
+    def __init__(
+        self,
+        fused_params: dict[str, Any] | None = None,
+        qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
+        use_index_dedup: bool = False,
+        *,
+        reduction: ArrayReduction | str = ArrayReduction.DDP,
+    ) -> None:
+        super().__init__(fused_params, qcomm_codecs_registry, use_index_dedup)
+        self._reduction = ArrayReduction(reduction)
