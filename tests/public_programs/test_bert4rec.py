@@ -61,9 +61,7 @@ def batch(step):
 def made(way, size):
     ec = EmbeddingCollection(tables=tables(), device=CPU)
     if way == "swap":
-        ec = pss.PSSEmbeddingCollection(
-            tables(), device=CPU, config=pss.PSSConfig(array_bytes=size, head="dot")
-        )  # swap
+        ec = pss.PSSEmbeddingCollection(tables(), config=pss.PSSConfig(array_bytes=size, head="dot"))  # swap
     return Bert4Rec(ec)
 
 
@@ -111,7 +109,9 @@ def whole():
 
 
 def run(rank, world_size, folder, make):
-    return compared(rank, world_size, make, whole, tables(), folder, ways=["swap"])
+    return compared(
+        rank, world_size, make, whole, tables(), folder, ways=["swap"] if make is ddp else ["swap", "planner"]
+    )
 
 
 @pytest.mark.parametrize("make", [dmp, ddp])

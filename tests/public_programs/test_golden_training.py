@@ -20,7 +20,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 import torchrec_pss as pss  # swap, planner
 from public_programs.ways import CPU, META, Program, check, compared
 
-CATEGORIES, NUM_DENSE, DIM, ROWS = [f"cat_{i}" for i in range(4)], 3, 8, 60
+CATEGORIES, NUM_DENSE, DIM, ROWS = [f"cat_{i}" for i in range(3)], 3, 8, 60
 RATE = 0.1
 
 

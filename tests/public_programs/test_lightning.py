@@ -1,6 +1,6 @@
-"""The shapes of loops that others own: facebookresearch/recipes' DLRM in Lightning, and a Hugging Face `Trainer`.
+"""The shape of facebookresearch/recipes' DLRM in Lightning (torchrecipes/rec/modules/lightning_dlrm.py).
 
-Neither library is installed: `Fit` and `Trainer` below make the calls that those make, in their order.
+Lightning is not installed: `Fit` makes the calls that its trainer makes, in their order.
 """
 
 import pytest

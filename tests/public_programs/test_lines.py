@@ -17,7 +17,7 @@ def test_changed_lines(name):
     program = importlib.import_module(f"public_programs.{name}")
     found = {way: changed_lines(program, way) for way in ("swap", "planner")}
     text = (HERE.parents[1] / "docs" / "parity.md").read_text()
-    row = re.search(rf"^\|.*`{name}\.py`.*$", text, re.MULTILINE)
+    row = re.search(rf"^\|.*public_programs/{name}\.py`.*$", text, re.MULTILINE)
     assert row, f"docs/parity.md has no row of {name}.py"
     swap, planner = ([int(n) for n in re.findall(r"\d+", cell)] for cell in row[0].split("|")[3:5])
     assert found == {"swap": sum(swap), "planner": sum(planner)}

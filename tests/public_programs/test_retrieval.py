@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 import two_ranks
 from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec import inference
 from torchrec.datasets.random import RandomRecDataset
 from torchrec.distributed import TrainPipelineSparseDist
 from torchrec.distributed.model_parallel import DistributedModelParallel as DMP
-from torchrec.distributed.model_parallel import get_unwrapped_module
 from torchrec.inference.state_dict_transform import state_dict_gather, state_dict_to_device
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -22,7 +22,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 import torchrec_pss as pss  # swap, planner
-from public_programs.ways import CPU, META, Program, check, compared, exact_bytes
+from public_programs.ways import CPU, META, STEPS, Program, check, compared, exact_bytes, small_bytes
 
 COLUMNS, DIM, ROWS, LAYERS, RATE = ["user", "movie"], 8, 80, [16, 8], 0.05
 WHERE = "two_tower.ebc"  # in the model
@@ -71,7 +71,7 @@ def batches():
     )
 
 
-def program(way, size, folder):
+def program(way, size, folder, pins=None):
     ebc = EmbeddingBagCollection(tables=tables(), device=META)
     if way == "swap":
         ebc = pss.PSSEmbeddingBagCollection(tables(), device=META, config=pss.PSSConfig(array_bytes=size))  # swap
@@ -82,7 +82,7 @@ def program(way, size, folder):
     if way == "swap":
         model = DMP(module=task, device=CPU, sharders=pss.get_default_pss_sharders())  # swap
     if way == "planner":
-        plan = pss.PSSShardingPlanner(pss="always", array_bytes=size).collective_plan(task)  # planner
+        plan = pss.PSSShardingPlanner(pss="always", constraints=pins, array_bytes=size).collective_plan(task)  # planner
         model = DMP(module=task, device=CPU, sharders=pss.get_default_pss_sharders(), plan=plan)  # planner
     optimizer = KeyedOptimizerWrapper(
         dict(model.named_parameters()), lambda params: torch.optim.Adam(params, lr=RATE)
@@ -92,6 +92,8 @@ def program(way, size, folder):
 
     def gather():
         pipeline.detach()
+        with torch.no_grad():
+            expected = model(probe)[1][1]
         group = dist.new_group(backend="gloo")
         state = state_dict_to_device(model.state_dict(), pg=group, device=CPU)
         ebc = EmbeddingBagCollection(tables=tables(), device=META)
@@ -105,19 +107,18 @@ def program(way, size, folder):
         state_dict_gather(state, on_cpu.state_dict())
         dist.barrier()
         if dist.get_rank() == 0:
-            check_served(way, model, on_cpu, probe, folder)
+            check_served(way, model, on_cpu, probe, expected, folder)
 
     return Program(model, lambda: pipeline.progress(data)[0], lambda m: m(probe)[1][1], gather)
 
 
 @torch.no_grad()
-def check_served(way, model, on_cpu, probe, folder):
+def check_served(way, model, on_cpu, probe, expected, folder):
     """All movies into the index, the state to disk, and the towers served from it."""
     kjt = KeyedJaggedTensor(COLUMNS, torch.arange(ROWS), lengths=torch.tensor([0] * ROWS + [1] * ROWS))
     items = on_cpu.two_tower.candidate_proj(on_cpu.two_tower.ebc(kjt)[COLUMNS[1]])
     index = Index(items)
-    if way != "plain":  # an array needs no other rank
-        torch.testing.assert_close(on_cpu(probe)[1][1], get_unwrapped_module(model)(probe)[1][1])
+    torch.testing.assert_close(on_cpu(probe)[1][1], expected)
     state = on_cpu.state_dict()
     if way != "plain":
         state = pss.expanded(on_cpu)  # swap, planner
@@ -199,3 +200,19 @@ def run(rank, world_size, folder):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_retrieval(tmp_path, ranks):
     check(two_ranks.run(run, tmp_path, str(tmp_path), world_size=ranks))
+
+
+def some_pinned(rank, world_size, folder):
+    """One table in an array and one in TorchRec's shards, gathered together."""
+    pins = {"t_movie": pss.PSSParameterConstraints(pss="never", sharding_types=["table_wise"])}
+    made = program("planner", small_bytes(tables()), folder, pins)
+    losses = [float(made.step()) for _ in range(STEPS)]
+    assert any(isinstance(value, ShardedTensor) for value in made.model.state_dict().values())
+    made.end()
+    return losses
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_some_tables_stay_torchrecs(tmp_path, ranks):
+    for losses in two_ranks.run(some_pinned, tmp_path, str(tmp_path), world_size=ranks):
+        assert min(losses[-2:]) < losses[0]

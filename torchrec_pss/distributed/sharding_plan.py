@@ -7,12 +7,11 @@ from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fp_embeddingbag import FeatureProcessedEmbeddingBagCollectionSharder
 from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectionSharder
-from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
-from torchrec.modules.mc_embedding_modules import BaseManagedCollisionEmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
@@ -54,9 +53,9 @@ def get_default_pss_sharders(
 
 
 def _with(sharder: ModuleSharder[nn.Module], given: dict[str, Any]) -> ModuleSharder[nn.Module]:
-    """The same with those of the arguments that its class takes; of inference the sharder itself. Of managed collisions one that refuses
+    """The same with those of the arguments that its class takes; of inference the sharder itself; of managed collisions one that refuses
     an array."""
-    kind = _REFUSING.get(type(sharder), type(sharder))
+    kind = _RemappedTablesSharder if type(sharder) is ManagedCollisionEmbeddingCollectionSharder else type(sharder)
     taken = inspect.signature(type(sharder).__init__).parameters
     if (
         not all(p.default is not p.empty or name == "self" for name, p in taken.items())
@@ -78,28 +77,15 @@ class _FeatureProcessedTablesSharder(FeatureProcessedEmbeddingBagCollectionShard
         return super().shardable_parameters(module)
 
 
-class _RemappedTablesSharder:
-    """TorchRec's, of tables. Each rank maps the ids of its own rows, which an array on all ranks would then read at different places."""
+class _RemappedTablesSharder(ManagedCollisionEmbeddingCollectionSharder):
+    """TorchRec's, of tables; refuses an array. Each rank maps the ids of its own rows, and all ranks must read an array at the same ones.
+    Around one for EBCs TorchRec makes no module."""
 
-    def shardable_parameters(self, module: BaseManagedCollisionEmbeddingCollection) -> dict[str, nn.Parameter]:
+    def shardable_parameters(self, module: ManagedCollisionEmbeddingCollection) -> dict[str, nn.Parameter]:
         if isinstance(module._embedding_module, SharedArrayModule):
             raise ValueError(
-                f"{type(module).__name__} cannot shard a shared array, whose ids must mean the same rows on all ranks; an array takes any "
-                f"64-bit id without remapping: put the {type(module._embedding_module).__name__} in its place, with "
-                "PSSConfig(exact=()) where ids are not below num_embeddings"
+                "ManagedCollisionEmbeddingCollection cannot shard a shared array, whose ids must mean the same rows on all ranks; an array "
+                "takes any 64-bit id without remapping: put the PSSEmbeddingCollection in its place, with PSSConfig(exact=()) where ids "
+                "are not below num_embeddings"
             )
         return super().shardable_parameters(module)
-
-
-class _RemappedBagsSharder(_RemappedTablesSharder, ManagedCollisionEmbeddingBagCollectionSharder):
-    pass
-
-
-class _RemappedSequencesSharder(_RemappedTablesSharder, ManagedCollisionEmbeddingCollectionSharder):
-    pass
-
-
-_REFUSING = {
-    ManagedCollisionEmbeddingBagCollectionSharder: _RemappedBagsSharder,
-    ManagedCollisionEmbeddingCollectionSharder: _RemappedSequencesSharder,
-}
