@@ -148,14 +148,8 @@ def _table(
 ) -> Table:
     """With what there is to say of a plain collection's table by itself."""
     weight, optimizer = weight_of(collection, config.name), None
-    reason = _why_kept(config, constraints.get(config.name))
-    if reason:
-        pass
-    elif config.data_type not in _DATA_TYPES:
-        reason = f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
-    elif not weight.requires_grad:
-        reason = "frozen: an array would not keep its rows"
-    else:
+    reason = _why_not(config, weight, constraints.get(config.name))
+    if not reason:
         try:
             optimizer = optimizer_of(weight, fused_params, f"table {config.name!r}")
         except ValueError as error:
@@ -164,14 +158,16 @@ def _table(
     return Table(path, config, pin, reason, optimizer)
 
 
-def _why_kept(config: BaseEmbeddingConfig, constraint: ParameterConstraints | None) -> str:
-    """Why a table is to be kept in a way of TorchRec's that an array has no counterpart of."""
+def _why_not(config: BaseEmbeddingConfig, weight: nn.Parameter, constraint: ParameterConstraints | None) -> str:
+    """Why an array cannot have a table, whatever its optimizer."""
     if config.use_virtual_table or (constraint is not None and constraint.use_virtual_table):
         return "a virtual table: its rows are made when they are read, and evicted"
     kernels = (constraint is not None and constraint.compute_kernels) or []
     if kernels and not _OF_ANY_TABLE.intersection(kernels):
         return f"its constraints ask for the compute kernel {' or '.join(kernels)}"
-    return ""
+    if config.data_type not in _DATA_TYPES:
+        return f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
+    return "" if weight.requires_grad else "frozen: an array would not keep its rows"
 
 
 def _pin(constraints: Mapping[str, ParameterConstraints], table: str) -> str:
