@@ -16,6 +16,8 @@ import torchrec.optim as torchrec_optim
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
@@ -51,7 +53,11 @@ def test_auroc(log: ClickLog, way: str, rate: float, seed: int) -> float:
         collection = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=budget, counts=counts))
     model = _model(trial, collection)
     _apply_optimizer_in_backward(WAYS[way], collection.parameters(), {"lr": rate})
-    model = DistributedModelParallel(model, sharders=get_default_pss_sharders(), device=torch.device("cpu"))
+    kept = {t.name: ParameterConstraints(sharding_types=["table_wise"]) for t in tables}  # FBGEMM's fused kernel
+    planner = EmbeddingShardingPlanner(Topology(1, "cpu"), constraints=kept)
+    sharders = get_default_pss_sharders()
+    plan = planner.plan(model, sharders)
+    model = DistributedModelParallel(model, plan=plan, sharders=sharders, device=torch.device("cpu"))
     dense = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
     optimizer = torch.optim.Adam(dense, lr=adam_learning_rates(BATCH_SIZE)[0])
     for first in range(0, log.num_train - BATCH_SIZE + 1, BATCH_SIZE):
@@ -68,8 +74,8 @@ def main() -> None:
     add_number(parser, "--seeds", default=3)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/quality/rowwise.json"))
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", force=True)
+    logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
         logs = [generated(200_000, scale=0.02, skew=1.1)]
