@@ -51,7 +51,9 @@ def unsharded(source: nn.Module | Mapping[str, Any]) -> Any:
     if isinstance(source, Mapping):
         return _gathered(source)
     root = get_unwrapped_module(source)
-    plain = {id(module): _plain(path, module) for path, module in _sharded(root)}  # deepcopy takes these for the copies
+    plain = {
+        id(module): _plain(path, module) for path, module in _outermost(root, (ShardedModule,))
+    }  # deepcopy takes these for the copies
     return copy.deepcopy(root, plain).to(_CPU) if _is_first() else None
 
 
@@ -70,7 +72,7 @@ def expanded(model: nn.Module, max_bytes: int | str = "64GB") -> dict[str, torch
     Raises:
         ValueError: full tables of more than ``max_bytes``.
     """
-    collections = dict(_collections(get_unwrapped_module(model)))
+    collections = dict(_outermost(get_unwrapped_module(model), tuple(_TABLES)))
     full = {f"{p}.{c.name}": _full_bytes(c) for p, m in collections.items() for c in configs_of(m)}
     if sum(full.values()) > checked("max_bytes", max_bytes):
         largest = max(full, key=full.__getitem__)
@@ -115,34 +117,25 @@ def _is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _sharded(module: nn.Module, path: str = "") -> Iterator[tuple[str, ShardedModule]]:
-    """The outermost sharded modules."""
-    if isinstance(module, ShardedModule):
+def _outermost(module: nn.Module, kinds: tuple[type, ...], path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of these kinds, and nothing inside one."""
+    if isinstance(module, kinds):
         yield path, module
         return
     for name, child in module.named_children():
-        yield from _sharded(child, f"{path}.{name}" if path else name)
-
-
-def _collections(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Those with an array, the parts of a `MixedCollection` not by themselves."""
-    if isinstance(module, tuple(_TABLES)):
-        yield path, module
-        return
-    for name, child in module.named_children():
-        yield from _collections(child, f"{path}.{name}" if path else name)
+        yield from _outermost(child, kinds, f"{path}.{name}" if path else name)
 
 
 def _plain(path: str, module: ShardedModule) -> nn.Module:
     """The module unsharded, on the CPU with its values; of other ranks than the first without."""
     device = _CPU if _is_first() else torch.device("meta")
     made: nn.Module
-    if isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingBagCollection):
+    if isinstance(module, ReplicatedArray):
         own = {"config": module.config, "output_dtype": module.output_dtype}
-        made = PSSEmbeddingBagCollection(configs_of(module), module.is_weighted(), device, **own)
-    elif isinstance(module, ReplicatedArray) and isinstance(module, PSSEmbeddingCollection):
-        own = {"config": module.config, "output_dtype": module.output_dtype}
-        made = PSSEmbeddingCollection(configs_of(module), device, module.need_indices(), **own)
+        if isinstance(module, PSSEmbeddingBagCollection):
+            made = PSSEmbeddingBagCollection(configs_of(module), module.is_weighted(), device, **own)
+        else:
+            made = PSSEmbeddingCollection(configs_of(module), device, module.need_indices(), **own)
     elif isinstance(module, ShardedEmbeddingBagCollection):
         made = EmbeddingBagCollection(module._embedding_bag_configs, module._is_weighted, device)
     elif isinstance(module, ShardedEmbeddingCollection):

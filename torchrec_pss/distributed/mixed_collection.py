@@ -15,6 +15,7 @@ from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
@@ -51,10 +52,14 @@ def configs_of(collection: nn.Module) -> list[BaseEmbeddingConfig]:
     return list(getattr(collection, "embedding_bag_configs", getattr(collection, "embedding_configs", None))())
 
 
+def tables_of(collection: nn.Module) -> nn.ModuleDict:
+    """The modules that have the tables of TorchRec's EBC or EC, by name."""
+    return collection.embedding_bags if isinstance(collection, EmbeddingBagCollection) else collection.embeddings
+
+
 def weight_of(collection: nn.Module, table: str) -> nn.Parameter:
     """Of a table of TorchRec's EBC or EC."""
-    tables = collection.embedding_bags if isinstance(collection, EmbeddingBagCollection) else collection.embeddings
-    return tables[table].weight
+    return tables_of(collection)[table].weight
 
 
 class MixedCollection(nn.Module):
@@ -94,10 +99,7 @@ class MixedCollection(nn.Module):
         if rest:
             self.tables = self._tables_of(rest, whole)
             for c in rest:
-                parts = (
-                    self.tables.embedding_bags if isinstance(whole, EmbeddingBagCollection) else self.tables.embeddings
-                )
-                parts[c.name].weight = weight_of(whole, c.name)
+                tables_of(self.tables)[c.name].weight = weight_of(whole, c.name)
         self._configs = configs
         self._rest = [c.name for c in rest]
         # A part may know a feature by its name alone that the whole knows as feature@table.
@@ -172,6 +174,10 @@ class MixedCollectionSharder:
     mixed_type: ClassVar[type[MixedCollection]]
     array_sharder_type: ClassVar[type[ReplicatedArraySharder]]
     fused_params: dict[str, Any] | None
+
+    def __init__(self, *args: Any, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reduction = ArrayReduction(reduction)
 
     def shard(
         self: Any,

@@ -1,16 +1,14 @@
 """An `EmbeddingCollection` of which a plan keeps some tables in a shared array."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.types import LazyAwaitable, QuantizedCommCodecs, ShardedModule
+from torchrec.distributed.types import LazyAwaitable, ShardedModule
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
 from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
@@ -81,21 +79,10 @@ class MixedEmbeddingCollectionSharder(MixedCollectionSharder, EmbeddingCollectio
     """TorchRec's sharder of ECs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        fused_params, qcomm_codecs_registry, use_index_dedup: as `EmbeddingCollectionSharder`'s, of the tables; for the array, see
+        fused_params, qcomm_codecs_registry, use_index_dedup: as `EmbeddingCollectionSharder`'s and in its order, of the tables; for the array, see
             `ReplicatedArraySharder`.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 
     mixed_type = MixedEmbeddingCollection
     array_sharder_type = PSSEmbeddingCollectionSharder
-
-    def __init__(
-        self,
-        fused_params: dict[str, Any] | None = None,
-        qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
-        use_index_dedup: bool = False,
-        *,
-        reduction: ArrayReduction | str = ArrayReduction.DDP,
-    ) -> None:
-        super().__init__(fused_params, qcomm_codecs_registry, use_index_dedup)
-        self._reduction = ArrayReduction(reduction)

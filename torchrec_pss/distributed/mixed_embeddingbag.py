@@ -2,16 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.types import LazyAwaitable, QuantizedCommCodecs, ShardedModule
+from torchrec.distributed.types import LazyAwaitable, ShardedModule
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
@@ -105,20 +103,10 @@ class MixedEmbeddingBagCollectionSharder(MixedCollectionSharder, EmbeddingBagCol
     """TorchRec's sharder of EBCs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        fused_params, qcomm_codecs_registry: as `EmbeddingBagCollectionSharder`'s, of the tables; for the array, see
+        fused_params, qcomm_codecs_registry: as `EmbeddingBagCollectionSharder`'s and in its order, of the tables; for the array, see
             `ReplicatedArraySharder`.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 
     mixed_type = MixedEmbeddingBagCollection
     array_sharder_type = PSSEmbeddingBagCollectionSharder
-
-    def __init__(
-        self,
-        fused_params: dict[str, Any] | None = None,
-        qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
-        *,
-        reduction: ArrayReduction | str = ArrayReduction.DDP,
-    ) -> None:
-        super().__init__(fused_params, qcomm_codecs_registry)
-        self._reduction = ArrayReduction(reduction)

@@ -32,7 +32,8 @@ class StepInBackward:
     SGD and Adagrad touch only what the batch read; Adam and AdamW move every element at every step, and save the gradient's
     own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
     stands in, one sum an element. A backward takes one step, as a gradient would: where it may be of several lookups (others have been
-    made, or an activation checkpoint makes them anew), their gradients are added up first, and the step is at its end. Of an fp16 or bf16 array, arithmetic and state are in fp32 (`WideState`).
+    made, or an activation checkpoint makes them anew), their gradients are added up first, and the step is at its end. Of an fp16 or
+    bf16 array, arithmetic and state are in fp32 (`WideState`).
 
     Args:
         optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
@@ -50,10 +51,8 @@ class StepInBackward:
         self._array = array
         self._sink = torch.zeros(0)
         self._open: WeakSet[_Lookup] = WeakSet()  # lookups whose backward may come
-        self._backward, self._gradients = (
-            _NO_BACKWARD,
-            [],
-        )  # of the backward that is running: which one, and what it has met
+        # Of the backward that is running: which one, and what it has met.
+        self._backward, self._gradients = _NO_BACKWARD, []
         self._state = WideState(optimizer, array)
         state = self._started()
         if self._kind == UpdateKind.ADAGRAD and not state["step"]:  # in half precision it was rounded
