@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchrec.optim
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -378,6 +380,31 @@ def test_an_fp16_array_with_an_optimizer_in_backward_counts_its_fp32_state():
     assert more == 2 * elements
     assert abs(wide - (4 + 4 + 8) * elements) < 1000  # array, gradient, two moments
     assert abs(half - (2 + 4 + 4 + 8) * more) < 1000  # array, stand-in, gradient, two moments
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "kwargs", "fused_params", "states"),
+    [
+        (torchrec.optim.SGD, {}, None, 0),
+        (torchrec.optim.RowWiseAdagrad, {}, None, 1),
+        (torchrec.optim.PartialRowWiseAdam, {}, None, 2),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, None, 1),
+        (torch.optim.Adam, {"amsgrad": True}, None, 3),
+        (None, {}, {"learning_rate": 0.1}, 0),  # FBGEMM's default is SGD
+        (None, {}, {"optimizer": EmbOptimType.EXACT_ADAGRAD}, 1),
+        (None, {}, None, 2),  # not in backward: the planner's optimizer_states
+    ],
+)
+def test_the_estimate_counts_the_states_of_what_steps_the_array(optimizer_class, kwargs, fused_params, states):
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=10**9, embedding_dim=8, feature_names=["f"])]
+    ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(layout="plain", exact=(), array_bytes=1 << 20))
+    if optimizer_class is not None:
+        _apply_optimizer_in_backward(optimizer_class, ebc.parameters(), dict(kwargs))
+    on_one = PSSShardingPlanner(Topology(world_size=1, compute_device="cpu"), pss="never", batch_size=1)
+    on_one.plan(nn.ModuleList([ebc]), get_default_pss_sharders(fused_params=fused_params))
+    (option,) = on_one._enumerator.last_stored_search_space
+    ReplicatedArrayEstimator(Topology(world_size=1, compute_device="cpu")).estimate([option])
+    assert abs(option.shards[0].storage.ddr - (2 + states) * ebc.array.nbytes) < 1000
 
 
 def test_one_cost_model(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
             world_size=topology.world_size,
             memory_bandwidth=topology.ddr_mem_bw if on_cpu else topology.hbm_mem_bw,
             link_bandwidth=self._all_reduce_bandwidth(),
-            optimizer_states=self._states(module),
+            optimizer_states=self._states(option),
         )
 
     def _all_reduce_bandwidth(self) -> float:
@@ -110,15 +110,19 @@ class ReplicatedArrayEstimator(ShardEstimator):
             local_world_size=topology.local_world_size, world_size=topology.world_size, collective_type=of
         )
 
-    def _states(self, module: SharedArrayModule) -> int:
-        classes = getattr(module.array, "_optimizer_classes", [])
-        return _STATES.get(classes[0], self._optimizer_states) if classes else self._optimizer_states
+    def _states(self, option: ShardingOption) -> int:
+        classes = _in_backward(option)
+        if not classes or classes[0] not in _STATES:
+            return self._optimizer_states
+        (options,) = option.tensor._optimizer_kwargs
+        return _STATES[classes[0]] + bool(options.get("momentum")) + bool(options.get("amsgrad"))
 
     def _storage(self, module: SharedArrayModule, option: ShardingOption) -> Storage:
         parameters = sum(p.numel() * p.element_size() for p in module.parameters())
-        learning = parameters * (1 + self._states(module))  # gradient and states
-        if hasattr(module.array, "_optimizer_classes") and module.array.element_size() < 4:  # in fp32, on a stand-in
-            learning += module.array.numel() * (4 + (4 - module.array.element_size()) * (1 + self._states(module)))
+        states = self._states(option)
+        learning = parameters * (1 + states)  # gradient and states
+        if _in_backward(option) and module.array.element_size() < 4:  # in fp32, on a stand-in
+            learning += module.array.numel() * (4 + (4 - module.array.element_size()) * (1 + states))
         layouts = {t.name: t for t in module.layout.tables}
         activations = 0.0
         for table, rows, ids in self._reads(module, option):
@@ -128,3 +132,9 @@ class ReplicatedArrayEstimator(ShardEstimator):
         total = round(parameters + learning + activations)
         on_cpu = self._topology.compute_device == "cpu"
         return Storage(hbm=0 if on_cpu else total, ddr=total if on_cpu else 0)
+
+
+def _in_backward(option: ShardingOption) -> list[type[torch.optim.Optimizer]]:
+    """What steps the array in backward: the option's view of it has the class that stands there for one of `torchrec.optim`, and for a
+    sharder's fused_params; see `ReplicatedArraySharder.shardable_parameters`."""
+    return getattr(option.tensor, "_optimizer_classes", [])
