@@ -15,15 +15,14 @@ _SENSELESS = {
         "block_size",
         "init_range",
         "exact_fraction",
-        "average_power",
         "layout",
         "array_reduction",
         "planner_pss",
         "watch",
-        "keep_array",
     ),
-    "hash": ("block_size", "exact_fraction", "layout", "planner_pss"),
-    "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss"),
+    "pss": ("recipe",),
+    "hash": ("block_size", "exact_fraction", "layout", "planner_pss", "recipe"),
+    "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss", "recipe"),
 }
 
 
@@ -113,13 +112,13 @@ def parser() -> Parser:
     add_number(
         train,
         "--epochs",
-        help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for full, --planner_pss and --keep_array); of several, the last that did not lose is evaluated",
+        help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for --recipe torchrec_dlrm, --planner_pss and --keep_array); of several, the last that did not lose is evaluated",
     )
     train.add_argument(
         "--keep_array",
         action="store_true",
         default=None,
-        help="from epoch to epoch; without it, array and projections begin anew before each (docs/training.md)",
+        help="from epoch to epoch; without it, array and projections, or full tables, begin anew before each (docs/training.md)",
     )
     add_number(
         train,
@@ -130,7 +129,14 @@ def parser() -> Parser:
     add_number(train, "--limit_train_batches", help="steps an epoch, at most")
     add_number(train, "--limit_val_batches")
     add_number(train, "--limit_test_batches")
-    train.add_argument("--optimizer", choices=["adam", "adagrad"], help="default: adagrad for full, else adam")
+    train.add_argument(
+        "--recipe",
+        choices=["equal", "torchrec_dlrm"],
+        help="of full tables (default equal): trained as an array is, by Adam on the rows that a batch touches and with an average of all weights; or torchrec_dlrm's, Adagrad in backward and the last weights",
+    )
+    train.add_argument(
+        "--optimizer", choices=["adam", "adagrad"], help="default: adam; adagrad with --recipe torchrec_dlrm"
+    )
     train.add_argument("--adagrad", action="store_true", help="the same as --optimizer adagrad")
     add_number(train, "--learning_rate", help="of the dense layers (default: see criteo_model.learning_rates)")
     add_number(train, "--embedding_learning_rate", help="of the array or the full tables (default: likewise)")
@@ -142,7 +148,7 @@ def parser() -> Parser:
     add_number(
         train,
         "--average_power",
-        help="of the weights' average that is evaluated (default 8; 0 evaluates the last weights; not for full)",
+        help="of the weights' average that is evaluated (default 8; 0 evaluates the last weights; not of --recipe torchrec_dlrm)",
     )
     add_number(train, "--lr_warmup_steps", default=0)
     add_number(train, "--lr_decay_start", help="step at which the decay to 0 begins")
@@ -201,9 +207,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             p.error(f"--{flag} makes no sense with --embedding {args.embedding}")
     if args.adagrad and args.optimizer == "adam":
         p.error("--adagrad contradicts --optimizer adam")
-    args.optimizer = (
-        "adagrad" if args.adagrad else args.optimizer or ("adagrad" if args.embedding == "full" else "adam")
-    )
+    args.optimizer = "adagrad" if args.adagrad else args.optimizer
+    if args.embedding == "full":
+        args.recipe = args.recipe or ("torchrec_dlrm" if args.optimizer == "adagrad" else "equal")
+        if args.recipe == "equal" and args.optimizer == "adagrad":
+            p.error("--optimizer adagrad makes no sense with --recipe equal, which is Adam's")
+        for flag in ("average_power", "keep_array"):
+            if args.recipe == "torchrec_dlrm" and getattr(args, flag) is not None:
+                p.error(f"--{flag} makes no sense with --recipe torchrec_dlrm: its tables learn in backward")
+    args.optimizer = args.optimizer or ("adagrad" if args.recipe == "torchrec_dlrm" else "adam")
     if args.array_bytes is not None and args.compression is not None:
         p.error("give --array_bytes or --compression, not both")
     if args.rank_memory is not None and not args.planner_pss:
@@ -228,8 +240,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--lr_decay_start and --lr_decay_steps go together")
     if args.embedding == "pss":
         args.layout = args.layout or "auto"
-    if args.embedding != "full":
-        if args.array_bytes is None and args.compression is None:
-            args.compression = 1000.0
+    if args.embedding != "full" and args.array_bytes is None and args.compression is None:
+        args.compression = 1000.0
+    if args.recipe != "torchrec_dlrm":
         args.average_power = 8.0 if args.average_power is None else args.average_power
     return args

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from criteo_data import ClickData
+from full_tables import SGD_RATE, LazyAdam, sharded_tables
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -15,6 +16,7 @@ from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ShardingPlan
 from torchrec.models.dlrm import DLRM, DLRM_DCN, DLRM_Projection
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -145,7 +147,7 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
 
 
 def embedding_eps(args: argparse.Namespace, world_size: int) -> float:
-    """Of the array's optimizer, `--eps` before all."""
+    """Of the optimizer of array or tables, `--eps` before all."""
     if args.eps is not None or args.optimizer != "adam":
         return args.eps or _EPS
     return array_eps(args.batch_size * world_size)
@@ -177,6 +179,9 @@ def shard(
         )
         if parameters
     ]
+    if args.recipe == "equal":  # FBGEMM's own steps leave gradients, and their rate stays as it is
+        rate, eps = args.embedding_learning_rate, embedding_eps(args, dist.get_world_size())
+        return sharded, CombinedOptimizer([LazyAdam(sharded_tables(sharded), rate, eps), *optimizers])
     return sharded, CombinedOptimizer([sharded.fused_optimizer, *optimizers])
 
 
@@ -190,20 +195,27 @@ def _plan(
 ) -> ShardingPlan:
     """TorchRec's own planner's; or, with --planner_pss, ours for the plain tables. Full tables learn in backward."""
     ebc = model.dlrm.sparse_arch.embedding_bag_collection
+    constraints = None
     if isinstance(ebc, EmbeddingBagCollection):
         table_optimizer, rate = optimizer_class, args.embedding_learning_rate
         if args.planner_pss:
             table_optimizer, rate = torch.optim.Adagrad, _ADAGRAD_RATE_OF_TABLES
+        elif args.recipe == "equal":
+            table_optimizer, rate = torch.optim.SGD, SGD_RATE
+            whole_rows = ParameterConstraints(sharding_types=["table_wise", "row_wise"], compute_kernels=["fused"])
+            constraints = {table.name: whole_rows for table in ebc.embedding_bag_configs()}
         elif device.type == "cpu" and args.optimizer == "adam":
             raise ValueError("--optimizer adam with --embedding full needs a GPU: FBGEMM has no fused Adam on the CPU")
-        _apply_optimizer_in_backward(table_optimizer, ebc.parameters(), {"lr": rate, "eps": args.eps or _EPS})
+        eps = {} if args.recipe == "equal" else {"eps": args.eps or _EPS}
+        _apply_optimizer_in_backward(table_optimizer, ebc.parameters(), {"lr": rate, **eps})
     memory = {} if args.rank_memory is None else {"hbm_cap": args.rank_memory, "ddr_cap": args.rank_memory}
     topology = Topology(
         world_size=dist.get_world_size(), local_world_size=get_local_size(), compute_device=device.type, **memory
     )
     common = {"batch_size": args.batch_size, "storage_reservation": FixedPercentageStorageReservation(percentage=0.15)}
     if not args.planner_pss:
-        return EmbeddingShardingPlanner(topology, **common).collective_plan(model, sharders, dist.group.WORLD)
+        planner = EmbeddingShardingPlanner(topology, constraints=constraints, **common)
+        return planner.collective_plan(model, sharders, dist.group.WORLD)
     config = None if args.planner_pss == "never" else array_config(args, ebc.embedding_bag_configs(), data)
     planner = PSSShardingPlanner(topology, pss=args.planner_pss, config=config, **common)
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)

@@ -15,6 +15,7 @@ import threads
 import torch
 import torch.distributed as dist
 from criteo_evaluation import Evaluator
+from full_tables import JointAverage, TableAverage, TableRestart, lazy_adam
 from process_group import LostPeerError, cpu_group, has_lost_a_peer
 from scalar_log import ScalarLog
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -52,7 +53,7 @@ class Trainer:
         self.data = criteo_data.load(args)
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
-        in_backward = args.embedding == "full" or args.planner_pss is not None
+        in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
         begins_anew = not in_backward and not args.keep_array
         if not args.epochs:
             crosses = args.interaction_type == "dcn"
@@ -63,17 +64,24 @@ class Trainer:
         threads.choose(args.batch_size * criteo_model.multiply_adds(model))
         self.full_bytes = criteo_model.full_embedding_bytes(args, self.data.num_embeddings)
         self.model, self.optimizer = criteo_model.shard(args, model, self.data, device)
-        self.restart = ArrayRestart(self.model) if begins_anew and args.epochs > 1 else None
+        tables = lazy_adam(self.optimizer)
+        self.restart = None
+        if begins_anew and args.epochs > 1:
+            self.restart = ArrayRestart(self.model) if tables is None else TableRestart(tables)
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
         self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
         self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
-        # In-backward optimizers leave no moment at which a full table could be averaged, and no memory for it.
         self.average = None
         if args.average_power:
             averaged = dict(in_backward_optimizer_filter(self.model.named_parameters()))
-            self.average = WeightAverage(averaged, args.average_power, _AVERAGE_EVERY)
+            how = args.average_power, _AVERAGE_EVERY
+            if tables is None:
+                self.average = WeightAverage(averaged, *how)
+            else:
+                tables.average = TableAverage(tables.tables, *how)
+                self.average = JointAverage(averaged, tables.average, *how)
         self.best = None if self.average is None or in_backward or args.epochs == 1 else BestPass(self.average)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
