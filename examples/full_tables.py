@@ -136,8 +136,8 @@ class LazyAdam(KeyedOptimizer):
             squares = square[rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             mean[rows], square[rows] = means, squares
             step = float(state["step"])
-            root = squares.sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
-            table.local[rows] = before.addcdiv_(means, root, value=-group["lr"] / (1 - beta1**step))
+            root = squares.sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"]).mul_(1 - beta1**step)
+            table.local[rows] = before.addcdiv_(means, root, value=-group["lr"])
 
     def forget(self, table: ShardedTable) -> None:
         """Zeroes the moments of a table that is about to change whole."""

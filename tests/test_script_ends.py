@@ -143,6 +143,7 @@ NOT_FINITE = {
     "narrow": ["--embedding", "narrow"],
     "hash": ["--embedding", "hash"],
     "full": ["--embedding", "full"],
+    "torchrec_dlrm": ["--embedding", "full", "--recipe", "torchrec_dlrm"],
     "planner": ["--planner_pss", "auto"],
 }
 
@@ -206,7 +207,9 @@ SPOILED = {
     "moment": ([], "optimizer", "array.exp_avg_sq"),
     "best pass": (["--epochs", 2], "best_pass", "over_arch.model.1.bias"),
     "table": (["--embedding", "full"], "model", "t_cat_3.weight"),
-    "table's state": (["--embedding", "full"], "optimizer", "t_cat_3.momentum1"),
+    "table's state": (["--embedding", "full"], "optimizer", "t_cat_3.weight.exp_avg_sq"),
+    "table's average": (["--embedding", "full"], "average", "t_cat_3.weight.average"),
+    "table's sum": (["--embedding", "full", "--recipe", "torchrec_dlrm"], "optimizer", "t_cat_3.momentum1"),
     "planned table": (["--planner_pss", "never"], "model", "t_cat_3.weight"),
 }
 

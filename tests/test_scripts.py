@@ -93,11 +93,12 @@ def test_torchx_explicit_form(tmp_path):
 
 @pytest.mark.slow
 def test_full_tables_and_dcn(tmp_path):
-    """TorchRec's own tables, model-parallel on two ranks, with another interaction."""
-    flags = ["--embedding", "full", "--interaction_type", "dcn", "--print_sharding_plan", "--output_dir", tmp_path]
-    train(*SMALL, *flags, ranks=2)
-    found = results(tmp_path)
-    assert found["compression"] == 1 and found["embedding"] == "full" and found["auroc_test"] > 0.55
+    """TorchRec's own tables, model-parallel on two ranks, with another interaction, by both recipes."""
+    for recipe in ("equal", "torchrec_dlrm"):
+        flags = ["--embedding", "full", "--recipe", recipe, "--interaction_type", "dcn", "--print_sharding_plan"]
+        train(*SMALL, *flags, "--output_dir", tmp_path / recipe, ranks=2)
+        found = results(tmp_path / recipe)
+        assert found["compression"] == 1 and found["embedding"] == "full" and found["auroc_test"] > 0.55
 
 
 @pytest.mark.slow
@@ -150,6 +151,18 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     train(*flags, "--batch_size", "512", *third)
     found = results(tmp_path / "parts")
     assert found["world_size"] == 1 and found["steps"] == 237 and found["auroc_test"] > parts["auroc_test"] - 0.005
+
+
+@pytest.mark.slow
+def test_full_tables_resumed_equal_undisturbed_ones(tmp_path):
+    """Stopped after the first of two passes, before the tables begin anew: weights, moments and averages of two ranks' parts."""
+    flags = [*SMALL, "--embedding", "full", "--synthetic_scale", "0.0002", "--limit_train_batches", "12"]
+    train(*flags, "--epochs", "2", "--output_dir", tmp_path / "whole", ranks=2)
+    train(*flags, "--epochs", "1", "--output_dir", tmp_path / "parts", ranks=2)
+    train(*flags, "--epochs", "2", "--resume", "--output_dir", tmp_path / "parts", ranks=2)
+    whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
+    assert whole["steps"] == parts["steps"] == 24
+    assert whole["auroc_test"] == parts["auroc_test"] and whole["ne_test"] == parts["ne_test"]
 
 
 def write_rows(path, rows, delimiter="\t", bad=()):
@@ -226,7 +239,9 @@ def test_few_rows_are_passed_several_times_with_the_array_begun_anew(tmp_path):
 
 
 BAD_FLAGS = {
-    "--keep_array makes no sense with --embedding full": ["--embedding", "full", "--keep_array"],
+    "--keep_array makes no sense with --recipe torchrec_dlrm": ["--embedding", "full", "--adagrad", "--keep_array"],
+    "--optimizer adagrad makes no sense with --recipe equal": ["--embedding", "full", "--recipe", "equal", "--adagrad"],
+    "--recipe makes no sense with --embedding pss": ["--recipe", "equal"],
     "--keep_array makes no sense with --planner_pss": ["--planner_pss", "auto", "--keep_array"],
     "--compression makes no sense with --embedding full": ["--embedding", "full", "--compression", "10"],
     "--watch makes no sense with --embedding full": ["--embedding", "full", "--watch", "10"],
@@ -242,7 +257,16 @@ BAD_FLAGS = {
     "does not exist": ["--data_path", "/no/such/file"],
     "too small": ["--array_bytes", "16"],
     "no checkpoint in": ["--resume"],
-    "needs a GPU": ["--embedding", "full", "--optimizer", "adam", "--synthetic_scale", "0.001"],
+    "needs a GPU": [
+        "--embedding",
+        "full",
+        "--recipe",
+        "torchrec_dlrm",
+        "--optimizer",
+        "adam",
+        "--synthetic_scale",
+        "0.001",
+    ],
     "block_size 5 does not divide": ["--block_size", "5"],
 }
 
