@@ -5,6 +5,7 @@ import os
 
 from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.modules.pss_config import BITS
 
 # By --embedding, the flags that it has no use for.
 _SENSELESS = {
@@ -19,6 +20,7 @@ _SENSELESS = {
         "array_reduction",
         "planner_pss",
         "watch",
+        "bits",
     ),
     "pss": ("recipe",),
     "hash": ("block_size", "exact_fraction", "layout", "planner_pss", "recipe"),
@@ -80,6 +82,9 @@ def parser() -> Parser:
         "--layout",
         choices=["auto", "plain"],
         help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
+    )
+    model.add_argument(
+        "--bits", type=int, choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)"
     )
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")
     add_number(model, "--block_size", help="Z, consecutive coordinates of a shared row (default: by layout)")
@@ -240,6 +245,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--lr_decay_start and --lr_decay_steps go together")
     if args.embedding == "pss":
         args.layout = args.layout or "auto"
+    if args.embedding != "full":
+        args.bits = args.bits or 32
     if args.embedding != "full" and args.array_bytes is None and args.compression is None:
         args.compression = 1000.0
     if args.recipe != "torchrec_dlrm":

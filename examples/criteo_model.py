@@ -87,19 +87,21 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
     """The array's layout: ours, or a rival's at the same bytes."""
     array_bytes = args.array_bytes or max(int(full_embedding_bytes(args, data.num_embeddings) / args.compression), 1)
     if args.embedding == "narrow":
-        return exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), args.init_range)
+        width = narrow_width(tables, array_bytes, args.bits)
+        return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
     if args.embedding == "hash":
         width = args.width or row_hashing_width(tables, array_bytes)
-        rows = capped_rows(tables, array_bytes, width)
+        rows = capped_rows(tables, array_bytes, width, args.bits)
         for table, capped in zip(tables, rows, strict=True):
             table.num_embeddings = capped
         data.fold_ids(rows)
-        return exact_tables(tables, array_bytes, width, args.init_range)
+        return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
     return PSSConfig(
         array_bytes=array_bytes,
         layout=args.layout,
         counts=counts_by_table(data),
         seed=args.seed,
+        bits=args.bits,
         block_size=args.block_size,
         width=args.width,
         exact="auto" if data.contiguous else (),

@@ -6,8 +6,9 @@ addresses in any process, on any machine, at any world size.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
-from math import gcd
+from math import ceil, gcd
 
 import torch
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
@@ -15,6 +16,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES, ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops.hashing import hot_keys_of, table_key
+from torchrec_pss.ops.quantize import element_bytes, stored_bytes
 
 ALIGNMENT = 16  # elements; exact, prefix and hot regions and slices start at multiples of it
 _MAX_SLOTS = (1 << 32) - 1
@@ -23,6 +25,11 @@ _EXACT_FRACTION = 0.3
 
 def aligned(numel: int) -> int:
     return -(-numel // ALIGNMENT) * ALIGNMENT
+
+
+def cell_bytes(config: PSSConfig, itemsize: int) -> int | Fraction:
+    """Stored bytes of an element, its part of a scale included; ``itemsize`` where it is stored as it is trained."""
+    return itemsize if config.bits == 32 else element_bytes(config.bits)
 
 
 def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -84,7 +91,7 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     Args:
         tables: TorchRec's embedding configs; names are unique, only shapes are read.
         config: the budget and the choices.
-        itemsize: bytes an array element.
+        itemsize: bytes of an element while it is trained.
 
     Raises:
         ValueError: duplicate or unknown table names, a block size that does not divide, a width or prefix out of
@@ -96,12 +103,13 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     exact = _exact_names(tables, config, itemsize)
     shapes = [_exact_shape(t, config) if t.name in exact else _shared_shape(t, config) for t in tables]
 
-    budget = _array_numel(config.array_bytes, shapes, itemsize)
+    cell = cell_bytes(config, itemsize)
+    budget = _array_numel(config, shapes, itemsize)
     own = sum(shape.own_numel for shape in shapes)
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = (own + least) * itemsize + sum(s.extra_bytes for s in shapes)
+        smallest = ceil((own + least) * cell) + sum(s.extra_bytes for s in shapes)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -118,7 +126,9 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     layouts = [_place(s, config, slices[s.name], bases[s.name], hot_begins[s.name], hot_bases[s.name]) for s in shapes]
     sign = config.sign is not False
     hot_keys = torch.cat([s.hot_keys for s in by_name])
-    return ArrayLayout("mix64", config.seed, sign, shared + own, shared, itemsize, tuple(layouts), hot_keys)
+    return ArrayLayout(
+        "mix64", config.seed, sign, shared + own, shared, itemsize, tuple(layouts), hot_keys, config.bits
+    )
 
 
 def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> None:
@@ -233,10 +243,10 @@ def _exact_names(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, items
     fixed = [_shared_shape(t, config) for t in tables if _has_own_shape(t, config)]
     everything = fixed + [_exact_shape(t, config) for t in candidates]
     needed = sum(s.own_numel for s in everything) + _least_shared(fixed, config)
-    if needed <= _array_numel(config.array_bytes, everything, itemsize):
+    if needed <= _array_numel(config, everything, itemsize):
         return {t.name for t in candidates}
     shapes = [_shared_shape(t, config) for t in tables]
-    numel = _array_numel(config.array_bytes, shapes, itemsize)
+    numel = _array_numel(config, shapes, itemsize)
     left = numel - sum(s.own_numel for s in shapes) - _least_shared(shapes, config)
     fraction = _EXACT_FRACTION if config.exact_fraction is None else config.exact_fraction
     room = min(fraction * numel, left)
@@ -255,9 +265,12 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
     return sum(map(aligned, widths)) if config.segments else aligned(max(widths, default=0))
 
 
-def _array_numel(array_bytes: int, shapes: Sequence[_Shape], itemsize: int) -> int:
-    left = array_bytes - sum(s.extra_bytes for s in shapes)
-    return max(left, 0) // itemsize // ALIGNMENT * ALIGNMENT
+def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
+    left = max(config.array_bytes - sum(s.extra_bytes for s in shapes), 0)
+    numel = int(left // cell_bytes(config, itemsize)) // ALIGNMENT * ALIGNMENT
+    if config.bits < 32 and numel and stored_bytes(numel, config.bits) > left:  # the last scale is of fewer elements
+        numel -= ALIGNMENT
+    return numel
 
 
 def _place(

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 
 from torchrec_pss.ops import FeatureColumn
+from torchrec_pss.ops.quantize import stored_bytes
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # of arrays of few bits 3
 PROJECTION_BYTES = 4
 HOT_KEY_BYTES = 4
 
@@ -81,6 +82,12 @@ class ArrayLayout:
     itemsize: int
     tables: tuple[TableLayout, ...]
     hot_keys: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32), compare=False)
+    bits: int = 32  # of a stored element; 32: it is stored as it is trained, in `itemsize` bytes
+
+    @property
+    def array_bytes(self) -> int:
+        """Stored bytes of the array alone, scales included."""
+        return self.numel * self.itemsize if self.bits == 32 else stored_bytes(self.numel, self.bits)
 
     @property
     def projection_numel(self) -> int:
@@ -106,7 +113,7 @@ class ArrayLayout:
     @property
     def embedding_bytes(self) -> int:
         """Bytes of everything learned or stored: the array, the projections and the keys of hot rows."""
-        return self.numel * self.itemsize + self.projection_bytes + HOT_KEY_BYTES * self.hot_keys.numel()
+        return self.array_bytes + self.projection_bytes + HOT_KEY_BYTES * self.hot_keys.numel()
 
     @property
     def full_embedding_bytes(self) -> int:
@@ -127,7 +134,7 @@ class ArrayLayout:
                 entry |= {"hot_rows": t.num_hot, "hot_keys": digest, "hot_base": t.hot_base}
             tables[t.name] = entry
         return {
-            "format_version": FORMAT_VERSION,
+            **({"format_version": FORMAT_VERSION} if self.bits == 32 else {"format_version": 3, "bits": self.bits}),
             "hash": self.hash,
             "seed": self.seed,
             "sign": self.sign,
@@ -140,7 +147,7 @@ class ArrayLayout:
         """The allocation as a table, one line a table."""
         full = self.full_embedding_bytes
         lines = [
-            f"array of {self.numel:,} elements ({self.numel * self.itemsize:,} bytes), {self.shared_numel:,} shared; "
+            f"array of {self.numel:,} elements {f'of {self.bits} bits ' if self.bits < 32 else ''}({self.array_bytes:,} bytes), {self.shared_numel:,} shared; "
             f"projections {self.projection_bytes:,} bytes, hot keys {HOT_KEY_BYTES * self.hot_keys.numel():,}; "
             f"full tables {full:,} bytes, {full / self.embedding_bytes:,.1f}x",
             f"{'table':<20} {'kind':<8} {'rows':>15} {'dim':>5} {'width':>5} {'prefix':>6} {'Z':>3} {'hot rows':>10} "
@@ -162,6 +169,9 @@ def describe_difference(
     """Names the first difference between two fingerprints, found ``where``; None where they agree."""
     there, here = where
     saved = _upgraded(saved)
+    bits = [found.get("bits", 32) for found in (saved, wanted)]
+    if bits[0] != bits[1]:
+        return f"bits is {bits[0]!r} {there} and {bits[1]!r} {here}"
     for name in ("format_version", "hash", "seed", "sign"):
         if saved.get(name) != wanted[name]:
             return f"{name} is {saved.get(name)!r} {there} and {wanted[name]!r} {here}"

@@ -5,11 +5,12 @@ docs/layout.md has the measurements behind each number here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
-from torchrec_pss.modules.allocation import aligned, check_tables, largest_fitting
+from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
 from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
 
@@ -56,6 +57,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     if config.layout == "plain" or config.hash == "robe":
         return config
     check_tables(tables, config)
+    itemsize = cell_bytes(config, itemsize)
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
     contiguous = config.exact == "auto" and stated == [None] * 3
@@ -94,7 +96,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     return plain
 
 
-def _exact_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int, bias: bool) -> int:
+def _exact_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int | Fraction, bias: bool) -> int:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
     return own * itemsize + _projection_bytes(tables, width, bias)
@@ -105,7 +107,7 @@ def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: b
 
 
 def _own_elements_for_every_row(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, least: int
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction, least: int
 ) -> PSSConfig | None:
     """Step 2; None where not even ``least`` elements a row fit."""
     bias = bool(plain.bias)
@@ -153,14 +155,16 @@ def _examples(counts: Mapping) -> int:
     return max(known.total for known in counts.values())
 
 
-def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int, counts: Mapping | None) -> int:
+def _read_width(
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction, counts: Mapping | None
+) -> int:
     """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
     read says more of a row, leaves fewer rows elements of their own, and from few examples is learned by heart sooner. Narrower
     where the projections would not fit."""
     least = _least_width(plain, counts)
     if plain.head == "dot":
         return least
-    elements = plain.array_bytes / itemsize / sum(t.num_embeddings for t in tables)
+    elements = plain.array_bytes / float(itemsize) / sum(t.num_embeddings for t in tables)
     most = _MOST_WIDTH
     many = _MANY_READS_OF_ROWS if plain.exact == "auto" else _MANY_READS
     if counts and (examples := _examples(counts)) < many:
@@ -173,18 +177,18 @@ def _read_width(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
     return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
 
 
-def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """The largest width at which the array would hold all rows of all tables; 0 where there is none."""
     widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
     return largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
 
 
-def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> int:
+def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """Elements that the projections leave."""
     width = _widths(plain, tables)
     projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
     projections = PROJECTION_BYTES * sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
-    return max(plain.array_bytes - projections, 0) // itemsize
+    return int(max(plain.array_bytes - projections, 0) // itemsize)
 
 
 def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int]:
@@ -193,7 +197,7 @@ def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int
     return [min(plain.width or t.embedding_dim, t.embedding_dim) for t in tables]
 
 
-def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int) -> list[str]:
+def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> list[str]:
     """Names of the tables that fit whole under the cap of rows at which all tables, capped, fill the array; fewer where
     `PSSConfig.exact_fraction` says so."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
@@ -211,7 +215,7 @@ def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, items
 
 
 def _hot_rows(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int, share: float
+    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int | Fraction, share: float
 ) -> dict[str, np.ndarray]:
     """The most frequent ids of all tables that are not exact, as many as ``share`` of the array holds with their keys."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
@@ -222,7 +226,9 @@ def _hot_rows(
     least = sum(aligned(w) for w in widths)
     left = min(share * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
     all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
-    cost = np.concatenate([np.full(len(counts[t.name].counts), w + HOT_KEY_BYTES / itemsize) for t, w in sharing])
+    cost = np.concatenate(
+        [np.full(len(counts[t.name].counts), w + HOT_KEY_BYTES / float(itemsize)) for t, w in sharing]
+    )
     order = np.argsort(-all_counts, kind="stable")
     order = order[all_counts[order] >= _HOT_COUNT]
     number = int((np.cumsum(cost[order]) <= left - aligned(1) * len(sharing)).sum())

@@ -8,11 +8,13 @@ import torch
 
 from torchrec_pss.modules.config_json import as_plain, from_plain, parsed, written
 from torchrec_pss.modules.id_counts import IdCounts, checked_counts, whole_numbers
+from torchrec_pss.ops.quantize import FEW_BITS
 from torchrec_pss.ranges import RANGES, SEED, checked, shown
 
 HASHES = ("mix64", "robe")
 LAYOUTS = ("auto", "plain")
 HEADS = ("mlp", "dot")
+BITS = (32, *FEW_BITS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class PSSConfig:
             "auto" takes True for ``head="mlp"``; say True before a plain dot product, where nothing else can
             learn that an item is popular.
         counts: by table name, how often ids occur; what "auto" chooses hot rows from.
+        bits: of a stored element: 32 (of tables in fp16 or bf16: their 16); or 8, 4, 3 or 2, with a scale for 64 of them. The array that
+            is trained stays fp32, is read as if it were stored already, and gets the gradient of that (docs/bits.md). [32]
         init_range: elements start uniform in ``[-init_range, init_range]``.
 
     Raises:
@@ -70,12 +74,15 @@ class PSSConfig:
     segments: bool | None = None
     bias: bool | None = None
     counts: Mapping[str, IdCounts] | None = None
+    bits: int = 32
     init_range: float = 0.05
 
     def __post_init__(self) -> None:
         for field, allowed in {"hash": HASHES, "layout": LAYOUTS, "head": HEADS}.items():
             if not isinstance(getattr(self, field), str) or getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {shown(getattr(self, field))}")
+        if type(self.bits) is not int or self.bits not in BITS:
+            raise ValueError(f"bits must be one of {BITS}, got {shown(self.bits)}")
         for field in ("sign", "segments", "bias"):
             if not isinstance(getattr(self, field), bool | None):
                 raise ValueError(f"{field} must be True, False or None, got {shown(getattr(self, field))}")
@@ -95,8 +102,10 @@ class PSSConfig:
             self._set(counts=checked_counts(self.counts))
         if self.hash == "robe":
             given = self.width is not None or self.prefix not in (None, 0) or self.hot or self.segments or self.bias
-            if given or self.exact not in ("auto", ()):
-                raise ValueError('hash="robe" has no exact tables, widths, prefixes, hot rows, segments or bias')
+            if given or self.exact not in ("auto", ()) or self.bits != 32:
+                raise ValueError(
+                    'hash="robe" has no exact tables, widths, prefixes, hot rows, segments, bias or few bits'
+                )
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():

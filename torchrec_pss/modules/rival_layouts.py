@@ -11,14 +11,16 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.ops.quantize import stored_bytes
 from torchrec_pss.ranges import checked
 
+_ITEMSIZE = 4  # of full tables, and of elements of 32 bits
 _ROW_HASHING_WIDTH = 4  # at most, before interactions and an MLP (docs/training.md)
 _PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
 _PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
 
 
-def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, itemsize: int = 4) -> int:
+def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, bits: int = 32) -> int:
     """The widest width at which all rows of all tables fit ``array_bytes`` (projections included; a table is read at its
     embedding_dim where that is less).
 
@@ -29,12 +31,12 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, 
     rows = [t.num_embeddings for t in tables]
     widest = max(t.embedding_dim for t in tables)
     for width in range(widest, 0, -1):
-        if _bytes(tables, rows, width, itemsize) <= array_bytes:
+        if _bytes(tables, rows, width, bits) <= array_bytes:
             return width
-    smallest = _bytes(tables, rows, 1, itemsize)
+    smallest = _bytes(tables, rows, 1, bits)
     raise ValueError(
         f"array_bytes = {array_bytes} is too small for narrow tables: width 1 needs {smallest} bytes, "
-        f"{_as_compression(tables, smallest, itemsize)}"
+        f"{_as_compression(tables, smallest)}"
     )
 
 
@@ -52,9 +54,7 @@ def row_hashing_width(
     return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
 
 
-def capped_rows(
-    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, width: int, itemsize: int = 4
-) -> list[int]:
+def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, width: int, bits: int = 32) -> list[int]:
     """Rows of each table under one cap, the largest at which they fit ``array_bytes`` at ``width``, projections included.
 
     Raises:
@@ -66,12 +66,12 @@ def capped_rows(
         return [min(t.num_embeddings, cap) for t in tables]
 
     most = max(t.num_embeddings for t in tables)
-    cap = largest_fitting(0, most, lambda c: _bytes(tables, capped(c), width, itemsize) <= array_bytes)
+    cap = largest_fitting(0, most, lambda c: _bytes(tables, capped(c), width, bits) <= array_bytes)
     if cap == 0:
-        smallest = _bytes(tables, capped(1), width, itemsize)
+        smallest = _bytes(tables, capped(1), width, bits)
         raise ValueError(
             f"array_bytes = {array_bytes} is too small for row hashing at width {width}: "
-            f"one row a table needs {smallest} bytes, {_as_compression(tables, smallest, itemsize)}"
+            f"one row a table needs {smallest} bytes, {_as_compression(tables, smallest)}"
         )
     return capped(cap)
 
@@ -82,20 +82,24 @@ def exact_tables(
     width: int,
     init_range: float | None = None,
     head: str = "mlp",
+    bits: int = 32,
 ) -> PSSConfig:
     """All tables exact at ``width`` (or their embedding_dim, if that is less). ``head``: `PSSConfig.head`."""
     widths = {t.name: min(width, t.embedding_dim) for t in tables}
     given = {} if init_range is None else {"init_range": init_range}
-    return PSSConfig(array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, head=head, **given)
+    return PSSConfig(
+        array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, head=head, bits=bits, **given
+    )
 
 
-def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, itemsize: int) -> int:
+def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, bits: int) -> int:
     widths = [min(width, t.embedding_dim) for t in tables]
     own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
     projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
-    return own * itemsize + projected * PROJECTION_BYTES
+    stored = own * _ITEMSIZE if bits == 32 else stored_bytes(own, bits)
+    return stored + projected * PROJECTION_BYTES
 
 
-def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int, itemsize: int) -> str:
-    full = sum(t.num_embeddings * t.embedding_dim for t in tables) * itemsize
+def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int) -> str:
+    full = sum(t.num_embeddings * t.embedding_dim for t in tables) * _ITEMSIZE
     return f"a compression of {full / array_bytes:.4g}"

@@ -21,6 +21,7 @@ from torchrec_pss.modules.tracing import TracedLookup
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup, gradient_only
+from torchrec_pss.ops.quantize import quantize
 from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -56,6 +57,8 @@ class SharedArrayModule(nn.Module):
             if not table.feature_names:
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
+        if config.bits < 32 and dtype != torch.float32:
+            raise ValueError(f"bits={config.bits}: tables must be FP32, in which the array is trained, got {dtype}")
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
             self._config = auto_layout.choose(tables, config, dtype.itemsize)
@@ -142,11 +145,17 @@ class SharedArrayModule(nn.Module):
         ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
         arguments = self._arguments(positions, pooling)
         try:
-            read = self._reader()(self.array, indices=ids, offsets=offsets, per_sample_weights=weights, **arguments)
+            read = self._reader()(
+                self._elements(), indices=ids, offsets=offsets, per_sample_weights=weights, **arguments
+            )
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, features, tables, self._layout.hash) from error
         return read.to(self.output_dtype)
+
+    def _elements(self) -> torch.Tensor:
+        """The array as it is read."""
+        return self.array if self._config.bits == 32 else quantize(self.array, self._config.bits)
 
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
@@ -191,7 +200,11 @@ class SharedArrayModule(nn.Module):
         # No child of this module: one would be in its repr, and in what walks over modules.
         array = self._parameters["array"]  # of the attribute FX makes a proxy
         device = torch.device("cpu") if array.is_meta else array.device
-        object.__setattr__(self, name, TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype))
+        object.__setattr__(
+            self,
+            name,
+            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._config.bits),
+        )
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
 
@@ -246,7 +259,7 @@ class SharedArrayModule(nn.Module):
         """
         _, position = self._table(table)
         try:
-            return self._read_rows(self.array, ids, self._arguments([position], PoolingMode.SUM))
+            return self._read_rows(self._elements(), ids, self._arguments([position], PoolingMode.SUM))
         except IndexError as error:
             raise IndexError(str(error).replace("feature 0", f"table {table!r}")) from error
 
@@ -292,6 +305,10 @@ class SharedArrayModule(nn.Module):
         """
         if optimizer is not None and self._num_lookups() > 1:
             raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
+        if optimizer is not None and self._config.bits < 32:
+            raise ValueError(
+                f"no step in backward: elements of {self._config.bits} bits are read, and fp32 ones stepped"
+            )
         before = self._step_in_backward
         if before is not None and before.optimizer is optimizer:
             return

@@ -1,0 +1,89 @@
+"""``torch.ops.torchrec_pss.quantize``: an array as it is read where its elements have few bits (docs/hashing.md, section 6).
+
+Groups of `GROUP` consecutive elements have one scale. With `b` bits there are `2^b` levels, `(q + 1/2) * scale` for `q = -2^(b-1) ..
+2^(b-1) - 1`: symmetric, and without a zero, which with few bits would cost a level. The scale follows from the group's largest element alone,
+so that nothing beside the array is learned or kept, and every device has the same bits.
+"""
+
+from fractions import Fraction
+
+import torch
+
+from torchrec_pss.ops.lookup import _library
+
+GROUP = 64  # elements
+FEW_BITS = (8, 4, 3, 2)
+# Of the largest element, which with few bits is worth clipping.
+_CLIP = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.85}
+SCALE_BYTES = 2  # bf16
+
+
+def stored_bytes(numel: int, bits: int) -> int:
+    """Bytes of ``numel`` elements (a multiple of 8) with their scales."""
+    return numel * bits // 8 + -(-numel // GROUP) * SCALE_BYTES
+
+
+def element_bytes(bits: int) -> Fraction:
+    """Of one element, its part of a scale included."""
+    return Fraction(stored_bytes(GROUP, bits), GROUP)
+
+
+def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
+    """bf16 ``[N / GROUP, rounded up]``: of each group, ``clip * largest / largest level``."""
+    missing = -len(array) % GROUP
+    groups = torch.nn.functional.pad(array.to(torch.float32), (0, missing)).view(-1, GROUP)
+    factor = torch.tensor(_CLIP[bits] / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
+    return (groups.abs().amax(1) * factor).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny)
+
+
+def codes_of(array: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """int8 ``[N]``: of each element, the nearest level's ``q``."""
+    inverse = scales.to(torch.float32).reciprocal().repeat_interleave(GROUP)[: len(array)]
+    half = 2 ** (bits - 1)
+    return (array.to(torch.float32) * inverse).floor().clamp(-half, half - 1).to(torch.int8)
+
+
+def values_of(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """fp32 ``[N]``: what the codes stand for."""
+    return (codes.to(torch.float32) + 0.5) * scales.to(torch.float32).repeat_interleave(GROUP)[: len(codes)]
+
+
+def reference(array: torch.Tensor, bits: int) -> torch.Tensor:
+    """The op in plain PyTorch."""
+    scales = scales_of(array, bits)
+    return values_of(codes_of(array, scales, bits), scales)
+
+
+def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
+    """What is read of an array whose elements have ``bits`` bits; its gradient is the array's (straight through).
+
+    Args:
+        array: fp32 ``[N]``.
+        bits: one of `FEW_BITS`.
+
+    Returns:
+        fp32 ``[N]``.
+
+    Raises:
+        ValueError: other bits, or an array that is no fp32 vector.
+    """
+    if bits not in FEW_BITS:
+        raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
+    if array.dim() != 1 or array.dtype != torch.float32:
+        raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
+    return torch.ops.torchrec_pss.quantize(array, bits)
+
+
+_library.define("quantize(Tensor array, int bits) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.impl("quantize", reference, "CPU")
+_library.impl("quantize", reference, "CUDA")
+
+
+@torch.library.register_fake("torchrec_pss::quantize")
+def _fake(array: torch.Tensor, bits: int) -> torch.Tensor:
+    return torch.empty_like(array)
+
+
+torch.library.register_autograd(
+    "torchrec_pss::quantize", lambda ctx, grad: (grad, None), setup_context=lambda ctx, inputs, output: None
+)
