@@ -7,6 +7,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_pss.modules.feature_selection import select
+from torchrec_pss.ops.quantize import CLIP
 
 
 @torch.fx.wrap
@@ -42,6 +43,7 @@ class TracedLookup(nn.Module):
     def __init__(self, given: dict, output_dtype: torch.dtype, bits: int) -> None:
         super().__init__()
         self.bits = bits
+        self.clip: float = CLIP.get(bits, 1.0)
         self.output_dtype = output_dtype
         self.features: torch.Tensor = given["features"]
         self.hot_keys: torch.Tensor = given["hot_keys"]
@@ -64,7 +66,7 @@ class TracedLookup(nn.Module):
         matrices = torch.empty(0, dtype=dtype, device=array.device) if projections is None else projections.to(dtype)
         features, hot_keys = self.features.to(array.device), self.hot_keys.to(array.device)
         weights = None if weights is None else weights.to(dtype)
-        array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits)
+        array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits, self.clip)
         read, _ = torch.ops.torchrec_pss.lookup(
             array, features, hot_keys, matrices, ids, offsets, weights, self.total_width, self.read_width, self.pooling_mode,
             self.hash_kind, self.sign,

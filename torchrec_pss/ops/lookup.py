@@ -38,6 +38,9 @@ _library.define(
     "-> (Tensor, Tensor)",
 )
 
+# Of an array whose elements have few bits, what is read: ops/quantize.py.
+_library.define("quantize(Tensor array, int bits, float clip) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+
 try:
     importlib.import_module("torchrec_pss._C")
     HAS_CPU_KERNEL = True

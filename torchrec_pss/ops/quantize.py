@@ -9,12 +9,12 @@ from fractions import Fraction
 
 import torch
 
-from torchrec_pss.ops.lookup import _library
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
 GROUP = 64  # elements
 FEW_BITS = (8, 4, 3, 2)
 # Of the largest element, which with few bits is worth clipping.
-_CLIP = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.85}
+CLIP = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.85}
 SCALE_BYTES = 2  # bf16
 
 
@@ -28,11 +28,11 @@ def element_bytes(bits: int) -> Fraction:
     return Fraction(stored_bytes(GROUP, bits), GROUP)
 
 
-def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
+def scales_of(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
     """bf16 ``[N / GROUP, rounded up]``: of each group, ``clip * largest / largest level``."""
     missing = -len(array) % GROUP
     groups = torch.nn.functional.pad(array.to(torch.float32), (0, missing)).view(-1, GROUP)
-    factor = torch.tensor(_CLIP[bits] / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
+    factor = torch.tensor(clip / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
     return (groups.abs().amax(1) * factor).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny)
 
 
@@ -48,9 +48,9 @@ def values_of(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return (codes.to(torch.float32) + 0.5) * scales.to(torch.float32).repeat_interleave(GROUP)[: len(codes)]
 
 
-def reference(array: torch.Tensor, bits: int) -> torch.Tensor:
+def reference(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
     """The op in plain PyTorch."""
-    scales = scales_of(array, bits)
+    scales = scales_of(array, bits, clip)
     return values_of(codes_of(array, scales, bits), scales)
 
 
@@ -71,19 +71,19 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
     if array.dim() != 1 or array.dtype != torch.float32:
         raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
-    return torch.ops.torchrec_pss.quantize(array, bits)
+    return torch.ops.torchrec_pss.quantize(array, bits, CLIP[bits])
 
 
-_library.define("quantize(Tensor array, int bits) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.impl("quantize", reference, "CPU")
+if not HAS_CPU_KERNEL:
+    _library.impl("quantize", reference, "CPU")
 _library.impl("quantize", reference, "CUDA")
 
 
 @torch.library.register_fake("torchrec_pss::quantize")
-def _fake(array: torch.Tensor, bits: int) -> torch.Tensor:
+def _fake(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
     return torch.empty_like(array)
 
 
 torch.library.register_autograd(
-    "torchrec_pss::quantize", lambda ctx, grad: (grad, None), setup_context=lambda ctx, inputs, output: None
+    "torchrec_pss::quantize", lambda ctx, grad: (grad, None, None), setup_context=lambda ctx, inputs, output: None
 )

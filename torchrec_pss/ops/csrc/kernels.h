@@ -7,6 +7,7 @@
 #include "forward.h"
 #include "backward.h"
 #include "update.h"
+#include "quantize.h"
 
 namespace torchrec_pss {
 namespace PSS_ISA {
@@ -14,7 +15,7 @@ namespace PSS_ISA {
 template <typename T, typename Acc>
 constexpr KernelsOf<T, Acc> kKernelsOf{forward<T, Acc>, prepare<T, Acc>, add<T, Acc>, apply<T, Acc>, apply_to_all<T, Acc>};
 
-const Kernels kKernels = {kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>};
+const Kernels kKernels = {kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>, quantize};
 
 } // namespace PSS_ISA
 } // namespace torchrec_pss

@@ -138,6 +138,11 @@ using Apply = void (*)(const Problem&, const Tensors<T, Acc>&, const Chunk<Acc>&
 template <typename T, typename Acc>
 using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last);
 
+// Of an array of few bits, groups [first, last) of kGroup elements, as they are read: largest element times `factor` is a group's scale, levels
+// go from `-half` to `half - 1`, and a half.
+using Quantize = void (*)(const float* from, float* to, int64_t numel, float factor, float half, int64_t first, int64_t last);
+constexpr int64_t kGroup = 64;
+
 constexpr int64_t kTileRows = 64;
 
 // The kernels for one element type.
@@ -155,6 +160,7 @@ struct Kernels {
   KernelsOf<float, float> fp32;
   KernelsOf<c10::Half, float> fp16;
   KernelsOf<c10::BFloat16, float> bf16;
+  Quantize quantize;
 };
 
 } // namespace torchrec_pss
