@@ -331,6 +331,10 @@ class SharedArrayModule(nn.Module):
         made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
         if made.dtype not in _APPLIED_DTYPES:
             raise TypeError(f"a shared array must be fp32, fp16, bf16 or fp64, not {made.dtype}")
+        if self._config.bits < 32 and made.dtype != torch.float32:
+            raise TypeError(
+                f"a shared array of bits={self._config.bits} is fp32, from which they are made, not {made.dtype}"
+            )
         before = [] if self.projections is None else [self.projections, self.projections.grad]
         before = [t.detach() for t in before if t is not None]  # what `_apply` makes of them has other values
         super()._apply(fn, recurse)

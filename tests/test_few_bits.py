@@ -1,0 +1,255 @@
+"""Elements of few bits: the levels, what is read and learned of them, bytes, and what is refused."""
+
+import io
+import warnings
+
+import pytest
+import torch
+import two_ranks
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.fx import symbolic_trace
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, get_default_pss_sharders
+from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.ops import quantize as few
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+
+ROWS = {"t1": 100, "t2": 5000, "t3": 40}
+FEW = few.FEW_BITS
+
+
+def collection(bits=4, array_bytes=4000, data_type=DataType.FP32, pooling=PoolingType.SUM, weighted=True, **choices):
+    torch.manual_seed(0)
+    tables = [
+        EmbeddingBagConfig(
+            name=t, num_embeddings=n, embedding_dim=16, feature_names=[f"f{t}"], data_type=data_type, pooling=pooling
+        )
+        for t, n in ROWS.items()
+    ]
+    counts = {t: IdCounts(torch.arange(20).numpy(), torch.full((20,), 9).numpy(), 200_000) for t in ROWS}
+    config = PSSConfig(**{"array_bytes": array_bytes, "bits": bits, "counts": counts} | choices)
+    return PSSEmbeddingBagCollection(tables, config=config, is_weighted=weighted)
+
+
+def batch(seed=0, weighted=True):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, 4, (3 * 8,), generator=generator, dtype=torch.int32)
+    per_table = lengths.view(3, -1).sum(1).tolist()
+    ids = [torch.randint(0, n, (k,), generator=generator) for n, k in zip(ROWS.values(), per_table, strict=True)]
+    weights = torch.rand(int(lengths.sum()), generator=generator) if weighted else None
+    return KeyedJaggedTensor([f"f{t}" for t in ROWS], torch.cat(ids), weights, lengths)
+
+
+def random_array(numel, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    array = torch.randn(numel, generator=generator) * torch.rand(numel, generator=generator) ** 4
+    array[numel // 3 : numel // 3 + 70] = 0  # a group of zeros
+    return array
+
+
+@pytest.mark.parametrize("bits", FEW)
+def test_levels(bits):
+    """Of the specification, in whole numbers: largest element over largest level, rounded to bf16, is the scale."""
+    array = random_array(1000)
+    read = few.quantize(array, bits)
+    half = 2 ** (bits - 1)
+    for first in range(0, 1000, few.GROUP):
+        group, found = array[first : first + few.GROUP], read[first : first + few.GROUP]
+        wanted = float(group.abs().max()) * few.CLIP[bits] / (half - 0.5)
+        scale = torch.tensor(wanted).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny).float()
+        levels = (torch.arange(-half, half) + 0.5) * scale
+        assert all(bool((value == levels).any()) for value in found)
+        inside = group.abs() <= half * scale
+        assert bool(((found - group).abs()[inside] <= scale * 0.5001).all())
+        assert bool((found[~inside].abs() == levels[-1]).all())
+
+
+@pytest.mark.skipif(not HAS_CPU_KERNEL, reason="no C++ kernel")
+@pytest.mark.parametrize("numel", [16, 64, 80, 1000, 300_000])
+def test_the_kernel_has_the_references_bits(numel):
+    for bits in FEW:
+        array = random_array(numel, seed=bits)
+        assert torch.equal(few.quantize(array, bits), few.reference(array, bits, few.CLIP[bits]))
+    assert few.quantize(torch.zeros(0), 4).numel() == 0
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_what_is_read_reads_as_itself(bits):
+    once = few.quantize(random_array(5000), bits)
+    assert torch.equal(few.quantize(once, bits), once)
+
+
+def test_not_finite_elements_are_seen():
+    for bad in (float("nan"), float("inf")):
+        array = random_array(200)
+        array[70] = bad
+        read = few.quantize(array, 4)
+        assert not torch.isfinite(read[70]) and bool(torch.isfinite(read[:64]).all())
+
+
+@pytest.mark.parametrize("bits", FEW)
+def test_gradient_straight_through(bits):
+    array = random_array(200).requires_grad_()
+    factor = torch.arange(200.0)
+    (few.quantize(array, bits) * factor).sum().backward()
+    assert torch.equal(array.grad, factor)
+    torch.library.opcheck(torch.ops.torchrec_pss.quantize.default, (random_array(200).requires_grad_(), bits, 1.0))
+
+
+@pytest.mark.parametrize("bits", FEW)
+def test_stored_bytes_fill_the_budget(bits):
+    for array_bytes in (1500, 4001, 20_003):
+        layout = collection(bits, array_bytes, layout="plain", exact=()).layout
+        numel, beside = layout.numel, layout.embedding_bytes - layout.array_bytes
+        assert layout.embedding_bytes == few.stored_bytes(numel, bits) + beside <= array_bytes
+        assert few.stored_bytes(numel + 16, bits) + beside > array_bytes
+        assert layout.full_embedding_bytes == sum(ROWS.values()) * 16 * 4
+    assert f"elements of {bits} bits" in str(layout)
+
+
+@pytest.mark.parametrize("pooling", [PoolingType.SUM, PoolingType.MEAN])
+@pytest.mark.parametrize("bits", FEW)
+def test_a_collection_reads_the_levels_and_gives_the_array_their_gradient(bits, pooling):
+    ours = collection(bits, pooling=pooling)
+    assert any(t.is_exact for t in ours.layout.tables) and any(t.num_hot for t in ours.layout.tables)
+    grid = ours.layout
+    config = PSSConfig(**{**{f: getattr(ours.config, f) for f in ours.config.__dataclass_fields__}, "bits": 32,
+                          "array_bytes": grid.numel * 4 + grid.embedding_bytes - grid.array_bytes})  # fmt: skip
+    theirs = PSSEmbeddingBagCollection(ours.embedding_bag_configs(), config=config, is_weighted=True)
+    assert theirs.layout.numel == grid.numel
+    with torch.no_grad():
+        theirs.array.copy_(few.quantize(ours.array, bits))
+        theirs.projections.copy_(ours.projections)
+    results = []
+    for ebc in (ours, theirs):
+        features = batch()
+        features.weights().requires_grad_()
+        out = ebc(features).values()
+        out.square().sum().backward()
+        results.append((out, ebc.array.grad, ebc.projections.grad, features.weights().grad))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other)
+    assert torch.equal(ours.materialize("t2", torch.arange(50)), theirs.materialize("t2", torch.arange(50)))
+
+
+def test_sequences_traced_and_scripted_modules_read_the_levels():
+    tables = [EmbeddingConfig(name="t", num_embeddings=5000, embedding_dim=8, feature_names=["f"])]
+    ec = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=1000, bits=4))
+    features = KeyedJaggedTensor(["f"], torch.tensor([3, 4000, 3]), lengths=torch.tensor([1, 0, 2]))
+    rows = ec.materialize("t", features.values())
+    assert torch.equal(ec(features)["f"].values(), rows)
+    ebc = collection(weighted=False)
+    out = ebc(batch(weighted=False)).values()
+    assert torch.equal(symbolic_trace(ebc)(batch(weighted=False)).values(), out)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(ebc), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(batch(weighted=False)).values(), out)
+
+
+def test_a_compiled_module_learns_the_same():
+    results = []
+    for compiled in (False, True):
+        ebc = collection(weighted=False)
+        model = torch.compile(ebc, backend="aot_eager") if compiled else ebc
+        model(batch(weighted=False)).values().square().sum().backward()
+        results.append(ebc.array.grad)
+    torch.testing.assert_close(*results)
+
+
+def train(rank, world_size, in_backward):
+    model = nn.ModuleDict({"ebc": collection()})
+    array = model["ebc"].array
+    if in_backward:
+        _apply_optimizer_in_backward(torch.optim.Adam, model.parameters(), {"lr": 0.01})
+    dmp = DistributedModelParallel(model, sharders=get_default_pss_sharders(), device=torch.device("cpu"))
+    optimizer = None if in_backward else torch.optim.Adam(dmp.parameters(), lr=0.01)
+    for step in range(5):
+        both = [batch(2 * step + r) for r in ((rank,) if world_size == 2 else (0, 1))]
+        losses = [dmp.module["ebc"](one).values().square().sum() for one in both]
+        (sum(losses) / len(losses)).backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+    found = dmp.module["ebc"]
+    assert not torch.equal(found.array.detach(), few.quantize(found.array.detach(), 4)), "the array must stay fp32"
+    return (found.array.detach() - array.detach()).numpy(), found.projections.detach().numpy()
+
+
+def test_training_is_the_same_on_two_processes_and_with_the_optimizer_in_backward(tmp_path):
+    runs = [
+        result
+        for in_backward in (False, True)
+        for world_size in (1, 2)
+        for result in two_ranks.run(train, tmp_path, in_backward, world_size=world_size)
+    ]
+    for array, projections in runs[1:]:
+        torch.testing.assert_close(torch.from_numpy(array), torch.from_numpy(runs[0][0]), rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(torch.from_numpy(projections), torch.from_numpy(runs[0][1]), rtol=1e-3, atol=2e-5)
+
+
+def test_checkpoints_of_other_bits_are_refused_by_name():
+    saved = collection(4).state_dict()
+    restored = collection(4)
+    restored.load_state_dict(saved)
+    assert torch.equal(restored.array, saved["array"])
+    same_places = collection(4).layout
+    beside = same_places.embedding_bytes - same_places.array_bytes
+    as_many = few.stored_bytes(same_places.numel, 8) + beside
+    given = {f: getattr(restored.config, f) for f in restored.config.__dataclass_fields__}
+    other = PSSEmbeddingBagCollection(
+        restored.embedding_bag_configs(),
+        config=PSSConfig(**given | {"bits": 8, "array_bytes": as_many}),
+        is_weighted=True,
+    )
+    assert other.layout.numel == same_places.numel
+    before = other.array.detach().clone()
+    with pytest.raises(ValueError, match="bits is 4 in the checkpoint and 8 here"):
+        other.load_state_dict(saved)
+    assert torch.equal(other.array, before)
+    with pytest.raises(ValueError, match="bits is 32 in the checkpoint and 4 here"):
+        restored.load_state_dict(collection(32).state_dict())
+
+
+def test_32_bits_keep_version_2():
+    assert collection(32).layout.fingerprint()["format_version"] == 2
+    found = collection(4).layout.fingerprint()
+    assert found["format_version"] == 3 and found["bits"] == 4
+
+
+@pytest.mark.parametrize("bits", [1, 5, 16, 4.0, "4", True, None])
+def test_bits_that_are_not_offered(bits):
+    with pytest.raises(ValueError, match="bits must be one of"):
+        PSSConfig(array_bytes=1000, bits=bits)
+
+
+def test_what_few_bits_cannot_be():
+    with pytest.raises(ValueError, match="bits=4: tables must be FP32"):
+        collection(4, data_type=DataType.BF16)
+    with pytest.raises(ValueError, match='hash="robe" has no'):
+        PSSConfig(array_bytes=1000, bits=4, hash="robe", block_size=4)
+    with pytest.raises(ValueError, match="elements of 4 bits are read, and fp32 ones stepped"):
+        ebc = collection(4)
+        ebc.step_in_backward(torch.optim.Adam([ebc.array]))
+    with pytest.raises(ValueError, match="array must be an fp32 vector"):
+        few.quantize(torch.zeros(4, 4), 4)
+    with pytest.raises(ValueError, match="bits must be one of"):
+        few.quantize(torch.zeros(4), 5)
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(TypeError, match="bits=4"):
+            collection(4).to(dtype)
+
+
+def test_a_smallest_budget_is_named():
+    with pytest.raises(ValueError, match="is too small") as error:
+        collection(4, array_bytes=30, layout="plain", exact=())
+    smallest = int(str(error.value).split("hot rows is ")[1].split(" ")[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert collection(4, array_bytes=smallest, layout="plain", exact=()).layout.embedding_bytes <= smallest
+    with pytest.raises(ValueError, match="is too small"):
+        collection(4, array_bytes=smallest - 1, layout="plain", exact=())
