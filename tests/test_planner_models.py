@@ -1,5 +1,7 @@
 """The planner on models of every kind: what an array cannot have is left to TorchRec, and the plan says why."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,7 +12,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
@@ -320,16 +322,18 @@ def test_a_budget_too_small_says_whose_and_of_what():
 
 
 def without_our_sharders(rank, world_size):
-    model = nn.ModuleDict(
-        {"ebc": PSSEmbeddingBagCollection([bag("a")], config=PSSConfig(array_bytes=2000)), "over": nn.Linear(DIM, 1)}
-    )
-    _apply_optimizer_in_backward(torch.optim.SGD, model["ebc"].parameters(), {"lr": 0.1})
-    dmp = DistributedModelParallel(_Called(model), device=CPU)
-    with pytest.raises(
-        RuntimeError,
-        match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
-    ):
-        dmp(features(["f_a"]))
+    """The array's, or those of the plan's planner; from the meta device DMP makes other parameters of an array that it does not shard."""
+    for device, ours in itertools.product(["cpu", "meta"], [None, get_default_pss_sharders()]):
+        ebc = PSSEmbeddingBagCollection([bag("a")], device=device, config=PSSConfig(array_bytes=2000))
+        model = _Called(nn.ModuleDict({"ebc": ebc, "over": nn.Linear(DIM, 1)}))
+        _apply_optimizer_in_backward(torch.optim.SGD, ebc.parameters(), {"lr": 0.1})
+        plan = EmbeddingShardingPlanner(Topology(world_size=world_size, compute_device="cpu")).collective_plan(model)
+        dmp = DistributedModelParallel(model, device=CPU, plan=plan if ours else None, sharders=ours)
+        with pytest.raises(
+            RuntimeError,
+            match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
+        ):
+            dmp(features(["f_a"]))
     return True
 
 

@@ -72,6 +72,8 @@ class SharedArrayModule(nn.Module):
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
+        # What `DistributedModelParallel` exchanges for others, which lack the optimizer in backward that these were given.
+        self._meta_parameters = dict(self.named_parameters(recurse=False)) if self.array.is_meta else {}
         self.reset_parameters()
 
     @property
@@ -178,11 +180,14 @@ class SharedArrayModule(nn.Module):
         if torch.compiler.is_compiling() or DistributedDataParallel._get_active_ddp_module() is None:
             return
         for name, parameter in self.named_parameters(recurse=False):
-            if hasattr(parameter, "_in_backward_optimizers") and not getattr(parameter, "_ddp_ignored", False):
+            if getattr(parameter, "_ddp_ignored", False):
+                continue
+            given = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
+            if hasattr(given, "_in_backward_optimizers"):
                 raise RuntimeError(
-                    f"the shared array's parameter {name!r} has an optimizer in backward ({parameter._optimizer_classes[0].__name__}), and "
-                    "DistributedDataParallel has the parameter: give DistributedModelParallel sharders=get_default_pss_sharders(), which "
-                    "replicate it and take the optimizer along"
+                    f"the shared array's parameter {name!r} has an optimizer in backward ({given._optimizer_classes[0].__name__}), and "
+                    "DistributedDataParallel has the parameter: give DistributedModelParallel, and the planner of the plan that it is "
+                    "given, sharders=get_default_pss_sharders(), which replicate it and take the optimizer along"
                 )
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
