@@ -7,6 +7,7 @@ row's norm (LAMB, LARS) has none. Options have FBGEMM's names and defaults (docs
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torchrec.optim as torchrec_optim
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
+
+from torchrec_pss.ranges import shown
 
 OptimizerClass = type[torch.optim.Optimizer]
 _KINDS = {
@@ -61,12 +64,20 @@ def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> t
             TorchRec's sharders rewrite them in place.
 
     Raises:
-        ValueError: a class without a counterpart, or an option that it has not; names both and what to write instead.
+        ValueError: a class without a counterpart, or an option that it has not, or a value that is none; names both and what to write
+            instead.
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise ValueError(f"an optimizer in backward must be a class of optimizers, got {optimizer_class!r}")
     options = _with_lr(kwargs)
     if optimizer_class not in _KINDS:
+        name = next((base for base in _KINDS if issubclass(optimizer_class, base)), None)
+        named = name not in (None, torchrec_optim.RowWiseAdagrad)
+        if named and inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
+            raise ValueError(
+                f"{optimizer_class.__name__} is derived from torchrec.optim.{name.__name__}, which is the name of an FBGEMM kernel and has no "
+                f"step; give torchrec.optim.{name.__name__} itself, or derive from torch.optim's"
+            )
         return optimizer_class, options
     return _of_kind(_KINDS[optimizer_class], options)
 
@@ -122,10 +133,14 @@ def optimizer_options(fused_params: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``fused_params`` that are an optimizer's.
 
     Raises:
-        ValueError: a name that FBGEMM does not know.
+        ValueError: a name that FBGEMM does not know, or what maps no names.
     """
+    if not isinstance(fused_params, Mapping):
+        raise ValueError(f"fused_params must be a dict of options such as 'learning_rate', got {shown(fused_params)}")
     unknown = [
-        n for n in fused_params if n not in _OPTIONS and n not in _FBGEMM and not n.startswith(("__", "ssd_", "kvzch"))
+        n
+        for n in fused_params
+        if n not in _OPTIONS and n not in _FBGEMM and not str(n).startswith(("__", "ssd_", "kvzch"))
     ]
     if unknown:
         raise ValueError(
@@ -153,7 +168,23 @@ def _of_kind(kind: EmbOptimType, options: dict[str, Any]) -> tuple[OptimizerClas
         raise ValueError(
             f"{name} on a shared array has no option {', '.join(f'{n}={given[n]!r}' for n in other)}; it has {', '.join(_TAKEN[kind])}"
         )
+    _check_values(name, given)
     return _MAKERS[kind](name, given)
+
+
+def _check_values(name: str, given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: an option that is no number, or of the betas no two.
+    """
+    for option, value in given.items():
+        numbers, what = [value], "a number"
+        if option == "betas":
+            numbers, what = value, "two numbers"
+            if not isinstance(value, list | tuple) or len(value) != 2:
+                numbers = [None]
+        if option != "weight_decay_mode" and not all(isinstance(n, Real | torch.Tensor) for n in numbers):
+            raise ValueError(f"{name}: {option} must be {what}, got {shown(value)}")
 
 
 def _is_off(option: str, value: Any) -> bool:
