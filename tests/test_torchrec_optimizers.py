@@ -21,7 +21,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.distributed import PSSEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSShardingPlanner
-from torchrec_pss.optim.counterparts import counterpart, of_fused_params
+from torchrec_pss.optim.counterparts import counterpart, of_fused_params, optimizer_of
 
 CPU = torch.device("cpu")
 BETAS = {"beta1": 0.8, "beta2": 0.99}
@@ -310,3 +310,31 @@ def test_values_that_an_optimizer_refuses_are_refused_with_the_parameters_name()
 
     with pytest.raises(ValueError, match="array: SGD in backward with {'lr': -1}: Invalid learning rate: -1"):
         make({"lr": -1})
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "kwargs", "fused", "expected"),
+    [
+        (torch.optim.SGD, {}, {"learning_rate": 0.5, "eps": 1e-3}, {"lr": 0.5}),
+        (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9}, {"learning_rate": 0.5}, {"lr": 0.2, "momentum": 0.9}),
+        (torch.optim.Adagrad, {"lr": 0.2}, {"learning_rate": 0.5, "eps": 1e-3}, {"lr": 0.2, "eps": 1e-3}),
+        (torch.optim.Adam, {}, {"lr": 0.5, "beta1": 0.8}, {"lr": 0.5, "betas": (0.8, 0.999)}),
+        (torch.optim.NAdam, {}, {"learning_rate": 0.5}, {}),
+    ],
+)
+def test_fused_params_fill_in_what_a_class_of_torchs_leaves_open(optimizer_class, kwargs, fused, expected):
+    """As on TorchRec's tables; it knows no NAdam."""
+    array = torch.nn.Parameter(torch.ones(3))
+    array._optimizer_classes, array._optimizer_kwargs = [optimizer_class], [kwargs]
+    assert optimizer_of(array, fused, "array") == (optimizer_class, expected)
+
+
+def test_fused_params_that_mean_another_thing_in_a_class_of_torchs():
+    array = torch.nn.Parameter(torch.ones(3))
+    array._optimizer_classes, array._optimizer_kwargs = [torch.optim.Adam], [{"lr": 0.1}]
+    with pytest.raises(
+        ValueError, match=r"array: torch.optim.Adam in backward .* lr, eps, betas, not weight_decay=0.1"
+    ):
+        optimizer_of(array, {"weight_decay": 0.1}, "array")
+    array._optimizer_kwargs = [{"weight_decay": 0.2}]
+    assert optimizer_of(array, {"weight_decay": 0.1}, "array") == (torch.optim.Adam, {"weight_decay": 0.2})

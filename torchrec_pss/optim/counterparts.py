@@ -30,6 +30,13 @@ _KINDS = {
     torchrec_optim.LarsSGD: EmbOptimType.LARS_SGD,
 }
 _NAMES = {kind: f"torchrec.optim.{cls.__name__}" for cls, kind in _KINDS.items()}
+_OF_TORCH: dict[
+    OptimizerClass, tuple[str, ...]
+] = {  # TorchRec's tables take these too; options that mean the same there
+    torch.optim.SGD: ("lr",),
+    torch.optim.Adagrad: ("lr", "eps"),
+    torch.optim.Adam: ("lr", "eps", "betas"),
+}
 _RATE = 0.01
 _ADAGRAD = ("lr", "eps", "initial_accumulator_value", "lr_decay", "weight_decay", "weight_decay_mode")
 _ADAM = ("lr", "eps", "betas", "beta1", "beta2", "weight_decay")
@@ -104,10 +111,11 @@ def optimizer_of(
     parameter: nn.Parameter, fused_params: Mapping[str, Any] | None, name: str
 ) -> tuple[OptimizerClass, dict[str, Any]] | None:
     """What `apply_optimizer_in_backward` put on a parameter, as it stands on an array; else a sharder's ``fused_params``, whose options
-    are also those of a class of `torchrec.optim` that leaves them open. None where there is neither.
+    are also those of a class that TorchRec knows and that leaves them open. None where there is neither.
 
     Raises:
-        ValueError: as `counterpart`; several optimizers; each with ``name``.
+        ValueError: as `counterpart`; several optimizers; ``fused_params`` that mean another thing in such a class of torch.optim; each
+            with ``name``.
     """
     classes = getattr(parameter, "_optimizer_classes", [])
     if len(classes) > 1:
@@ -117,10 +125,33 @@ def optimizer_of(
     try:
         if not classes:
             return of_fused_params(fused_params)
-        options = optimizer_options(fused_params or {}) if classes[0] in _KINDS else {}
-        return counterpart(classes[0], _with_lr(options) | _with_lr(parameter._optimizer_kwargs[0]))
+        given = _with_lr(parameter._optimizer_kwargs[0])
+        return counterpart(classes[0], _left_open(classes[0], given, fused_params or {}) | given)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _left_open(
+    optimizer_class: OptimizerClass, given: Mapping[str, Any], fused_params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of ``fused_params`` that TorchRec's tables would take beside those that were given to the optimizer.
+
+    Raises:
+        ValueError: one that is not the class's own.
+    """
+    options = _with_lr(optimizer_options(fused_params))
+    if optimizer_class not in _OF_TORCH:
+        return options if optimizer_class in _KINDS else {}
+    taken = _OF_TORCH[optimizer_class]
+    if "betas" not in options and ("beta1" in options or "beta2" in options):
+        options["betas"] = options.get("beta1", 0.9), options.get("beta2", 0.999)
+    for option, value in options.items():
+        if option not in (*taken, *given, *_PASSED_OVER) and not _is_off(option, value):
+            raise ValueError(
+                f"torch.optim.{optimizer_class.__name__} in backward stands for itself on a shared array and takes of fused_params "
+                f"{', '.join(taken)}, not {option}={value!r}: give it to the optimizer"
+            )
+    return {option: value for option, value in options.items() if option in taken}
 
 
 def set_optimizer(parameter: nn.Parameter, optimizer: tuple[OptimizerClass, dict[str, Any]] | None) -> None:
