@@ -26,7 +26,7 @@ from torchrec_pss.optim.step_in_backward import StepInBackward
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_APPLIED_DTYPES = _OUTPUT_DTYPES = (*_ARRAY_DTYPES, torch.float64)
+_APPLIED_DTYPES = OUTPUT_DTYPES = (*_ARRAY_DTYPES, torch.float64)
 
 
 class SharedArrayModule(nn.Module):
@@ -49,8 +49,8 @@ class SharedArrayModule(nn.Module):
         output_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if output_dtype not in _OUTPUT_DTYPES:
-            raise ValueError(f"output_dtype must be one of {', '.join(map(str, _OUTPUT_DTYPES))}, got {output_dtype!r}")
+        if output_dtype not in OUTPUT_DTYPES:
+            raise ValueError(f"output_dtype must be one of {', '.join(map(str, OUTPUT_DTYPES))}, got {output_dtype!r}")
         self.output_dtype = output_dtype
         for table in tables:
             if not table.feature_names:
