@@ -291,6 +291,12 @@ def test_values_that_are_no_numbers(kwargs, message):
         counterpart(theirs.Adam, kwargs)
 
 
+def test_fused_params_that_torchrec_gives_its_kernels_itself():
+    for name in ("embedding_specs", "device", "self", "table_names"):
+        with pytest.raises(ValueError, match=f"fused_params: FBGEMM has no option '{name}'"):
+            PSSEmbeddingBagCollectionSharder(fused_params={name: None})
+
+
 def test_fused_params_of_another_kind():
     for fused in ({1: 2}, [("lr", 0.1)], "lr"):
         with pytest.raises(ValueError, match="fused_params: FBGEMM has no option 1|fused_params must be a dict"):

@@ -187,7 +187,7 @@ class SharedArrayModule(nn.Module):
                 raise RuntimeError(
                     f"the shared array's parameter {name!r} has an optimizer in backward ({given._optimizer_classes[0].__name__}), and "
                     "DistributedDataParallel has the parameter: give DistributedModelParallel, and the planner of the plan that it is "
-                    "given, sharders=get_default_pss_sharders(), which replicate it and take the optimizer along"
+                    "given, sharders=get_default_pss_sharders(), which replicate it and take along the optimizer that it has by then"
                 )
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:

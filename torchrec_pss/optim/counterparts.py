@@ -59,7 +59,20 @@ _PASSED_OVER = (
     "betas",
     "eta",
 )  # where a formula has them not, as FBGEMM does: they promise nothing
-_FBGEMM = inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters
+_TORCHRECS_OWN = {
+    "self",
+    "embedding_specs",
+    "feature_table_map",
+    "pooling_mode",
+    "weights_precision",
+    "device",
+    "table_names",
+}
+_FBGEMM = {
+    name: parameter
+    for name, parameter in inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters.items()
+    if name not in _TORCHRECS_OWN  # what TorchRec gives its kernels itself
+}
 
 
 def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> tuple[OptimizerClass, dict[str, Any]]:
