@@ -12,11 +12,12 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import (
+    MixedEmbeddingCollection,
     PSSConfig,
     PSSEmbeddingBagCollection,
     PSSEmbeddingCollection,
@@ -139,3 +140,21 @@ def under_dmp(rank, world_size):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_towers_in_half_precision(tmp_path, ranks):
     assert all(two_ranks.run(under_dmp, tmp_path, world_size=ranks))
+
+
+@pytest.mark.parametrize("need_indices", [False, True])
+def test_sequences_of_a_planned_collection_have_one_dtype(need_indices):
+    """TorchRec's plain tables return fp32, where its sharded ones obey fused_params."""
+    configs = [
+        EmbeddingConfig(name=n, num_embeddings=100, embedding_dim=8, feature_names=[n]) for n in ("user", "item")
+    ]
+    whole = EmbeddingCollection(tables=configs, device=CPU, need_indices=need_indices)
+    ours = MixedEmbeddingCollection(whole, ["user"], CONFIG, "cpu")
+    expected = ours(bags())
+    ours.array.output_dtype = torch.float16
+    for module in (ours, symbolic_trace(ours), torch.jit.script(ours)):
+        found = module(bags())
+        for name, jagged in expected.items():
+            assert torch.equal(found[name].values(), jagged.values().half())
+            assert found[name].values().dtype == torch.float16 and torch.equal(found[name].lengths(), jagged.lengths())
+            assert not need_indices or torch.equal(found[name].weights(), jagged.weights())

@@ -1,5 +1,7 @@
 """The planner on models of every kind: what an array cannot have is left to TorchRec, and the plan says why."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,7 +12,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
@@ -27,6 +29,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, expanded, get_default_pss_sharders, unsharded
+from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollectionSharder
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.candidates import budgets, tables_of
@@ -320,16 +323,18 @@ def test_a_budget_too_small_says_whose_and_of_what():
 
 
 def without_our_sharders(rank, world_size):
-    model = nn.ModuleDict(
-        {"ebc": PSSEmbeddingBagCollection([bag("a")], config=PSSConfig(array_bytes=2000)), "over": nn.Linear(DIM, 1)}
-    )
-    _apply_optimizer_in_backward(torch.optim.SGD, model["ebc"].parameters(), {"lr": 0.1})
-    dmp = DistributedModelParallel(_Called(model), device=CPU)
-    with pytest.raises(
-        RuntimeError,
-        match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
-    ):
-        dmp(features(["f_a"]))
+    """The array's, or those of the plan's planner; from the meta device DMP makes other parameters of an array that it does not shard."""
+    for device, ours in itertools.product(["cpu", "meta"], [None, get_default_pss_sharders()]):
+        ebc = PSSEmbeddingBagCollection([bag("a")], device=device, config=PSSConfig(array_bytes=2000))
+        model = _Called(nn.ModuleDict({"ebc": ebc, "over": nn.Linear(DIM, 1)}))
+        _apply_optimizer_in_backward(torch.optim.SGD, ebc.parameters(), {"lr": 0.1})
+        plan = EmbeddingShardingPlanner(Topology(world_size=world_size, compute_device="cpu")).collective_plan(model)
+        dmp = DistributedModelParallel(model, device=CPU, plan=plan if ours else None, sharders=ours)
+        with pytest.raises(
+            RuntimeError,
+            match=r"'array' has an optimizer in backward \(SGD\), and DistributedDataParallel has.*get_default_pss",
+        ):
+            dmp(features(["f_a"]))
     return True
 
 
@@ -407,3 +412,129 @@ def test_a_collection_whose_sharder_knows_no_arrays():
         reasons["s"]
         == "its sharder is EmbeddingCollectionSharder, which knows no arrays; give get_default_pss_sharders()"
     )
+
+
+class Dense(MixedEmbeddingBagCollectionSharder):
+    def compute_kernels(self, sharding_type, compute_device_type):
+        return ["dense"]
+
+
+@pytest.mark.parametrize(
+    ("sharders", "lost"),
+    [
+        (lambda: [Dense(), *get_default_pss_sharders()], "what Dense does; give one sharder of that type"),
+        (lambda: [*get_default_pss_sharders("sparse"), *get_default_pss_sharders()], "reduction of MixedEmbeddingBag"),
+        (
+            lambda: [EmbeddingCollectionSharder(use_index_dedup=True), *get_default_pss_sharders()],
+            r"use_index_dedup of .*give MixedEmbeddingCollectionSharder\(use_index_dedup",
+        ),
+        (lambda: [EmbeddingBagCollectionSharder({"eps": 1e-3}), *get_default_pss_sharders()], "fused_params of"),
+    ],
+)
+@pytest.mark.parametrize("pss", ["always", "never"])
+def test_whatever_a_sharder_loses_is_said(sharders, lost, pss):
+    with pytest.raises(ValueError, match=f"DistributedModelParallel takes the last, .* and loses {lost}"):
+        planner(1, pss).plan(nn.ModuleDict({"ebc": ebc("a")}), sharders())
+
+
+def test_sharders_that_carry_plans_out_need_no_others():
+    """TorchRec's planner asks sharders of arrays too."""
+    whole = nn.ModuleDict({"ebc": ebc("a", "b"), **sequence_model()})
+    plan = planner(1).plan(whole, [MixedEmbeddingBagCollectionSharder(), MixedEmbeddingCollectionSharder()])
+    assert plan.plan["ebc"].shared_tables == ["a", "b"] and plan.plan["ec"].shared_tables == ["s", "t", "u"]
+    planner_ = planner(1)
+    plan = planner_.plan(whole, [MixedEmbeddingBagCollectionSharder()])
+    assert plan.plan["ebc"].shared_tables == ["a", "b"]
+    reasons = {t.name: t.reason for t in planner_.tables}
+    assert reasons["s"] == "its sharder is missing; give get_default_pss_sharders()"
+
+
+@pytest.mark.parametrize("sharders", [None, [None], [MixedEmbeddingBagCollectionSharder], iter(())])
+def test_what_are_no_sharders(sharders):
+    with pytest.raises(TypeError, match=r"sharders must be a list such as get_default_pss_sharders\(\), got"):
+        planner(1).plan(nn.ModuleDict({"ebc": ebc("a")}), sharders)
+    with pytest.raises(TypeError, match="the model to plan must be a torch.nn.Module, got 'ebc'"):
+        planner(1).plan("ebc", get_default_pss_sharders())
+
+
+@pytest.mark.parametrize("pss", ["auto", "always", "never"])
+def test_a_model_without_collections(pss):
+    planner_ = planner(1, pss)
+    assert planner_.plan(nn.Linear(2, 2), get_default_pss_sharders()).plan == {} and not planner_.tables
+
+
+@pytest.mark.parametrize("pss", ["auto", "always"])
+def test_a_collection_at_two_paths_stays_with_torchrec(pss):
+    """Sharding makes a copy of its own for each: one would be an array, the other a table."""
+    one = ebc("a")
+    planner_ = planner(1, pss)
+    plan = planner_.plan(nn.ModuleDict({"x": one, "y": one, "z": ebc("b")}), get_default_pss_sharders())
+    assert plan.plan["z"].shared_tables == ["b"]
+    assert all(not hasattr(plan.plan.get(path, {}), "array") for path in "xy")
+    reasons = {(t.path, t.name): t.reason for t in planner_.tables}
+    why = "its collection is at x and y, where sharding makes a copy of its own for each"
+    assert reasons == {("x", "a"): why, ("y", "a"): why, ("z", "b"): ""}
+
+
+def test_tables_that_must_be_exact_have_their_part_of_a_shared_budget():
+    model, _ = table_list(one=[10**8], other=[1000])
+    whole = 1000 * DIM * 4
+    for others in (
+        {"constraints": {"other0": PSSParameterConstraints(pss="exact")}, "array_bytes": whole + 8000},
+        {"config": PSSConfig(array_bytes=whole + 8000, exact=["other0"]), "array_bytes": None},
+    ):
+        plan = planner(1, **others).plan(model, get_default_pss_sharders())
+        assert {path: entry.config.array_bytes for path, entry in plan.plan.items()} == {"one": 8000, "other": whole}
+    config = PSSConfig(array_bytes=1000, exact=["other0"])
+    with pytest.raises(
+        ValueError, match=r"array_bytes = 1,000 is too small: the tables that must be exact \(other0\) have 32,000"
+    ):
+        planner(1, array_bytes=None, config=config).plan(model, get_default_pss_sharders())
+    model, _ = table_list(**{f"c{i}": [10**8] for i in range(9)})
+    with pytest.raises(ValueError, match="c0: of the array_bytes 8 its tables have 0 by their rows: array_bytes must"):
+        planner(1, array_bytes=8).plan(model, get_default_pss_sharders())
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ({"a": "never"}, r"the constraint of table 'a' must be a PSSParameterConstraints, such as .*got 'never'"),
+        (["a"], r"constraints must map tables to PSSParameterConstraints, got \['a'\]"),
+        ({"a": ParameterConstraints(pooling_factors=None)}, "pooling_factors of table 'a' must be a list .* got None"),
+        ({"a": ParameterConstraints(pooling_factors=[])}, r"pooling_factors of table 'a' must be a list .* got \[\]"),
+        ({"a": ParameterConstraints(batch_sizes=[1, 2])}, r"batch_sizes of table 'a' must be a list .* got \[1, 2\]"),
+    ],
+)
+def test_what_are_no_constraints(constraints, message):
+    with pytest.raises(ValueError, match=message):
+        planner(1, constraints=constraints)
+
+
+def test_configs_that_name_no_table_of_the_model():
+    with pytest.raises(ValueError, match="config must be a PSSConfig, got {'array_bytes': 1000}"):
+        planner(1, array_bytes=None, config={"array_bytes": 1000})
+    for field in ({"exact": ["aa"]}, {"width": {"aa": 4}}):
+        planner_ = planner(1, array_bytes=None, config=PSSConfig(array_bytes=4000, **field))
+        expected = rf"config: {next(iter(field))} names the tables \['aa'\]; the model's collections have \['a'\]"
+        with pytest.raises(ValueError, match=expected):
+            planner_.plan(nn.ModuleDict({"ebc": ebc("a")}), get_default_pss_sharders())
+
+
+class _Failing(PSSShardingPlanner):
+    """A user's, whose error cannot be sent to other ranks."""
+
+    def plan(self, module, sharders):
+        class OwnError(Exception):
+            pass
+
+        raise OwnError("nobody knows this class")
+
+
+def errors_of_all_ranks(rank, world_size):
+    with pytest.raises(RuntimeError, match="OwnError: nobody knows this class"):
+        _Failing(Topology(world_size, "cpu"), pss="never").collective_plan(nn.ModuleDict({"ebc": ebc("a")}))
+    return True
+
+
+def test_an_error_that_cannot_be_sent_leaves_no_rank_waiting(tmp_path):
+    assert all(two_ranks.run(errors_of_all_ranks, tmp_path))

@@ -7,12 +7,13 @@ import torch
 import torch.distributed as dist
 import torchrec.optim as theirs
 import two_ranks
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import Topology
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.distributed.types import ShardingEnv
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -20,7 +21,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
 from torchrec_pss.distributed import PSSEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSShardingPlanner
-from torchrec_pss.optim.counterparts import counterpart, of_fused_params
+from torchrec_pss.optim.counterparts import counterpart, of_fused_params, optimizer_of
 
 CPU = torch.device("cpu")
 BETAS = {"beta1": 0.8, "beta2": 0.99}
@@ -241,3 +242,105 @@ def test_sharders_are_torchrecs_with_the_same_arguments():
         inner = getattr(sharder, "_ebc_sharder", getattr(sharder, "_ec_sharder", sharder))
         if "Quant" not in type(sharder).__name__:
             assert inner.fused_params == fused, sharder
+
+
+def test_classes_derived_from_torchrecs():
+    """Those are names of kernels, but for `RowWiseAdagrad`; who derives from one has no step."""
+
+    class Named(theirs.Adam):
+        pass
+
+    class OwnStep(theirs.RowWiseAdagrad):
+        def step(self, closure=None):
+            raise NotImplementedError
+
+    class SameStep(theirs.RowWiseAdagrad):
+        pass
+
+    with pytest.raises(ValueError, match=r"Named is derived from torchrec.optim.Adam, which is the name of an FBGEMM"):
+        counterpart(Named, {"lr": 0.1})
+    array = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match="RowWiseAdagrad has no rows in a 1-D parameter"):
+        OwnStep([array])
+    SameStep([torch.nn.Parameter(torch.ones(2, 3))])  # torch wraps its step now
+    assert type(SameStep([array])) is torch.optim.Adagrad
+
+
+def test_rowwise_adagrad_takes_parameters_in_any_form():
+    array, table = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 3))
+    for given in ([{"params": [array]}], [("array", array)], (array,), [{"params": array}]):
+        assert type(theirs.RowWiseAdagrad(given)) is torch.optim.Adagrad
+    for given in ([{"params": [table]}], [("table", table)], (table,), iter([table])):
+        assert type(theirs.RowWiseAdagrad(given)) is theirs.RowWiseAdagrad
+    for given in (iter([array]), [{"params": [array, table]}], [torch.nn.Parameter(torch.ones(()))]):
+        with pytest.raises(ValueError, match="RowWiseAdagrad has no rows in a 1-D parameter"):
+            theirs.RowWiseAdagrad(given)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"betas": 0.9}, "torchrec.optim.Adam: betas must be two numbers, got 0.9"),
+        ({"betas": (0.9,)}, r"betas must be two numbers, got \(0.9,\)"),
+        ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
+        ({"weight_decay": None}, "weight_decay must be a number, got None"),
+    ],
+)
+def test_values_that_are_no_numbers(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        counterpart(theirs.Adam, kwargs)
+
+
+def test_fused_params_that_torchrec_gives_its_kernels_itself():
+    for name in ("embedding_specs", "device", "self", "table_names"):
+        with pytest.raises(ValueError, match=f"fused_params: FBGEMM has no option '{name}'"):
+            PSSEmbeddingBagCollectionSharder(fused_params={name: None})
+
+
+def test_fused_params_of_another_kind():
+    for fused in ({1: 2}, [("lr", 0.1)], "lr"):
+        with pytest.raises(ValueError, match="fused_params: FBGEMM has no option 1|fused_params must be a dict"):
+            get_default_pss_sharders(fused_params=fused)
+    for dtype in (torch.int8, "fp16", SparseType.INT8, DataType.INT8):
+        with pytest.raises(ValueError, match="fused_params: output_dtype must be one of torch.float32, .* got"):
+            get_default_pss_sharders(fused_params={"output_dtype": dtype})
+    get_default_pss_sharders(fused_params={"output_dtype": None})
+
+
+def test_values_that_an_optimizer_refuses_are_refused_with_the_parameters_name():
+    def make(kwargs):
+        whole = swapped()
+        whole["ebc"].array._optimizer_classes, whole["ebc"].array._optimizer_kwargs = [theirs.SGD], [kwargs]
+        env = ShardingEnv(world_size=1, rank=0, pg=None)
+        return PSSEmbeddingBagCollectionSharder().shard(whole["ebc"], {}, env, CPU, "ebc")
+
+    with pytest.raises(ValueError, match="array: SGD in backward with {'lr': -1}: Invalid learning rate: -1"):
+        make({"lr": -1})
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "kwargs", "fused", "expected"),
+    [
+        (torch.optim.SGD, {}, {"learning_rate": 0.5, "eps": 1e-3}, {"lr": 0.5}),
+        (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9}, {"learning_rate": 0.5}, {"lr": 0.2, "momentum": 0.9}),
+        (torch.optim.Adagrad, {"lr": 0.2}, {"learning_rate": 0.5, "eps": 1e-3}, {"lr": 0.2, "eps": 1e-3}),
+        (torch.optim.Adam, {}, {"lr": 0.5, "beta1": 0.8}, {"lr": 0.5, "betas": (0.8, 0.999)}),
+        (torch.optim.NAdam, {}, {"learning_rate": 0.5}, {}),
+    ],
+)
+def test_fused_params_fill_in_what_a_class_of_torchs_leaves_open(optimizer_class, kwargs, fused, expected):
+    """As on TorchRec's tables; it knows no NAdam."""
+    array = torch.nn.Parameter(torch.ones(3))
+    array._optimizer_classes, array._optimizer_kwargs = [optimizer_class], [kwargs]
+    assert optimizer_of(array, fused, "array") == (optimizer_class, expected)
+
+
+def test_fused_params_that_mean_another_thing_in_a_class_of_torchs():
+    array = torch.nn.Parameter(torch.ones(3))
+    array._optimizer_classes, array._optimizer_kwargs = [torch.optim.Adam], [{"lr": 0.1}]
+    with pytest.raises(
+        ValueError, match=r"array: torch.optim.Adam in backward .* lr, eps, betas, not weight_decay=0.1"
+    ):
+        optimizer_of(array, {"weight_decay": 0.1}, "array")
+    array._optimizer_kwargs = [{"weight_decay": 0.2}]
+    assert optimizer_of(array, {"weight_decay": 0.1}, "array") == (torch.optim.Adam, {"weight_decay": 0.2})

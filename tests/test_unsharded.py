@@ -20,6 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import (
     MixedEmbeddingBagCollection,
+    MixedEmbeddingCollection,
     PSSConfig,
     PSSEmbeddingBagCollection,
     PSSEmbeddingCollection,
@@ -209,3 +210,56 @@ def of_another_kind(rank, world_size):
 
 def test_other_kinds(tmp_path):
     assert two_ranks.run(of_another_kind, tmp_path) == [True, True]
+
+
+def test_what_has_no_names_to_expand_is_refused_by_its_type():
+    with pytest.raises(TypeError, match=r"unsharded takes a model or its state_dict\(\), got a NoneType"):
+        unsharded(None)
+    with pytest.raises(TypeError, match="expanded takes a model, for a state dict does not say .*got a OrderedDict"):
+        expanded(swapped().state_dict())
+
+
+def test_plans_and_collections_of_another_kind():
+    ebc = EmbeddingBagCollection(tables(), device=torch.device("meta"))
+    plan_ = PSSShardingPlanner(Topology(1, "cpu"), pss="always", array_bytes=8000)
+    plan = plan_.plan(nn.ModuleDict({"ebc": ebc}), get_default_pss_sharders())
+    never = PSSShardingPlanner(Topology(1, "cpu"), pss="never")
+    without = never.plan(nn.ModuleDict({"ebc": ebc}), get_default_pss_sharders()).plan["ebc"]
+    for wrong in (plan, without, None):
+        with pytest.raises(TypeError, match="the plan must be a collection's entry with an array in it, such as plan"):
+            MixedEmbeddingBagCollection.from_plan(tables(), wrong)
+    for wrong in (sequences(), ebc):
+        with pytest.raises(TypeError, match="the tables must be a list of EmbeddingBagConfig, got"):
+            MixedEmbeddingBagCollection.from_plan(wrong, plan.plan["ebc"])
+    with pytest.raises(TypeError, match="the tables must be a list of EmbeddingConfig, got"):
+        MixedEmbeddingCollection.from_plan(tables(), plan.plan["ebc"])
+    with pytest.raises(TypeError, match="takes the place of an EmbeddingBagCollection, got a PSSEmbeddingBagColl"):
+        MixedEmbeddingBagCollection(swapped().ebc, ["a"], PSSConfig(array_bytes=4000), "cpu")
+
+
+def nested(rank, world_size):
+    """A checkpoint's state, optimizer and all: tables that TorchRec divided are whole in it too."""
+    model = plain(with_ec=False)
+    _apply_optimizer_in_backward(torch.optim.SGD, model.ebc.parameters(), {"lr": 0.1})
+    pinned = {
+        n: PSSParameterConstraints(pss="never", sharding_types=["table_wise"], compute_kernels=["fused"]) for n in "bc"
+    }
+    sharders = get_default_pss_sharders()
+    planner = PSSShardingPlanner(Topology(world_size, "cpu"), pss="always", array_bytes=8000, constraints=pinned)
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    dmp = DistributedModelParallel(model, sharders=sharders, device=CPU, plan=plan)
+    found, flat = unsharded({"model": dmp.state_dict(), "step": 7}), unsharded(dmp.state_dict())
+    if rank > 0:
+        return found is flat is None
+    assert found["step"] == 7 and all(type(v) is torch.Tensor for v in found["model"].values())
+    return all(torch.equal(found["model"][name], value) for name, value in flat.items())
+
+
+def test_nested_state(tmp_path):
+    assert two_ranks.run(nested, tmp_path) == [True, True]
+
+
+def test_a_collection_at_two_paths_is_expanded_at_both():
+    one = swapped().ebc
+    full = expanded(nn.ModuleDict({"x": one, "y": one}))
+    assert set(full) == {f"{path}.embedding_bags.{n}.weight" for path in "xy" for n in ROWS}

@@ -46,10 +46,12 @@ def unsharded(source: nn.Module | Mapping[str, Any]) -> Any:
         `training` as they are, no optimizer. Of a state dict: the same names, with whole tensors; it loads into that copy.
 
     Raises:
-        TypeError: a sharded module of another kind; names it.
+        TypeError: a sharded module of another kind, names it; neither a model nor a state dict.
     """
     if isinstance(source, Mapping):
         return _gathered(source)
+    if not isinstance(source, nn.Module):
+        raise TypeError(f"unsharded takes a model or its state_dict(), got a {type(source).__name__}")
     root = get_unwrapped_module(source)
     plain = {
         id(module): _plain(path, module) for path, module in _outermost(root, (ShardedModule,))
@@ -70,8 +72,14 @@ def expanded(model: nn.Module, max_bytes: int | str = "64GB") -> dict[str, torch
         ``[num_embeddings, embedding_dim]`` in the table's data type, its rows as they are read; everything else as it is.
 
     Raises:
+        TypeError: no model.
         ValueError: full tables of more than ``max_bytes``.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expanded takes a model, for a state dict does not say where a table's rows are in its array, got a {type(model).__name__}; "
+            "make the model, load the state dict into it, and expand that"
+        )
     collections = dict(_outermost(get_unwrapped_module(model), tuple(_TABLES)))
     full = {f"{p}.{c.name}": _full_bytes(c) for p, m in collections.items() for c in configs_of(m)}
     if sum(full.values()) > checked("max_bytes", max_bytes):
@@ -122,8 +130,9 @@ def _outermost(module: nn.Module, kinds: tuple[type, ...], path: str = "") -> It
     if isinstance(module, kinds):
         yield path, module
         return
-    for name, child in module.named_children():
-        yield from _outermost(child, kinds, f"{path}.{name}" if path else name)
+    for name, child in module._modules.items():  # `named_children` passes over what it has met
+        if child is not None:
+            yield from _outermost(child, kinds, f"{path}.{name}" if path else name)
 
 
 def _plain(path: str, module: ShardedModule) -> nn.Module:
@@ -153,11 +162,13 @@ def _plain(path: str, module: ShardedModule) -> nn.Module:
 
 def _gathered(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """On the first rank, the others take part."""
-    found = {name: _whole(value) for name, value in state.items()}
+    found = _whole(state)
     return found if _is_first() else None
 
 
 def _whole(value: Any) -> Any:
+    if isinstance(value, Mapping):  # state dicts of optimizers are nested
+        return {name: _whole(one) for name, one in value.items()}
     if isinstance(value, ShardedTensor):
         shards = value.local_shards()
         device = shards[0].tensor.device if shards else _CPU

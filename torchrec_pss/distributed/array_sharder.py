@@ -17,7 +17,7 @@ from torchrec.modules.embedding_configs import DataType, data_type_to_dtype
 
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
-from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.modules.shared_array import OUTPUT_DTYPES, SharedArrayModule
 from torchrec_pss.optim.counterparts import optimizer_of, optimizer_options, set_optimizer
 
 ModuleT = TypeVar("ModuleT", bound=SharedArrayModule)
@@ -37,7 +37,8 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         reduction: how the array's gradient is averaged over the ranks, see `ArrayReduction`.
 
     Raises:
-        ValueError: ``reduction`` is not one of them; fused_params with a name that FBGEMM does not know.
+        ValueError: ``reduction`` is not one of them; fused_params with a name that FBGEMM does not know, or an output_dtype that an array
+            does not have.
     """
 
     module_type: ClassVar[type[SharedArrayModule]]
@@ -52,6 +53,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
     ) -> None:
         super().__init__(qcomm_codecs_registry)
         optimizer_options(fused_params or {})
+        _output_dtype(fused_params)
         self.fused_params = fused_params  # TorchRec's estimators ask every sharder
         self._reduction = ArrayReduction(reduction)
 
@@ -77,8 +79,7 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         for parameter in module.parameters():
             set_optimizer(parameter, optimizer_of(parameter, self.fused_params, module_fqn or "module"))
         sharded = self.sharded_module_type(module, env, device, self._reduction)
-        if "output_dtype" in (self.fused_params or {}):
-            sharded.output_dtype = _torch_dtype(self.fused_params["output_dtype"])
+        sharded.output_dtype = _output_dtype(self.fused_params) or sharded.output_dtype
         return sharded
 
     def shardable_parameters(self, module: ModuleT) -> dict[str, nn.Parameter]:
@@ -98,8 +99,22 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         return [EmbeddingComputeKernel.DENSE.value]
 
 
-def _torch_dtype(given: object) -> torch.dtype:
-    """Of a `torch.dtype`, TorchRec's `DataType` or FBGEMM's `SparseType`."""
-    if isinstance(given, torch.dtype):
-        return given
-    return given.as_dtype() if isinstance(given, SparseType) else data_type_to_dtype(DataType(given))
+def _output_dtype(fused_params: dict[str, Any] | None) -> torch.dtype | None:
+    """Of a `torch.dtype`, TorchRec's `DataType` or FBGEMM's `SparseType`; None where there is none.
+
+    Raises:
+        ValueError: none of them, or none that an array's output can be of.
+    """
+    dtype = given = (fused_params or {}).get("output_dtype")
+    if given is None:
+        return None
+    if isinstance(given, SparseType):
+        dtype = given.as_dtype()
+    elif given in list(DataType):
+        dtype = data_type_to_dtype(DataType(given))
+    if dtype not in OUTPUT_DTYPES:
+        raise ValueError(
+            f"fused_params: output_dtype must be one of {', '.join(map(str, OUTPUT_DTYPES))}, or TorchRec's or FBGEMM's name of it, got "
+            f"{given!r}"
+        )
+    return dtype

@@ -20,6 +20,7 @@ from torchrec_pss.distributed.array_sharder import ReplicatedArraySharder
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.counterparts import optimizer_of
+from torchrec_pss.ranges import shown
 
 # A table's sharding type and compute kernels in a plan; TorchRec's own sharders refuse them by name.
 SHARED_ARRAY = "shared_array"
@@ -75,11 +76,16 @@ class MixedCollection(nn.Module):
         device: of the array; "meta" allocates nothing.
 
     Raises:
+        TypeError: ``whole`` is of another kind.
         ValueError: a name that is no table; a frozen table; optimizers in backward that differ among the shared tables.
     """
 
     def __init__(self, whole: nn.Module, shared: Sequence[str], config: PSSConfig, device: torch.device | str) -> None:
         super().__init__()
+        if not isinstance(whole, self._whole_of):
+            raise TypeError(
+                f"{type(self).__name__} takes the place of an {self._whole_of.__name__}, got a {type(whole).__name__}"
+            )
         configs = configs_of(whole)
         unknown = sorted(set(shared) - {c.name for c in configs})
         if unknown or not shared:
@@ -125,8 +131,16 @@ class MixedCollection(nn.Module):
             others: of TorchRec's collection: ``is_weighted``, or of an EC ``need_indices``.
 
         Raises:
+            TypeError: no entry of a plan with an array, or tables of another kind.
             ValueError: the plan is of other tables.
         """
+        if not isinstance(plan, PSSModuleShardingPlan):
+            raise TypeError(
+                f"the plan must be a collection's entry with an array in it, such as plan.plan['ebc'] of PSSShardingPlanner's, got a "
+                f"{type(plan).__name__}; a collection without an array is {cls._whole_of.__name__}(tables=...)"
+            )
+        if not isinstance(tables, list | tuple) or not all(isinstance(c, cls._config_of_table) for c in tables):
+            raise TypeError(f"the tables must be a list of {cls._config_of_table.__name__}, got {shown(tables)}")
         names = [c.name for c in tables]
         if sorted(names) != sorted(plan):
             raise ValueError(f"the plan is of tables {sorted(plan)}, not of {sorted(names)}")
@@ -138,6 +152,7 @@ class MixedCollection(nn.Module):
         return symbolic_trace(self)
 
     _whole_of: ClassVar[type[nn.Module]]
+    _config_of_table: ClassVar[type[BaseEmbeddingConfig]]
 
     @staticmethod
     def _array_of(tables: list, whole: nn.Module, config: PSSConfig, device: torch.device | str) -> SharedArrayModule:
@@ -179,6 +194,10 @@ class MixedCollectionSharder:
         super().__init__(*args, **kwargs)
         self._reduction = ArrayReduction(reduction)
 
+    def array_sharder(self) -> ReplicatedArraySharder:
+        """What shards the array of a plan."""
+        return self.array_sharder_type(self.fused_params, reduction=self._reduction)
+
     def shard(
         self: Any,
         module: nn.Module,
@@ -199,8 +218,7 @@ class MixedCollectionSharder:
         if set(names) != set(params):
             raise ValueError(f"{module_fqn or 'module'}: the plan is of tables {list(params)}, the module has {names}")
         mixed = self.mixed_type(module, params.shared_tables, params.config, "meta")
-        array_sharder = self.array_sharder_type(self.fused_params, reduction=self._reduction)
-        mixed.array = array_sharder.shard(mixed.array, params.array, env, device, module_fqn)
+        mixed.array = self.array_sharder().shard(mixed.array, params.array, env, device, module_fqn)
         if mixed.tables is not None:
             rest = EmbeddingModuleShardingPlan({n: p for n, p in params.items() if p.sharding_type != SHARED_ARRAY})
             mixed.tables = theirs.shard(mixed.tables, rest, env, device, module_fqn)

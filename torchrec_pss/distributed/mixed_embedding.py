@@ -20,6 +20,7 @@ class MixedEmbeddingCollection(MixedCollection):
     """Takes the place of an EC, see `MixedCollection`."""
 
     _whole_of = EmbeddingCollection
+    _config_of_table = EmbeddingConfig
 
     @staticmethod
     def _array_of(
@@ -51,26 +52,44 @@ class MixedEmbeddingCollection(MixedCollection):
             return self.array(features)
         parts = [self.array(features), self.tables(features)]
         if is_traced(features) and not isinstance(self.array, ShardedModule):  # no pipeline, which wants awaitables
-            return {name: parts[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
-        return merge_sequences(*parts, self._keys, self._sources)
+            found = {name: parts[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
+            converted = self.array.output_dtype != torch.float32  # TorchRec's are of that one
+            of_tables = [name for name, (part, _) in zip(self._keys, self._sources, strict=True) if converted and part]
+            return found | {
+                name: _in_dtype(found[name], self.array.output_dtype, self.need_indices()) for name in of_tables
+            }
+        return merge_sequences(*parts, self._keys, self._sources, self.array.output_dtype, self.need_indices())
 
 
 class _Merged(LazyAwaitable[dict[str, JaggedTensor]]):
     """Both parts' outputs, waited for only when they are used."""
 
-    def __init__(self, parts: Sequence, keys: list, sources: list) -> None:
+    def __init__(self, parts: Sequence, keys: list, sources: list, dtype: torch.dtype, need_indices: bool) -> None:
         super().__init__()
         self._parts, self._keys, self._sources = parts, keys, sources
+        self._dtype, self._need_indices = dtype, need_indices
 
     def _wait_impl(self) -> dict[str, JaggedTensor]:
         found = [p.wait() if isinstance(p, LazyAwaitable) else p for p in self._parts]
-        return {name: found[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
+        read = {name: found[part][key] for name, (part, key) in zip(self._keys, self._sources, strict=True)}
+        return {
+            name: j if j.values().dtype == self._dtype else _in_dtype(j, self._dtype, self._need_indices)
+            for name, j in read.items()
+        }
+
+
+def _in_dtype(jagged: JaggedTensor, dtype: torch.dtype, need_indices: bool) -> JaggedTensor:
+    """Of TorchRec's plain EC, which returns fp32; its weights are the ids."""
+    weights = jagged.weights() if need_indices else None
+    return JaggedTensor(values=jagged.values().to(dtype), lengths=jagged.lengths(), weights=weights)
 
 
 @torch.fx.wrap
-def merge_sequences(array, tables, keys: list, sources: list) -> dict[str, JaggedTensor]:
+def merge_sequences(
+    array, tables, keys: list, sources: list, dtype: torch.dtype, need_indices: bool
+) -> dict[str, JaggedTensor]:
     """One dict of the two parts'; a leaf where pipelines trace the model."""
-    merged = _Merged([array, tables], keys, sources)
+    merged = _Merged([array, tables], keys, sources, dtype, need_indices)
     awaitable = isinstance(array, LazyAwaitable) or isinstance(tables, LazyAwaitable)
     return merged if awaitable else merged.wait()
 

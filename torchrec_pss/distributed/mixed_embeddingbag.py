@@ -21,6 +21,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
     """Takes the place of an EBC, see `MixedCollection`."""
 
     _whole_of = EmbeddingBagCollection
+    _config_of_table = EmbeddingBagConfig
 
     def __init__(
         self, whole: EmbeddingBagCollection, shared: Sequence[str], config: PSSConfig, device: torch.device | str

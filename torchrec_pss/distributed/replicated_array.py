@@ -104,7 +104,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
             try:
                 return optimizer_class(parameters, **kwargs)
-            except TypeError as error:
+            except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(f"{name}: {optimizer_class.__name__} in backward with {kwargs}: {error}") from error
 
         alone = self._process_group is None or self._process_group.size() == 1

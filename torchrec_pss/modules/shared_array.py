@@ -27,7 +27,7 @@ from torchrec_pss.optim.step_in_backward import StepInBackward
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_APPLIED_DTYPES = _OUTPUT_DTYPES = (*_ARRAY_DTYPES, torch.float64)
+_APPLIED_DTYPES = OUTPUT_DTYPES = (*_ARRAY_DTYPES, torch.float64)
 
 
 class SharedArrayModule(nn.Module):
@@ -50,8 +50,8 @@ class SharedArrayModule(nn.Module):
         output_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if output_dtype not in _OUTPUT_DTYPES:
-            raise ValueError(f"output_dtype must be one of {', '.join(map(str, _OUTPUT_DTYPES))}, got {output_dtype!r}")
+        if output_dtype not in OUTPUT_DTYPES:
+            raise ValueError(f"output_dtype must be one of {', '.join(map(str, OUTPUT_DTYPES))}, got {output_dtype!r}")
         self.output_dtype = output_dtype
         for table in tables:
             if not table.feature_names:
@@ -75,6 +75,8 @@ class SharedArrayModule(nn.Module):
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
+        # What `DistributedModelParallel` exchanges for others, which lack the optimizer in backward that these were given.
+        self._meta_parameters = dict(self.named_parameters(recurse=False)) if self.array.is_meta else {}
         self.reset_parameters()
 
     @property
@@ -187,11 +189,14 @@ class SharedArrayModule(nn.Module):
         if torch.compiler.is_compiling() or DistributedDataParallel._get_active_ddp_module() is None:
             return
         for name, parameter in self.named_parameters(recurse=False):
-            if hasattr(parameter, "_in_backward_optimizers") and not getattr(parameter, "_ddp_ignored", False):
+            if getattr(parameter, "_ddp_ignored", False):
+                continue
+            given = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
+            if hasattr(given, "_in_backward_optimizers"):
                 raise RuntimeError(
-                    f"the shared array's parameter {name!r} has an optimizer in backward ({parameter._optimizer_classes[0].__name__}), and "
-                    "DistributedDataParallel has the parameter: give DistributedModelParallel sharders=get_default_pss_sharders(), which "
-                    "replicate it and take the optimizer along"
+                    f"the shared array's parameter {name!r} has an optimizer in backward ({given._optimizer_classes[0].__name__}), and "
+                    "DistributedDataParallel has the parameter: give DistributedModelParallel, and the planner of the plan that it is "
+                    "given, sharders=get_default_pss_sharders(), which replicate it and take along the optimizer that it has by then"
                 )
 
     def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:

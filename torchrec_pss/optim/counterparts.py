@@ -7,6 +7,7 @@ row's norm (LAMB, LARS) has none. Options have FBGEMM's names and defaults (docs
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torchrec.optim as torchrec_optim
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
+
+from torchrec_pss.ranges import shown
 
 OptimizerClass = type[torch.optim.Optimizer]
 _KINDS = {
@@ -27,6 +30,13 @@ _KINDS = {
     torchrec_optim.LarsSGD: EmbOptimType.LARS_SGD,
 }
 _NAMES = {kind: f"torchrec.optim.{cls.__name__}" for cls, kind in _KINDS.items()}
+_OF_TORCH: dict[
+    OptimizerClass, tuple[str, ...]
+] = {  # TorchRec's tables take these too; options that mean the same there
+    torch.optim.SGD: ("lr",),
+    torch.optim.Adagrad: ("lr", "eps"),
+    torch.optim.Adam: ("lr", "eps", "betas"),
+}
 _RATE = 0.01
 _ADAGRAD = ("lr", "eps", "initial_accumulator_value", "lr_decay", "weight_decay", "weight_decay_mode")
 _ADAM = ("lr", "eps", "betas", "beta1", "beta2", "weight_decay")
@@ -49,7 +59,20 @@ _PASSED_OVER = (
     "betas",
     "eta",
 )  # where a formula has them not, as FBGEMM does: they promise nothing
-_FBGEMM = inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters
+_TORCHRECS_OWN = {
+    "self",
+    "embedding_specs",
+    "feature_table_map",
+    "pooling_mode",
+    "weights_precision",
+    "device",
+    "table_names",
+}
+_FBGEMM = {
+    name: parameter
+    for name, parameter in inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters.items()
+    if name not in _TORCHRECS_OWN  # what TorchRec gives its kernels itself
+}
 
 
 def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> tuple[OptimizerClass, dict[str, Any]]:
@@ -61,12 +84,20 @@ def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> t
             TorchRec's sharders rewrite them in place.
 
     Raises:
-        ValueError: a class without a counterpart, or an option that it has not; names both and what to write instead.
+        ValueError: a class without a counterpart, or an option that it has not, or a value that is none; names both and what to write
+            instead.
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise ValueError(f"an optimizer in backward must be a class of optimizers, got {optimizer_class!r}")
     options = _with_lr(kwargs)
     if optimizer_class not in _KINDS:
+        name = next((base for base in _KINDS if issubclass(optimizer_class, base)), None)
+        named = name not in (None, torchrec_optim.RowWiseAdagrad)
+        if named and inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
+            raise ValueError(
+                f"{optimizer_class.__name__} is derived from torchrec.optim.{name.__name__}, which is the name of an FBGEMM kernel and has no "
+                f"step; give torchrec.optim.{name.__name__} itself, or derive from torch.optim's"
+            )
         return optimizer_class, options
     return _of_kind(_KINDS[optimizer_class], options)
 
@@ -93,10 +124,11 @@ def optimizer_of(
     parameter: nn.Parameter, fused_params: Mapping[str, Any] | None, name: str
 ) -> tuple[OptimizerClass, dict[str, Any]] | None:
     """What `apply_optimizer_in_backward` put on a parameter, as it stands on an array; else a sharder's ``fused_params``, whose options
-    are also those of a class of `torchrec.optim` that leaves them open. None where there is neither.
+    are also those of a class that TorchRec knows and that leaves them open. None where there is neither.
 
     Raises:
-        ValueError: as `counterpart`; several optimizers; each with ``name``.
+        ValueError: as `counterpart`; several optimizers; ``fused_params`` that mean another thing in such a class of torch.optim; each
+            with ``name``.
     """
     classes = getattr(parameter, "_optimizer_classes", [])
     if len(classes) > 1:
@@ -106,10 +138,33 @@ def optimizer_of(
     try:
         if not classes:
             return of_fused_params(fused_params)
-        options = optimizer_options(fused_params or {}) if classes[0] in _KINDS else {}
-        return counterpart(classes[0], _with_lr(options) | _with_lr(parameter._optimizer_kwargs[0]))
+        given = _with_lr(parameter._optimizer_kwargs[0])
+        return counterpart(classes[0], _left_open(classes[0], given, fused_params or {}) | given)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _left_open(
+    optimizer_class: OptimizerClass, given: Mapping[str, Any], fused_params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of ``fused_params`` that TorchRec's tables would take beside those that were given to the optimizer.
+
+    Raises:
+        ValueError: one that is not the class's own.
+    """
+    options = _with_lr(optimizer_options(fused_params))
+    if optimizer_class not in _OF_TORCH:
+        return options if optimizer_class in _KINDS else {}
+    taken = _OF_TORCH[optimizer_class]
+    if "betas" not in options and ("beta1" in options or "beta2" in options):
+        options["betas"] = options.get("beta1", 0.9), options.get("beta2", 0.999)
+    for option, value in options.items():
+        if option not in (*taken, *given, *_PASSED_OVER) and not _is_off(option, value):
+            raise ValueError(
+                f"torch.optim.{optimizer_class.__name__} in backward stands for itself on a shared array and takes of fused_params "
+                f"{', '.join(taken)}, not {option}={value!r}: give it to the optimizer"
+            )
+    return {option: value for option, value in options.items() if option in taken}
 
 
 def set_optimizer(parameter: nn.Parameter, optimizer: tuple[OptimizerClass, dict[str, Any]] | None) -> None:
@@ -122,10 +177,14 @@ def optimizer_options(fused_params: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``fused_params`` that are an optimizer's.
 
     Raises:
-        ValueError: a name that FBGEMM does not know.
+        ValueError: a name that FBGEMM does not know, or what maps no names.
     """
+    if not isinstance(fused_params, Mapping):
+        raise ValueError(f"fused_params must be a dict of options such as 'learning_rate', got {shown(fused_params)}")
     unknown = [
-        n for n in fused_params if n not in _OPTIONS and n not in _FBGEMM and not n.startswith(("__", "ssd_", "kvzch"))
+        n
+        for n in fused_params
+        if n not in _OPTIONS and n not in _FBGEMM and not str(n).startswith(("__", "ssd_", "kvzch"))
     ]
     if unknown:
         raise ValueError(
@@ -153,7 +212,23 @@ def _of_kind(kind: EmbOptimType, options: dict[str, Any]) -> tuple[OptimizerClas
         raise ValueError(
             f"{name} on a shared array has no option {', '.join(f'{n}={given[n]!r}' for n in other)}; it has {', '.join(_TAKEN[kind])}"
         )
+    _check_values(name, given)
     return _MAKERS[kind](name, given)
+
+
+def _check_values(name: str, given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: an option that is no number, or of the betas no two.
+    """
+    for option, value in given.items():
+        numbers, what = [value], "a number"
+        if option == "betas":
+            numbers, what = value, "two numbers"
+            if not isinstance(value, list | tuple) or len(value) != 2:
+                numbers = [None]
+        if option != "weight_decay_mode" and not all(isinstance(n, Real | torch.Tensor) for n in numbers):
+            raise ValueError(f"{name}: {option} must be {what}, got {shown(value)}")
 
 
 def _is_off(option: str, value: Any) -> bool:

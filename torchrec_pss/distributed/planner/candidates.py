@@ -1,6 +1,6 @@
 """Which tables a plan may put into an array, and why it may not put others there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,10 +85,15 @@ def tables_of(
     """
     last = {s.module_type: s for s in sharders}
     found: list[Table] = []
-    for path, collection, inside in _collections(module, last.keys() - {EmbeddingBagCollection, EmbeddingCollection}):
+    collections = list(_collections(module, last.keys() - {EmbeddingBagCollection, EmbeddingCollection}))
+    for path, collection, inside in collections:
         configs = configs_of(collection)
         sharder = last.get(type(collection))
-        why = _why_none(collection, inside, sharder)
+        paths = [p for p, other, _ in collections if other is collection]
+        why = _why_none(collection, inside, paths)
+        if not why and sharders and not isinstance(sharder, MixedCollectionSharder):
+            name = "missing" if sharder is None else f"{type(sharder).__name__}, which knows no arrays"
+            why = f"its sharder is {name}; give get_default_pss_sharders()"
         if why:
             found += [Table(path, config, reason=why) for config in configs]
         else:
@@ -127,19 +132,21 @@ def _collections(
         return
     if not inside and type(module) in whole:
         inside = type(module).__name__
-    for name, child in module.named_children():
+    for name, child in module._modules.items():  # `named_children` passes over what it has met
+        if child is None:
+            continue
         below = path if inside else f"{path}.{name}" if path else name
         yield from _collections(child, whole, below, inside)
 
 
-def _why_none(collection: nn.Module, inside: str, sharder: ModuleSharder | None) -> str:
-    """Why no table of a collection can be in an array."""
+def _why_none(collection: nn.Module, inside: str, paths: list[str]) -> str:
+    """Why no table of a collection can be in an array, whatever its sharder."""
     if inside:
         return f"part of a {inside}, which is sharded as one"
     if type(collection) not in (EmbeddingBagCollection, EmbeddingCollection):
         return f"its collection is a {type(collection).__name__}; only EmbeddingBagCollection and EmbeddingCollection are planned"
-    if sharder is not None and not isinstance(sharder, MixedCollectionSharder):
-        return f"its sharder is {type(sharder).__name__}, which knows no arrays; give get_default_pss_sharders()"
+    if len(paths) > 1:
+        return f"its collection is at {' and '.join(paths)}, where sharding makes a copy of its own for each"
     return ""
 
 
@@ -215,15 +222,30 @@ def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:
     return [pinned + free[:k] for k in range(len(free) + 1)]
 
 
-def budgets(tables: Sequence[Table], array_bytes: int) -> dict[str, int]:
+def budgets(tables: Sequence[Table], array_bytes: int, exact: Collection[str] = ()) -> dict[str, int]:
     """Of several collections each has an array of its own. The budget is divided as a layout divides an array among its tables: small tables
-    have room for all of their rows, the others for one number of rows, the largest that fits."""
+    and those that must be exact (``exact``, and those that are pinned so) have room for all of their rows, the others for one number of
+    rows, the largest that fits.
+
+    Raises:
+        ValueError: what must be exact does not fit.
+    """
 
     def bytes_of(some: Sequence[Table], rows: int) -> int:
-        return sum(aligned(min(t.config.num_embeddings, rows) * t.config.embedding_dim) * t.itemsize for t in some)
+        return sum(aligned(rows_of(t, rows) * t.config.embedding_dim) * t.itemsize for t in some)
 
+    def rows_of(table: Table, rows: int) -> int:
+        return table.config.num_embeddings if id(table) in whole_rows else min(table.config.num_embeddings, rows)
+
+    pinned = [t for t in tables if t.pin == "exact" or t.name in exact]
+    whole_rows = {id(t) for t in pinned}
+    paths = dict.fromkeys(t.path for t in tables)
+    if len(paths) > 1 and bytes_of(pinned, 0) > array_bytes:
+        raise ValueError(
+            f"array_bytes = {array_bytes:,} is too small: the tables that must be exact ({', '.join(t.name for t in pinned)}) have "
+            f"{bytes_of(pinned, 0):,} bytes, in {len(paths)} collections"
+        )
     most = max(t.config.num_embeddings for t in tables)
     rows = largest_fitting(1, most, lambda rows: bytes_of(tables, rows) <= array_bytes)
     whole = bytes_of(tables, rows)
-    paths = dict.fromkeys(t.path for t in tables)
     return {path: array_bytes * bytes_of([t for t in tables if t.path == path], rows) // whole for path in paths}

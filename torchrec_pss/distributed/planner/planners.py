@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,11 +21,13 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.mixed_collection import (
     EXACT,
     SHARED,
     SHARED_ARRAY,
     MixedCollection,
+    MixedCollectionSharder,
     PSSModuleShardingPlan,
     PSSParameterSharding,
     configs_of,
@@ -33,13 +36,21 @@ from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
-from torchrec_pss.distributed.planner.types import MODES, check_numbers
+from torchrec_pss.distributed.planner.types import MODES, check_constraints
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ranges import checked
+from torchrec_pss.modules.shared_array import SharedArrayModule
+from torchrec_pss.ranges import checked, shown
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+_OPTIONS = {  # of sharders: as they are kept, as they are written, and for what
+    "fused_params": ("fused_params", "get_default_pss_sharders"),
+    "qcomm_codecs_registry": ("qcomm_codecs_registry", "get_default_pss_sharders"),
+    "_reduction": ("reduction", "get_default_pss_sharders"),
+    "_use_index_dedup": ("use_index_dedup", "MixedEmbeddingCollectionSharder"),
+}
+_BY_TABLE = ("width", "prefix", "hot", "counts")  # fields of a PSSConfig
 _AS_FAST = 1.02  # a plan with fewer shared tables is taken where it is as fast as the fastest but for this factor
 
 
@@ -78,7 +89,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         topology, constraints, others: as `EmbeddingShardingPlanner`'s. Constraints may be `PSSParameterConstraints`.
         pss: see above.
         array_bytes: budget of the array, bytes or text such as "10MB"; or
-        config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over.
+        config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over; those of no table are
+            refused when it plans.
         max_compression: full tables' bytes over the array's, at most; "auto" then shares no more tables than that, and "always"
             refuses.
         min_speedup: of "auto", see above; ``float("inf")`` shares only what does not fit.
@@ -109,7 +121,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             max_compression = checked("max_compression", max_compression)
         min_speedup = checked("min_speedup", min_speedup)
         optimizer_states = checked("optimizer_states", optimizer_states)
-        check_numbers(constraints or {})
+        if config is not None and not isinstance(config, PSSConfig):
+            raise ValueError(f"config must be a PSSConfig, got {config!r}")
+        check_constraints(constraints or {})
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
         self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)
@@ -148,7 +162,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             try:
                 result[0] = self.plan(module, get_default_pss_sharders() if sharders is None else sharders)
             except Exception as error:
-                result[1] = error
+                result[1] = _sendable(error)
         dist.broadcast_object_list(result, src=dist.get_global_rank(pg, 0), group=pg)
         if result[1] is not None:
             raise result[1]
@@ -164,6 +178,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             PlannerError: no plan fits; says what was tried and what would help.
         """
         constraints = self._constraints or {}
+        _check_kinds(module, sharders)
+        if any(isinstance(s, MixedCollectionSharder) for s in sharders):
+            check_none_is_lost(sharders)
         if self.pss == "never":
             self.tables = tables_of(module, {}, sharders)
             plan = super().plan(module, sharders)
@@ -171,7 +188,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             self.chosen = Candidate([], plan, self._perf_model.rate(options), options)
             return plan
         check_sharders(sharders)
+        sharders = [*sharders, *_array_sharders(sharders)]
         self.tables = tables_of(module, constraints, sharders)
+        self._check_config(module)
         sets = nested_sets(self.tables, self.pss)
         allowed = [shared for shared in sets if self._within_compression(shared)]
         if not allowed:
@@ -188,6 +207,21 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             plan = self._carried_out(plan, root, self.chosen.shared)
         self._log_choice()
         return plan
+
+    def _check_config(self, module: nn.Module) -> None:
+        """
+        Raises:
+            ValueError: the config names a table that the model does not have.
+        """
+        inside = (m.layout.tables for m in module.modules() if isinstance(m, SharedArrayModule))
+        there = {t.name for t in self.tables} | {t.name for tables in inside for t in tables}
+        for field in ("exact", *_BY_TABLE):
+            value = getattr(self._config, field)
+            unknown = [] if isinstance(value, str | int | None) else sorted(set(value) - there)
+            if unknown:
+                raise ValueError(
+                    f"config: {field} names the tables {unknown}; the model's collections have {sorted(there)}"
+                )
 
     def _within_compression(self, shared: list[Table]) -> bool:
         return self._max_compression is None or _bytes(shared) <= self._max_compression * self._config.array_bytes
@@ -214,7 +248,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             with self._array_in_place(module, shared) as root:
                 # Copies, for the enumerator keeps its search space while module and sharders are the same objects.
                 plan = super().plan(root, [copy.copy(s) for s in sharders])
-            return Candidate(shared, plan, self._perf_model.rate(self._best_plan), self._best_plan)
+            options = self._best_plan or []  # as in `plan`
+            return Candidate(shared, plan, self._perf_model.rate(options), options)
         except PlannerError as error:
             return Candidate(shared, error=str(error))
         finally:
@@ -239,7 +274,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             for path in dict.fromkeys(t.path for t in shared):
                 ebc = module.get_submodule(path)
                 names = [t.name for t in shared if t.path == path]
-                mixed = self._mixed(ebc, names, self._config_of(shared, path), path)
+                mixed = self._mixed(ebc, names, shared, path)
                 if not path:
                     root = mixed
                     break
@@ -250,18 +285,21 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             for path, ebc in replaced.items():
                 module.set_submodule(path, ebc)
 
-    def _mixed(self, whole: nn.Module, names: list[str], config: PSSConfig, path: str) -> MixedCollection:
+    def _mixed(self, whole: nn.Module, names: list[str], shared: list[Table], path: str) -> MixedCollection:
         bags = isinstance(whole, EmbeddingBagCollection)
+        exact = () if isinstance(self._config.exact, str) else self._config.exact
+        own = budgets(shared, self._config.array_bytes, exact)[path]
         try:
+            config = self._config_of(shared, path, own)
             return (MixedEmbeddingBagCollection if bags else MixedEmbeddingCollection)(whole, names, config, "meta")
         except ValueError as error:
-            if config.array_bytes == self._config.array_bytes:
+            if own == self._config.array_bytes:
                 raise
             raise ValueError(
-                f"{path}: of the array_bytes {self._config.array_bytes:,} its tables have {config.array_bytes:,} by their rows: {error}"
+                f"{path}: of the array_bytes {self._config.array_bytes:,} its tables have {own:,} by their rows: {error}"
             ) from error
 
-    def _config_of(self, shared: list[Table], path: str) -> PSSConfig:
+    def _config_of(self, shared: list[Table], path: str, array_bytes: int) -> PSSConfig:
         inside = [t for t in shared if t.path == path]
         names = {t.name for t in inside}
         config = self._config
@@ -277,9 +315,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             exact = sorted({*pinned, *([] if isinstance(exact, str) else exact)})
         return replace(
             config,
-            array_bytes=budgets(shared, config.array_bytes)[path],
+            array_bytes=array_bytes,
             exact=exact,
-            **{field: kept(getattr(config, field)) for field in ("width", "prefix", "hot", "counts")},
+            **{field: kept(getattr(config, field)) for field in _BY_TABLE},
         )
 
     def _carried_out(self, plan: ShardingPlan, root: nn.Module, shared: list[Table]) -> ShardingPlan:
@@ -325,27 +363,63 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 logger.info("table %r is left to TorchRec: %s", table.name, table.reason)
 
 
-def check_sharders(sharders: list[ModuleSharder[nn.Module]]) -> None:
-    """Of several sharders of one type `DistributedModelParallel` takes the last, and what the others were given is lost.
-
+def _check_kinds(module: nn.Module, sharders: Sequence[ModuleSharder[nn.Module]]) -> None:
+    """
     Raises:
-        ValueError: none of them carries out a plan with an array, or another takes its place; of two of one type the first has
-            fused_params or codecs that the last has not.
+        TypeError: what is no module, or no list of sharders.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"the model to plan must be a torch.nn.Module, got {shown(module)}")
+    if not isinstance(sharders, list | tuple) or not all(isinstance(s, ModuleSharder) for s in sharders):
+        raise TypeError(f"sharders must be a list such as get_default_pss_sharders(), got {shown(sharders)}")
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or where it cannot be pickled, so that other ranks would wait for it in vain, one with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def check_sharders(sharders: list[ModuleSharder[nn.Module]]) -> None:
+    """
+    Raises:
+        ValueError: none of them carries out a plan with an array, or another takes its place.
     """
     last = {s.module_type: s for s in sharders}
     if not isinstance(last.get(EmbeddingBagCollection), MixedEmbeddingBagCollectionSharder):
         there = any(isinstance(s, MixedEmbeddingBagCollectionSharder) for s in sharders)
         why = f"{type(last[EmbeddingBagCollection]).__name__} comes last and takes their place; " if there else ""
         raise ValueError(f"these sharders cannot put tables into a shared array; {why}give get_default_pss_sharders()")
+
+
+def check_none_is_lost(sharders: list[ModuleSharder[nn.Module]]) -> None:
+    """Of several sharders of one type `DistributedModelParallel` takes the last.
+
+    Raises:
+        ValueError: of two of one type the first has fused_params, codecs, a reduction or another option that the last has not, or is of a
+            user's class that the last is not of.
+    """
+    last = {s.module_type: s for s in sharders}
     for sharder in sharders:
-        for name in ("fused_params", "qcomm_codecs_registry"):
-            given, taken = getattr(sharder, name, None), getattr(last[sharder.module_type], name, None)
-            if given and given != taken:
-                raise ValueError(
-                    f"two sharders of {sharder.module_type.__name__}: DistributedModelParallel takes the last, "
-                    f"{type(last[sharder.module_type]).__name__}, and loses {name} of {type(sharder).__name__}; "
-                    f"give get_default_pss_sharders({name}=...) alone"
-                )
+        kind, taken = type(sharder).__name__, last[sharder.module_type]
+        two = f"two sharders of {sharder.module_type.__name__}: DistributedModelParallel takes the last, {type(taken).__name__}, and loses"
+        for name, (argument, giver) in _OPTIONS.items():
+            given = getattr(sharder, name, None)
+            if given not in (None, False, {}, ArrayReduction.DDP) and given != getattr(taken, name, None):
+                raise ValueError(f"{two} {argument} of {kind}; give {giver}({argument}=...) alone")
+        own = type(sharder).__module__.split(".")[0] not in ("torchrec", "torchrec_pss")
+        if own and not isinstance(taken, type(sharder)):
+            raise ValueError(f"{two} what {kind} does; give one sharder of that type, derived from both classes")
+
+
+def _array_sharders(sharders: list[ModuleSharder[nn.Module]]) -> list[ModuleSharder[nn.Module]]:
+    """Those that TorchRec asks about the arrays and that are not among ``sharders``: the ones that carry out the plan have their own."""
+    types = {s.module_type for s in sharders}
+    own = [s.array_sharder() for s in sharders if isinstance(s, MixedCollectionSharder)]
+    return [s for s in own if s.module_type not in types]
 
 
 def _bytes(tables: list[Table]) -> int:

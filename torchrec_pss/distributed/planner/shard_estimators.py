@@ -82,7 +82,8 @@ class ReplicatedArrayEstimator(ShardEstimator):
             number = len(table.feature_names)
             pooling = constraint.pooling_factors if constraint else [POOLING_FACTOR]
             pooling = pooling if len(pooling) == number else pooling[:1] * number
-            rows = constraint.batch_sizes if constraint and constraint.batch_sizes else [option.batch_size] * number
+            rows = constraint.batch_sizes if constraint and constraint.batch_sizes else [option.batch_size]
+            rows = rows if len(rows) == number else rows[:1] * number
             found += [(table, r if pooled else r * p, r * p) for r, p in zip(rows, pooling, strict=True)]
         return found
 

@@ -35,14 +35,32 @@ class PSSParameterConstraints(ParameterConstraints):
         return hash((super().__hash__(), self.pss))
 
 
-def check_numbers(constraints: Mapping[str, ParameterConstraints]) -> None:
-    """That the cost model can calculate with what constraints say of batches: it would rate a plan NaN, and choose at random.
+def check_constraints(constraints: Mapping[str, ParameterConstraints]) -> None:
+    """That they are some, and that the cost model can calculate with what they say of batches: it would rate a plan NaN, and choose at
+    random.
 
     Raises:
-        ValueError: a pooling factor or batch size out of range; names the table.
+        ValueError: what is no `ParameterConstraints`; a pooling factor or batch size out of range, or too few of them; names the table.
     """
+    if not isinstance(constraints, Mapping):
+        raise ValueError(f"constraints must map tables to PSSParameterConstraints, got {constraints!r}")
     ranges = {"pooling_factors": _POOLING, "num_poolings": _POOLING, "batch_sizes": RANGES["batch_size"]}
     for table, constraint in constraints.items():
+        if constraint is None:
+            continue
+        if not isinstance(constraint, ParameterConstraints):
+            raise ValueError(
+                f"the constraint of table {table!r} must be a PSSParameterConstraints, such as PSSParameterConstraints(pss='never'), "
+                f"got {constraint!r}"
+            )
+        number = len(constraint.pooling_factors) if isinstance(constraint.pooling_factors, list | tuple) else 0
         for field, range_ in ranges.items():
-            for number in getattr(constraint, field, None) or []:
-                range_.checked(f"{field} of table {table!r}", number)
+            numbers = getattr(constraint, field)
+            if field != "pooling_factors" and (numbers is None or numbers == []):
+                continue
+            if not isinstance(numbers, list | tuple) or not numbers or len(numbers) != number:
+                raise ValueError(
+                    f"{field} of table {table!r} must be a list with a number for each feature, as long as pooling_factors, got {numbers!r}"
+                )
+            for one in numbers:
+                range_.checked(f"{field} of table {table!r}", one)
