@@ -8,13 +8,12 @@ import torch
 import two_ranks
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, get_default_pss_sharders
-from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 
@@ -22,7 +21,7 @@ ROWS = {"t1": 100, "t2": 5000, "t3": 40}
 FEW = few.FEW_BITS
 
 
-def collection(bits=4, array_bytes=4000, data_type=DataType.FP32, pooling=PoolingType.SUM, weighted=True, **choices):
+def collection(bits=4, array_bytes=10_000, data_type=DataType.FP32, pooling=PoolingType.SUM, weighted=True, **choices):
     torch.manual_seed(0)
     tables = [
         EmbeddingBagConfig(
@@ -30,8 +29,8 @@ def collection(bits=4, array_bytes=4000, data_type=DataType.FP32, pooling=Poolin
         )
         for t, n in ROWS.items()
     ]
-    counts = {t: IdCounts(torch.arange(20).numpy(), torch.full((20,), 9).numpy(), 200_000) for t in ROWS}
-    config = PSSConfig(**{"array_bytes": array_bytes, "bits": bits, "counts": counts} | choices)
+    kinds = {"layout": "plain", "exact": ["t1"], "hot": {"t2": range(20)}, "width": 6, "segments": True, "bias": True}
+    config = PSSConfig(**{"array_bytes": array_bytes, "bits": bits} | kinds | choices)
     return PSSEmbeddingBagCollection(tables, config=config, is_weighted=weighted)
 
 
@@ -103,7 +102,7 @@ def test_gradient_straight_through(bits):
 @pytest.mark.parametrize("bits", FEW)
 def test_stored_bytes_fill_the_budget(bits):
     for array_bytes in (1500, 4001, 20_003):
-        layout = collection(bits, array_bytes, layout="plain", exact=()).layout
+        layout = collection(bits, array_bytes, exact=(), hot=None, segments=False).layout
         numel, beside = layout.numel, layout.embedding_bytes - layout.array_bytes
         assert layout.embedding_bytes == few.stored_bytes(numel, bits) + beside <= array_bytes
         assert few.stored_bytes(numel + 16, bits) + beside > array_bytes
@@ -161,23 +160,32 @@ def test_a_compiled_module_learns_the_same():
     torch.testing.assert_close(*results)
 
 
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ebc = collection()
+
+    def forward(self, features):
+        return self.ebc(features).values().square().sum()
+
+
 def train(rank, world_size, in_backward):
-    model = nn.ModuleDict({"ebc": collection()})
-    array = model["ebc"].array
+    model = Model()
+    first = model.ebc.array.detach().clone()
     if in_backward:
-        _apply_optimizer_in_backward(torch.optim.Adam, model.parameters(), {"lr": 0.01})
+        _apply_optimizer_in_backward(torch.optim.SGD, model.parameters(), {"lr": 0.1})
     dmp = DistributedModelParallel(model, sharders=get_default_pss_sharders(), device=torch.device("cpu"))
-    optimizer = None if in_backward else torch.optim.Adam(dmp.parameters(), lr=0.01)
+    optimizer = None if in_backward else torch.optim.SGD(dmp.parameters(), lr=0.1)
     for step in range(5):
         both = [batch(2 * step + r) for r in ((rank,) if world_size == 2 else (0, 1))]
-        losses = [dmp.module["ebc"](one).values().square().sum() for one in both]
+        losses = [dmp(one) for one in both]
         (sum(losses) / len(losses)).backward()
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad()
-    found = dmp.module["ebc"]
+    found = get_unwrapped_module(dmp).ebc
     assert not torch.equal(found.array.detach(), few.quantize(found.array.detach(), 4)), "the array must stay fp32"
-    return (found.array.detach() - array.detach()).numpy(), found.projections.detach().numpy()
+    return (found.array.detach() - first).numpy(), found.projections.detach().numpy()
 
 
 def test_training_is_the_same_on_two_processes_and_with_the_optimizer_in_backward(tmp_path):
@@ -187,6 +195,7 @@ def test_training_is_the_same_on_two_processes_and_with_the_optimizer_in_backwar
         for world_size in (1, 2)
         for result in two_ranks.run(train, tmp_path, in_backward, world_size=world_size)
     ]
+    assert abs(runs[0][0]).max() > 0.01
     for array, projections in runs[1:]:
         torch.testing.assert_close(torch.from_numpy(array), torch.from_numpy(runs[0][0]), rtol=1e-3, atol=2e-5)
         torch.testing.assert_close(torch.from_numpy(projections), torch.from_numpy(runs[0][1]), rtol=1e-3, atol=2e-5)
@@ -246,10 +255,10 @@ def test_what_few_bits_cannot_be():
 
 def test_a_smallest_budget_is_named():
     with pytest.raises(ValueError, match="is too small") as error:
-        collection(4, array_bytes=30, layout="plain", exact=())
+        collection(4, array_bytes=8, exact=(), hot=None)
     smallest = int(str(error.value).split("hot rows is ")[1].split(" ")[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert collection(4, array_bytes=smallest, layout="plain", exact=()).layout.embedding_bytes <= smallest
+        assert collection(4, array_bytes=smallest, exact=(), hot=None).layout.embedding_bytes <= smallest
     with pytest.raises(ValueError, match="is too small"):
-        collection(4, array_bytes=smallest - 1, layout="plain", exact=())
+        collection(4, array_bytes=smallest - 1, exact=(), hot=None)

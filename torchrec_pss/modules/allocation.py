@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
-from math import ceil, gcd
+from math import gcd
 
 import torch
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
@@ -103,13 +103,12 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     exact = _exact_names(tables, config, itemsize)
     shapes = [_exact_shape(t, config) if t.name in exact else _shared_shape(t, config) for t in tables]
 
-    cell = cell_bytes(config, itemsize)
     budget = _array_numel(config, shapes, itemsize)
     own = sum(shape.own_numel for shape in shapes)
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = ceil((own + least) * cell) + sum(s.extra_bytes for s in shapes)
+        smallest = _stored(own + least, config, itemsize) + sum(s.extra_bytes for s in shapes)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -268,9 +267,12 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
     left = max(config.array_bytes - sum(s.extra_bytes for s in shapes), 0)
     numel = int(left // cell_bytes(config, itemsize)) // ALIGNMENT * ALIGNMENT
-    if config.bits < 32 and numel and stored_bytes(numel, config.bits) > left:  # the last scale is of fewer elements
-        numel -= ALIGNMENT
-    return numel
+    return numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT  # the last scale is of fewer elements
+
+
+def _stored(numel: int, config: PSSConfig, itemsize: int) -> int:
+    """Bytes of so many elements."""
+    return numel * itemsize if config.bits == 32 else stored_bytes(numel, config.bits)
 
 
 def _place(
