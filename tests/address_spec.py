@@ -1,6 +1,8 @@
 """docs/hashing.md in plain Python integers, written from that page alone; shares no code with the package."""
 
 import hashlib
+import math
+import struct
 
 MASK = (1 << 64) - 1
 G = 0x9E3779B97F4A7C15
@@ -58,6 +60,31 @@ def size(x):
     return (x + 15) // 16 * 16
 
 
+def most_stored(room, bits):
+    """Section 6: the most elements, a multiple of 16, that fit so many bytes."""
+    n = room // (8 * bits + 2) * 64
+    return max(m for m in range(n, n + 64, 16) if m * bits // 8 + 2 * -(-m // 64) <= room)
+
+
+def fp32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def bf16(x):
+    """Rounded to even."""
+    (word,) = struct.unpack("<I", struct.pack("<f", x))
+    return struct.unpack("<f", struct.pack("<I", (word + 0x7FFF + (word >> 16 & 1)) >> 16 << 16))[0]
+
+
+def quantize(bits, *elements):
+    """Section 6: scale and codes of a group."""
+    half, clip = 2 ** (bits - 1), 0.85 if bits == 2 else 1.0
+    largest = max(map(abs, elements))
+    scale = max(bf16(fp32(largest * fp32(clip / (half - 0.5)))), 2.0**-126)
+    inverse = fp32(1 / scale)
+    return scale, [min(max(math.floor(fp32(x * inverse)), -half), half - 1) for x in map(fp32, elements)]
+
+
 def allocate(
     tables,
     array_bytes,
@@ -71,6 +98,7 @@ def allocate(
     hot=None,
     segments=False,
     bias=False,
+    bits=32,
 ):
     """Section 3. tables: [(name, rows, D)]; width: int, None or dict; prefix: int or dict; hot: {name: ids}.
     Returns (S, N, {name: (d, p, Z, base, F, hot rows, hot_base)})."""
@@ -95,7 +123,8 @@ def allocate(
     def numel(shapes):
         extra = sum(h for _, _, _, h in shapes)
         extra += sum((d + bias) * dim for (_, _, dim), (d, _, _, _) in zip(tables, shapes, strict=True) if d < dim)
-        return max(array_bytes - 4 * extra, 0) // itemsize // 16 * 16
+        left = max(array_bytes - 4 * extra, 0)
+        return left // itemsize // 16 * 16 if bits == 32 else most_stored(left, bits)
 
     def regions(shapes):
         return sum(

@@ -12,7 +12,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, feature_matrix, hashing, reference
+from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, feature_matrix, hashing, quantize, reference
 
 PAGE = (Path(__file__).parent.parent / "docs" / "hashing.md").read_text()
 VECTORS = re.findall(r"^(\w+)\((.*)\) = (.*)$", PAGE[PAGE.index("## 5.") :], re.MULTILINE)
@@ -50,6 +50,14 @@ def package_allocate(tables, array_bytes, itemsize, **choices):
     return layout.shared_numel, layout.numel, places
 
 
+def package_quantize(bits, *elements):
+    array = torch.tensor(elements)
+    scales = quantize.scales_of(array, bits, quantize.CLIP[bits])
+    codes = quantize.codes_of(array, scales, bits)
+    assert torch.equal(quantize.quantize(array, bits), (codes + 0.5) * scales.float())
+    return float(scales), codes.tolist()
+
+
 PACKAGE = {
     "mix64": lambda x: int(hashing.mix64(torch.tensor(hashing.to_signed(x)))) % (1 << 64),
     "table_key": lambda name, seed: hashing.table_key(name, seed) % (1 << 64),
@@ -57,6 +65,7 @@ PACKAGE = {
     "read": package_read,
     "robe": package_robe,
     "allocate": package_allocate,
+    "quantize": package_quantize,
 }
 
 
@@ -69,6 +78,8 @@ def shown(function, value):
         return " ".join(f"{'-' if sign < 0 else '+'}{address}" for address, sign in value)
     if function == "robe":
         return " ".join(map(str, value))
+    if function == "quantize":
+        return f"{value[0]:.9g}: {' '.join(map(str, value[1]))}"
     shared, numel, places = value
     tables = [
         f"{n}: d {d} p {p} Z {z}"
@@ -129,6 +140,7 @@ def test_random_allocations_agree():
             block_size=draw.choice([None, 1, 2]),
             segments=draw.choice([False, True]),
             bias=draw.choice([False, True]),
+            bits=draw.choice([32, 32, 8, 4, 3, 2]),
         )
         if draw.random() < 0.5 and tables[0][0] not in choices["exact"]:
             choices["hot"] = {tables[0][0]: draw.sample(range(tables[0][1]), draw.randint(0, 3))}
@@ -142,6 +154,15 @@ def test_random_allocations_agree():
         assert shown("allocate", ours) == shown("allocate", theirs)
         agreed += 1
     assert agreed > 200
+
+
+def test_random_groups_agree():
+    draw = random.Random(2)
+    for _ in range(300):
+        size = draw.choice([1, 1e-3, 1e-30, 1e-44])
+        elements = [draw.gauss(0, size) for _ in range(draw.randint(1, 64))]
+        bits = draw.choice(quantize.FEW_BITS)
+        assert package_quantize(bits, *elements) == spec.quantize(bits, *elements)
 
 
 def test_robe_constants_are_the_authors_random_state():
