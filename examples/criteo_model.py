@@ -90,7 +90,7 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
         width = narrow_width(tables, array_bytes, args.bits)
         return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
     if args.embedding == "hash":
-        width = args.width or row_hashing_width(tables, array_bytes)
+        width = args.width or row_hashing_width(tables, array_bytes, bits=args.bits)
         rows = capped_rows(tables, array_bytes, width, args.bits)
         for table, capped in zip(tables, rows, strict=True):
             table.num_embeddings = capped

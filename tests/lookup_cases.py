@@ -6,7 +6,7 @@ import torch
 
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory
 from torchrec_pss.ops.features import read_width
-from torchrec_pss.ops.hashing import hot_keys_of, to_signed
+from torchrec_pss.ops.hashing import hot_keys_of, shortened, to_signed
 
 
 def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
@@ -32,7 +32,9 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
         num_hot = 0 if hash_kind == HASH_ROBE or prefix == width else draw.choice([0, 0, 1, 4, 9, 40])
         num_hot = min(num_hot, numel // (width - prefix)) if num_hot else 0
         hot_begin = sum(map(len, hot_keys))
-        hot_keys.append(hot_keys_of(key, torch.arange(num_hot)).sort().values)
+        drop = draw.choice([0, 0, 22, 26])
+        hot_keys.append(shortened(hot_keys_of(key, torch.arange(num_hot)), drop).unique())
+        num_hot = len(hot_keys[-1])
         directory, shift = hot_directory(hot_keys[-1]) if num_hot and draw.random() < 0.7 else (None, 0)
         first = 0 if hash_kind == HASH_ROBE else draw.choice([0, draw.randint(0, numel - block)])
         features.append(
@@ -50,6 +52,7 @@ def random_case(seed: int, dtype: torch.dtype | None = None) -> dict:
                 FeatureColumn.HOT_BASE: draw.randint(0, numel - num_hot * (width - prefix)) if num_hot else 0,
                 FeatureColumn.HOT_DIRECTORY: sum(map(len, hot_keys)) if shift else 0,
                 FeatureColumn.HOT_SHIFT: shift,
+                FeatureColumn.HOT_DROP: drop,
             }
         )
         if shift:

@@ -117,12 +117,12 @@ def test_a_collection_reads_the_levels_and_gives_the_array_their_gradient(bits, 
     assert any(t.is_exact for t in ours.layout.tables) and any(t.num_hot for t in ours.layout.tables)
     grid = ours.layout
     config = PSSConfig(**{**{f: getattr(ours.config, f) for f in ours.config.__dataclass_fields__}, "bits": 32,
-                          "array_bytes": grid.numel * 4 + grid.embedding_bytes - grid.array_bytes})  # fmt: skip
+                          "array_bytes": 4 * (grid.numel + grid.projection_numel + len(grid.hot_keys))})  # fmt: skip
     theirs = PSSEmbeddingBagCollection(ours.embedding_bag_configs(), config=config, is_weighted=True)
     assert theirs.layout.numel == grid.numel
     with torch.no_grad():
         theirs.array.copy_(few.quantize(ours.array, bits))
-        theirs.projections.copy_(ours.projections)
+        theirs.projections.copy_(few.quantize(ours.projections, 8))
     results = []
     for ebc in (ours, theirs):
         features = batch()

@@ -267,6 +267,8 @@ def test_id_out_of_an_exact_range(function, bad):
         ("HOT_BEGIN", -1),
         ("HOT_SHIFT", 32),
         ("HOT_SHIFT", 31),
+        ("HOT_DROP", -1),
+        ("HOT_DROP", 32),
         ("INNER", 7),
         ("INNER", 8),
         ("PROJECTION", -1),

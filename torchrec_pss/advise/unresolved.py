@@ -7,7 +7,7 @@ import torch
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.ops.hashing import hot_keys_of
+from torchrec_pss.ops.hashing import hot_keys_of, shortened
 
 
 def unresolved_share(layout: ArrayLayout, counts: Mapping[str, IdCounts]) -> float:
@@ -22,7 +22,7 @@ def unresolved_of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts
         return 0.0
     reads, rows = _reads(table, known)
     if known is not None and table.num_hot:
-        keys = hot_keys_of(table.key, torch.from_numpy(known.ids)).numpy()
+        keys = shortened(hot_keys_of(table.key, torch.from_numpy(known.ids)), table.hot_drop).numpy()
         hot = layout.hot_keys[table.hot_begin : table.hot_end].numpy()
         reads[: len(known.ids)][np.isin(keys, hot)] = 0
     total = (reads * rows).sum()

@@ -13,10 +13,10 @@ from math import gcd
 import torch
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
-from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES, ArrayLayout, TableLayout
+from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ops.hashing import hot_keys_of, table_key
-from torchrec_pss.ops.quantize import element_bytes, stored_bytes
+from torchrec_pss.ops.hashing import hot_keys_of, shortened, table_key
+from torchrec_pss.ops.quantize import dropped_bits, element_bytes, key_bytes, projection_bytes, stored_bytes
 
 ALIGNMENT = 16  # elements; exact, prefix and hot regions and slices start at multiples of it
 _MAX_SLOTS = (1 << 32) - 1
@@ -50,6 +50,7 @@ class _Shape:
     block: int
     hot_keys: torch.Tensor
     bias: bool
+    hot_drop: int = 0
 
     @property
     def name(self) -> str:
@@ -72,11 +73,9 @@ class _Shape:
         return self.prefix_numel + self.hot_numel
 
     @property
-    def extra_bytes(self) -> int:
-        """Of what is not in the array: projection and hot keys."""
+    def projection_numel(self) -> int:
         dim = self.config.embedding_dim
-        projection = (self.width + self.bias) * dim if self.width < dim else 0
-        return PROJECTION_BYTES * projection + HOT_KEY_BYTES * len(self.hot_keys)
+        return (self.width + self.bias) * dim if self.width < dim else 0
 
     def slice_numel(self, cap: int) -> int:
         """Elements of the table's slice when no slice holds more than ``cap`` rows."""
@@ -108,7 +107,7 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = _stored(own + least, config, itemsize) + sum(s.extra_bytes for s in shapes)
+        smallest = _stored(own + least, config, itemsize) + _bytes_beside(shapes, config)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -216,7 +215,8 @@ def _shared_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
             f"{gcd(shared, block)} does"
         )
     hot = _hot_keys(table, config, prefix) if shared else _no_keys()
-    return _Shape(table, width, prefix, block if shared else 1, hot, bool(config.bias))
+    drop = dropped_bits(len((config.hot or {}).get(table.name, ())), config.bits)
+    return _Shape(table, width, prefix, block if shared else 1, hot, bool(config.bias), drop)
 
 
 def _no_keys() -> torch.Tensor:
@@ -224,11 +224,12 @@ def _no_keys() -> torch.Tensor:
 
 
 def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> torch.Tensor:
-    """Keys of the table's hot rows, ascending; two ids of one key (odds 2^-32 a pair) share a row."""
+    """Keys of the table's hot rows, ascending; two ids of one key (odds 2^-32 a pair, of short keys more) share a row."""
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
     if prefix:
         _check_ids(table, "hot", ids)
-    return hot_keys_of(table_key(table.name, config.seed), ids).unique()
+    keys = hot_keys_of(table_key(table.name, config.seed), ids)
+    return shortened(keys, dropped_bits(len(ids), config.bits)).unique()
 
 
 def _has_own_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> bool:
@@ -265,9 +266,17 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
-    left = max(config.array_bytes - sum(s.extra_bytes for s in shapes), 0)
+    left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
     numel = int(left // cell_bytes(config, itemsize)) // ALIGNMENT * ALIGNMENT
-    return numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT  # the last scale is of fewer elements
+    return (
+        numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT
+    )  # the last scale is of fewer elements
+
+
+def _bytes_beside(shapes: Sequence[_Shape], config: PSSConfig) -> int:
+    """Of what is not in the array: projections and hot keys."""
+    keys, numel = sum(len(s.hot_keys) for s in shapes), sum(s.projection_numel for s in shapes)
+    return projection_bytes(numel, config.bits) + key_bytes(keys, config.bits)
 
 
 def _stored(numel: int, config: PSSConfig, itemsize: int) -> int:
@@ -298,6 +307,7 @@ def _place(
         hot_begin=hot_begin if num_hot else 0,
         hot_end=hot_begin + num_hot if num_hot else 0,
         hot_base=hot_base if num_hot else 0,
+        hot_drop=shape.hot_drop if num_hot else 0,
         bias=shape.bias and shape.width < table.embedding_dim,
     )
 

@@ -9,11 +9,9 @@ from functools import cached_property
 import torch
 
 from torchrec_pss.ops import FeatureColumn
-from torchrec_pss.ops.quantize import stored_bytes
+from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
 FORMAT_VERSION = 2  # of arrays of few bits 3
-PROJECTION_BYTES = 4
-HOT_KEY_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class TableLayout:
     hot_begin: int = 0
     hot_end: int = 0
     hot_base: int = 0
+    hot_drop: int = 0
     bias: bool = False
 
     @property
@@ -64,7 +63,7 @@ class TableLayout:
     def feature_row(self) -> dict[FeatureColumn, int]:
         values = (self.key, self.rows, self.width, self.prefix, self.base, self.block, self.slots, self.first,
                   self.hot_begin, self.hot_end, self.hot_base)  # fmt: skip
-        return dict(zip(FeatureColumn, values, strict=False))
+        return dict(zip(FeatureColumn, values, strict=False)) | {FeatureColumn.HOT_DROP: self.hot_drop}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,17 @@ class ArrayLayout:
     @property
     def array_bytes(self) -> int:
         """Stored bytes of the array alone, scales included."""
-        return self.numel * self.itemsize if self.bits == 32 else stored_bytes(self.numel, self.bits)
+        return self.stored_bytes(self.numel)
+
+    def stored_bytes(self, numel: int) -> int:
+        """Of so many elements, scales included."""
+        return numel * self.itemsize if self.bits == 32 else stored_bytes(numel, self.bits)
+
+    def bytes_of(self, table: TableLayout) -> int:
+        """What of the array a table has for itself: own elements, projection, keys of hot rows."""
+        rows, columns = table.projection_shape
+        own = self.stored_bytes(table.own_numel) + projection_bytes(rows * columns, self.bits)
+        return own + key_bytes(table.num_hot, self.bits)
 
     @property
     def projection_numel(self) -> int:
@@ -97,7 +106,11 @@ class ArrayLayout:
 
     @property
     def projection_bytes(self) -> int:
-        return PROJECTION_BYTES * self.projection_numel
+        return projection_bytes(self.projection_numel, self.bits)
+
+    @property
+    def key_bytes(self) -> int:
+        return key_bytes(self.hot_keys.numel(), self.bits)
 
     @cached_property
     def projection_places(self) -> dict[str, int]:
@@ -113,7 +126,7 @@ class ArrayLayout:
     @property
     def embedding_bytes(self) -> int:
         """Bytes of everything learned or stored: the array, the projections and the keys of hot rows."""
-        return self.array_bytes + self.projection_bytes + HOT_KEY_BYTES * self.hot_keys.numel()
+        return self.array_bytes + self.projection_bytes + self.key_bytes
 
     @property
     def full_embedding_bytes(self) -> int:
@@ -132,6 +145,7 @@ class ArrayLayout:
                 keys = self.hot_keys[t.hot_begin : t.hot_end].numpy().astype("<i4").tobytes()
                 digest = hashlib.sha256(keys).hexdigest()[:16]
                 entry |= {"hot_rows": t.num_hot, "hot_keys": digest, "hot_base": t.hot_base}
+                entry |= {"hot_drop": t.hot_drop} if t.hot_drop else {}
             tables[t.name] = entry
         return {
             **({"format_version": FORMAT_VERSION} if self.bits == 32 else {"format_version": 3, "bits": self.bits}),
@@ -148,7 +162,7 @@ class ArrayLayout:
         full = self.full_embedding_bytes
         lines = [
             f"array of {self.numel:,} elements {f'of {self.bits} bits ' if self.bits < 32 else ''}({self.array_bytes:,} bytes), {self.shared_numel:,} shared; "
-            f"projections {self.projection_bytes:,} bytes, hot keys {HOT_KEY_BYTES * self.hot_keys.numel():,}; "
+            f"projections {self.projection_bytes:,} bytes, hot keys {self.key_bytes:,}; "
             f"full tables {full:,} bytes, {full / self.embedding_bytes:,.1f}x",
             f"{'table':<20} {'kind':<8} {'rows':>15} {'dim':>5} {'width':>5} {'prefix':>6} {'Z':>3} {'hot rows':>10} "
             f"{'first element':>14} {'own elements':>13}",

@@ -11,8 +11,8 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
-from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.ops.quantize import key_bytes, projection_bytes
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
@@ -62,7 +62,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
     contiguous = config.exact == "auto" and stated == [None] * 3
     dims = [t.embedding_dim for t in tables]
-    if contiguous and _exact_bytes(tables, max(dims), itemsize, bias=False) <= config.array_bytes:
+    if contiguous and _exact_bytes(tables, max(dims), itemsize, False, config.bits) <= config.array_bytes:
         return replace(plain, exact=[t.name for t in tables])
     plain = replace(
         plain,
@@ -96,14 +96,16 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     return plain
 
 
-def _exact_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int | Fraction, bias: bool) -> int:
+def _exact_bytes(
+    tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int | Fraction, bias: bool, bits: int
+) -> int | Fraction:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
-    return own * itemsize + _projection_bytes(tables, width, bias)
+    return own * itemsize + _projection_bytes(tables, width, bias, bits)
 
 
-def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool) -> int:
-    return PROJECTION_BYTES * sum((width + bias) * t.embedding_dim for t in tables if width < t.embedding_dim)
+def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool, bits: int) -> int:
+    return projection_bytes(sum((width + bias) * t.embedding_dim for t in tables if width < t.embedding_dim), bits)
 
 
 def _own_elements_for_every_row(
@@ -116,7 +118,8 @@ def _own_elements_for_every_row(
         return None
     # The shared region is at least 1/32 of the prefixes.
     shared = width + _SHARED_BESIDE_PREFIX
-    needed = _exact_bytes(tables, width, itemsize, bias) * 33 // 32 + _projection_bytes(tables, shared, bias)
+    needed = _exact_bytes(tables, width, itemsize, bias, plain.bits) * 33 // 32
+    needed += _projection_bytes(tables, shared, bias, plain.bits)
     if needed > plain.array_bytes or width >= (_EXACT_ALONE if plain.head == "dot" else _LEAST_WIDTH):
         widths = {t.name: min(width, t.embedding_dim) for t in tables}
         return replace(plain, width=widths, exact=list(widths))
@@ -126,7 +129,7 @@ def _own_elements_for_every_row(
 
 
 def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int) -> bool:
-    return _projection_bytes(tables, width, bool(plain.bias)) <= _PROJECTION_SHARE * plain.array_bytes
+    return _projection_bytes(tables, width, bool(plain.bias), plain.bits) <= _PROJECTION_SHARE * plain.array_bytes
 
 
 def _few_bytes_width(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
@@ -136,7 +139,7 @@ def _few_bytes_width(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -
     if config.head != "mlp" or stated != [None] * len(stated) or not _has_few_examples(config.counts):
         return 0
     room = _FEW_BYTES_PROJECTION_SHARE * config.array_bytes
-    return largest_fitting(0, _FEW_BYTES_WIDTH, lambda w: _projection_bytes(tables, w, bias=False) <= room)
+    return largest_fitting(0, _FEW_BYTES_WIDTH, lambda w: _projection_bytes(tables, w, False, config.bits) <= room)
 
 
 def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
@@ -180,15 +183,17 @@ def _read_width(
 def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """The largest width at which the array would hold all rows of all tables; 0 where there is none."""
     widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
-    return largest_fitting(0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias) <= plain.array_bytes)
+    return largest_fitting(
+        0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias, plain.bits) <= plain.array_bytes
+    )
 
 
 def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """Elements that the projections leave."""
     width = _widths(plain, tables)
     projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
-    projections = PROJECTION_BYTES * sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
-    return int(max(plain.array_bytes - projections, 0) // itemsize)
+    numel = sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
+    return int(max(plain.array_bytes - projection_bytes(numel, plain.bits), 0) // itemsize)
 
 
 def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int]:
@@ -227,7 +232,7 @@ def _hot_rows(
     left = min(share * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
     all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
     cost = np.concatenate(
-        [np.full(len(counts[t.name].counts), w + HOT_KEY_BYTES / float(itemsize)) for t, w in sharing]
+        [np.full(len(counts[t.name].counts), w + key_bytes(8, plain.bits) / 8 / float(itemsize)) for t, w in sharing]
     )
     order = np.argsort(-all_counts, kind="stable")
     order = order[all_counts[order] >= _HOT_COUNT]

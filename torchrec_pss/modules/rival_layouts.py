@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, largest_fitting
-from torchrec_pss.modules.array_layout import PROJECTION_BYTES
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ops.quantize import stored_bytes
+from torchrec_pss.ops.quantize import projection_bytes, stored_bytes
 from torchrec_pss.ranges import checked
 
 _ITEMSIZE = 4  # of full tables, and of elements of 32 bits
@@ -41,14 +40,14 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, 
 
 
 def row_hashing_width(
-    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, widest: int = _ROW_HASHING_WIDTH
+    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, widest: int = _ROW_HASHING_WIDTH, bits: int = 32
 ) -> int:
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
     docs/training.md has what it rests on."""
     array_bytes = checked("array_bytes", array_bytes)
     dim = max(t.embedding_dim for t in tables)
-    a_coordinate = PROJECTION_BYTES * sum(t.embedding_dim for t in tables)
+    a_coordinate = projection_bytes(sum(t.embedding_dim for t in tables), bits)
     if a_coordinate > _PROJECTION_SHARE_OF_WIDTH_1 * array_bytes:
         return dim
     return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
@@ -97,7 +96,7 @@ def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: in
     own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
     projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
     stored = own * _ITEMSIZE if bits == 32 else stored_bytes(own, bits)
-    return stored + projected * PROJECTION_BYTES
+    return stored + projection_bytes(projected, bits)
 
 
 def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int) -> str:

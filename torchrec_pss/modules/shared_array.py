@@ -21,7 +21,7 @@ from torchrec_pss.modules.tracing import TracedLookup
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup, gradient_only
-from torchrec_pss.ops.quantize import quantize
+from torchrec_pss.ops.quantize import PROJECTION_BITS, quantize
 from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
 
@@ -225,7 +225,9 @@ class SharedArrayModule(nn.Module):
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
         projections = self.projections
-        if projections is not None and hasattr(projections, "_in_backward_optimizers"):
+        if projections is not None and self._config.bits < 32:
+            projections = quantize(projections, PROJECTION_BITS)
+        elif projections is not None and hasattr(projections, "_in_backward_optimizers"):
             projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
         return known | ({} if projections is None else {"projections": projections})
 

@@ -7,7 +7,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_pss.modules.feature_selection import select
-from torchrec_pss.ops.quantize import CLIP
+from torchrec_pss.ops.quantize import CLIP, PROJECTION_BITS
 
 
 @torch.fx.wrap
@@ -44,6 +44,7 @@ class TracedLookup(nn.Module):
         super().__init__()
         self.bits = bits
         self.clip: float = CLIP.get(bits, 1.0)
+        self.projection_bits: int = PROJECTION_BITS
         self.output_dtype = output_dtype
         self.features: torch.Tensor = given["features"]
         self.hot_keys: torch.Tensor = given["hot_keys"]
@@ -64,6 +65,8 @@ class TracedLookup(nn.Module):
         """As `ops.lookup`, whose arguments these are, in the output's dtype. Projections and weights may have any floating dtype."""
         dtype = torch.float64 if array.dtype == torch.float64 else torch.float32
         matrices = torch.empty(0, dtype=dtype, device=array.device) if projections is None else projections.to(dtype)
+        if self.bits < 32 and projections is not None:
+            matrices = torch.ops.torchrec_pss.quantize(matrices, self.projection_bits, 1.0)
         features, hot_keys = self.features.to(array.device), self.hot_keys.to(array.device)
         weights = None if weights is None else weights.to(dtype)
         array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits, self.clip)

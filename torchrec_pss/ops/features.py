@@ -11,7 +11,8 @@ class FeatureColumn(IntEnum):
 
     Under ``hash="robe"`` KEY is the number of rows of the tables before this one and SLOTS is
     ``N - Z + 1``. HOT_BEGIN and HOT_END bound the table's keys in the op's `hot_keys`. HOT_DIRECTORY is
-    where `hot_keys` holds the table's :func:`hot_directory`; without one (HOT_SHIFT 0) keys are searched for.
+    where `hot_keys` holds the table's :func:`hot_directory`; without one (HOT_SHIFT 0) keys are searched for. HOT_DROP are the lower
+    bits that a key is without (:func:`~torchrec_pss.ops.hashing.shortened`).
     PROJECTION is where the op's `projections` hold the table's, INNER its rows (WIDTH, and one more with a bias; 0: the table is
     not projected), DIM its columns.
     """
@@ -29,9 +30,10 @@ class FeatureColumn(IntEnum):
     HOT_BASE = 10
     HOT_DIRECTORY = 11
     HOT_SHIFT = 12
-    PROJECTION = 13
-    INNER = 14
-    DIM = 15
+    HOT_DROP = 13
+    PROJECTION = 14
+    INNER = 15
+    DIM = 16
 
 
 # More is no row of a table, and the kernels' buffers are by the width.
@@ -80,12 +82,14 @@ def check_layout(rows: Sequence[Sequence[int]], numel: int, num_hot: int, num_pr
 
 def _is_layout(row: Sequence[int], numel: int, num_hot: int, robe: bool) -> bool:
     (key, rows, width, prefix, base, block, slots, first,
-     hot_begin, hot_end, hot_base, directory, shift, *_) = row  # fmt: skip
+     hot_begin, hot_end, hot_base, directory, shift, drop, *_) = row  # fmt: skip
     if not (1 <= width <= MOST_WIDTH and 0 <= prefix <= width and rows >= 0):
         return False
     if prefix and not 0 <= base <= numel - rows * prefix:
         return False
     if not 0 <= hot_begin <= hot_end <= num_hot:
+        return False
+    if not 0 <= drop < 32:
         return False
     if shift and not (0 < shift < 32 and 0 <= directory < num_hot - (1 << (32 - shift))):
         return False

@@ -61,6 +61,11 @@ def hot_keys_of(key: int, ids: torch.Tensor) -> torch.Tensor:
     return ((row_hash >> 32) ^ -(1 << 31)).to(torch.int32)
 
 
+def shortened(keys: torch.Tensor, drop: int) -> torch.Tensor:
+    """Keys without their lower ``drop`` bits, which are 0 then: int32 ``[K]``, in the same order."""
+    return (keys >> drop) << drop
+
+
 def slots(hashes: torch.Tensor, num_slots: int) -> torch.Tensor:
     """``(h * num_slots) >> 64`` on unsigned numbers, ``num_slots < 2^32``."""
     high = _shift_right(hashes, 32) * num_slots

@@ -16,16 +16,33 @@ FEW_BITS = (8, 4, 3, 2)
 # Of the largest element, which with few bits is worth clipping.
 CLIP = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.85}
 SCALE_BYTES = 2  # bf16
+PROJECTION_BITS = 8
 
 
 def stored_bytes(numel: int, bits: int) -> int:
-    """Bytes of ``numel`` elements (a multiple of 8) with their scales."""
-    return numel * bits // 8 + -(-numel // GROUP) * SCALE_BYTES
+    """Bytes of ``numel`` elements with their scales."""
+    return -(-numel * bits // 8) + -(-numel // GROUP) * SCALE_BYTES
 
 
 def element_bytes(bits: int) -> Fraction:
     """Of one element, its part of a scale included."""
     return Fraction(stored_bytes(GROUP, bits), GROUP)
+
+
+def projection_bytes(numel: int, bits: int) -> int:
+    """Of so many elements of projections: 8 bits each, with their scales, beside elements of few bits."""
+    return 4 * numel if bits == 32 else stored_bytes(numel, PROJECTION_BITS)
+
+
+def key_bytes(number: int, bits: int) -> int:
+    """Of so many keys of hot rows. Beside elements of few bits a table's ``H`` keys are the upper ``9 + log2 H`` bits of the hash, of which
+    the first ``log2 H`` take two when all are in order (Elias and Fano)."""
+    return 4 * number if bits == 32 else -(-11 * number // 8)
+
+
+def dropped_bits(number: int, bits: int) -> int:
+    """Lower bits of 32 that the keys of a table of so many hot rows are without."""
+    return 0 if bits == 32 or not number else max(32 - (number.bit_length() - 1) - 9, 0)
 
 
 def scales_of(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:

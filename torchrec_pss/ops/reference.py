@@ -20,7 +20,7 @@ from torchrec_pss.ops.features import (
     padded,
 )
 from torchrec_pss.ops.features import read_width as read_width_of
-from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, signs, slots
+from torchrec_pss.ops.hashing import HASH_ROBE, block_hashes, hot_keys_of, robe_offsets, shortened, signs, slots
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers, apply_update
 
 
@@ -39,7 +39,9 @@ def row_addresses(
     Returns:
         Addresses into the array and signs (+1 or -1), both int64 ``[n, width]``.
     """
-    key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base, *_ = feature.tolist()
+    key, _, width, prefix, base, block, num_slots, first_shared, hot_begin, hot_end, hot_base, _, _, drop, *_ = (
+        feature.tolist()
+    )
     if width == prefix:  # what an exact table's row says of hashed blocks and hot rows means nothing
         block, num_slots, first_shared, hot_end = 1, 1, 0, hot_begin
     ids = ids.to(torch.int64)
@@ -55,7 +57,7 @@ def row_addresses(
     shared = (first[:, :, None] + torch.arange(block, device=ids.device)).flatten(1)
     shared_signs = block_signs.repeat_interleave(block, dim=1)
     if hot_end > hot_begin:
-        wanted, keys = hot_keys_of(key, ids), hot_keys[hot_begin:hot_end]
+        wanted, keys = shortened(hot_keys_of(key, ids), drop), hot_keys[hot_begin:hot_end]
         at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         is_hot = (keys[at] == wanted)[:, None]
         own = hot_base + at[:, None] * (width - prefix) + torch.arange(width - prefix, device=ids.device)

@@ -49,8 +49,8 @@ def _of_table(layout: ArrayLayout, table: TableLayout, counts: IdCounts | None) 
         kind=table.kind,
         rows=table.rows,
         width=table.width,
-        own_bytes=table.own_numel * layout.itemsize,
-        region_bytes=region * layout.itemsize,
+        own_bytes=layout.stored_bytes(table.own_numel),
+        region_bytes=layout.stored_bytes(region),
         rows_per_element=hashed / region if region else 0.0,
         unresolved=unresolved_of_table(layout, table, counts),
     )

@@ -9,7 +9,6 @@ from torchrec_pss.distributed.mixed_collection import EXACT, SHARED, SHARED_ARRA
 from torchrec_pss.distributed.planner.candidates import Table
 from torchrec_pss.distributed.planner.planners import PSSShardingPlanner
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.array_layout import HOT_KEY_BYTES, PROJECTION_BYTES, TableLayout
 
 _PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms")
 
@@ -90,7 +89,7 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) 
         if isinstance(entry, PSSModuleShardingPlan):
             inside = [tables[path, name].config for name in entry.shared_tables]
             layout = allocate(inside, entry.config, tables[path, entry.shared_tables[0]].itemsize)
-            layouts = {t.name: t for t in layout.tables}
+            layouts = {t.name: layout.bytes_of(t) for t in layout.tables}
             array_bytes = (array_bytes or 0) + layout.embedding_bytes
         for name, sharding in entry.items():
             if (path, name) in tables:
@@ -103,14 +102,11 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) 
     )
 
 
-def _planned(table: Table, sharding, layout: TableLayout | None) -> PlannedTable:
+def _planned(table: Table, sharding, in_array: int | None) -> PlannedTable:
     config = table.config
     shared = sharding.sharding_type == SHARED_ARRAY
     kind = sharding.compute_kernel if shared else sharding.sharding_type
-    own = table.full_bytes
-    if layout is not None:
-        rows, columns = layout.projection_shape
-        own = layout.own_numel * table.itemsize + PROJECTION_BYTES * rows * columns + HOT_KEY_BYTES * layout.num_hot
+    own = table.full_bytes if in_array is None else in_array
     return PlannedTable(
         table.path,
         table.name,

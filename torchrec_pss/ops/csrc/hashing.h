@@ -19,7 +19,7 @@ PSS_INLINE uint64_t mix64(uint64_t x) {
 // Columns of the op's `features` matrix; torchrec_pss/ops/features.py holds the same list.
 enum FeatureColumn {
   kKey, kRows, kWidth, kPrefix, kBase, kBlock, kSlots, kFirst, kHotBegin, kHotEnd, kHotBase, kHotDirectory, kHotShift,
-  kProjection, kInner, kDim, kNumColumns
+  kHotDrop, kProjection, kInner, kDim, kNumColumns
 };
 
 // More is no row of a table (ops/features.py), and the kernels' buffers are by the width.
@@ -27,13 +27,13 @@ constexpr int64_t kMostWidth = int64_t(1) << 20, kMostRobeRows = int64_t(1) << 3
 
 struct Feature {
   int64_t key, rows, width, prefix, base, block, slots, first, hot_begin, hot_end, hot_base, hot_directory, hot_shift,
-      projection, inner, dim;
+      hot_drop, projection, inner, dim;
 
   explicit Feature(const int64_t* row)
       : key(row[kKey]), rows(row[kRows]), width(row[kWidth]), prefix(row[kPrefix]),
         base(row[kBase]), block(row[kBlock]), slots(row[kSlots]), first(row[kFirst]),
         hot_begin(row[kHotBegin]), hot_end(row[kHotEnd]), hot_base(row[kHotBase]),
-        hot_directory(row[kHotDirectory]), hot_shift(row[kHotShift]),
+        hot_directory(row[kHotDirectory]), hot_shift(row[kHotShift]), hot_drop(row[kHotDrop]),
         projection(row[kProjection]), inner(row[kInner]), dim(row[kDim]) {}
 
   int64_t num_blocks() const { return prefix == width ? 0 : (width - prefix) / block; }

@@ -147,7 +147,8 @@ static bool is_layout(const Feature& f, int64_t numel, int64_t num_hot, bool rob
   }
   const int64_t shared = f.width - f.prefix;
   const bool prefix_fits = f.prefix == 0 || (f.base >= 0 && f.base <= numel && f.rows <= (numel - f.base) / f.prefix);
-  const bool keys_fit = f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot);
+  const bool keys_fit = f.hot_begin >= 0 && f.hot_begin <= f.hot_end && f.hot_end <= num_hot && has_sane_directory(f, num_hot) &&
+      f.hot_drop >= 0 && f.hot_drop < 32;
   // Section 4's products are exact below 2^32 rows in all.
   const bool robe_fits = !robe || (f.key >= 0 && f.rows <= kMostRobeRows && f.key <= kMostRobeRows - f.rows);
   if (!prefix_fits || !keys_fit || !robe_fits || shared == 0) {

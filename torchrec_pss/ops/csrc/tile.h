@@ -221,7 +221,7 @@ struct Tile {
 
   int64_t hot_position(uint32_t key) const {
     const int32_t* const keys = problem.hot_keys + f.hot_begin;
-    const int32_t signed_key = static_cast<int32_t>(key ^ 0x80000000U);
+    const int32_t signed_key = static_cast<int32_t>((key ^ 0x80000000U) >> f.hot_drop << f.hot_drop);
     const int64_t n = f.num_hot();
     if (has_directory()) {
       // The caller's numbers are not trusted to lie within the keys.

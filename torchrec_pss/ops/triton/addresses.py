@@ -12,6 +12,7 @@ from torchrec_pss.ops.triton.columns import (
     HOT_BASE,
     HOT_BEGIN,
     HOT_DIRECTORY,
+    HOT_DROP,
     HOT_END,
     HOT_SHIFT,
     KEY,
@@ -50,7 +51,8 @@ def hot_numbers(ids, live, hot_keys, feature):
     shift = tl.load(feature + HOT_SHIFT).to(tl.int32)
     keys = hot_keys + begin
     upper = (row_hash >> 32).to(tl.uint32)
-    wanted = (upper ^ 0x80000000).to(tl.int32, bitcast=True)
+    drop = tl.load(feature + HOT_DROP).to(tl.uint32)
+    wanted = ((upper ^ 0x80000000) >> drop << drop).to(tl.int32, bitcast=True)
     if shift > 0:
         bucket = hot_keys + tl.load(feature + HOT_DIRECTORY) + (upper >> shift).to(tl.int64)
         low = tl.load(bucket, mask=live, other=0)

@@ -32,13 +32,14 @@ class LaunchColumn(IntEnum):
     HOT_BASE = 11
     HOT_DIRECTORY = 12
     HOT_SHIFT = 13
-    OUT_COLUMN = 14
-    READ_COLUMN = 15
-    PROJECTION = 16
-    INNER = 17
-    DIM = 18  # columns of the output
-    WIDTH = 19  # elements of a row
-    PARTIAL = 20  # in partial gradients: as PROJECTION, or behind all where an earlier feature has the same
+    HOT_DROP = 14
+    OUT_COLUMN = 15
+    READ_COLUMN = 16
+    PROJECTION = 17
+    INNER = 18
+    DIM = 19  # columns of the output
+    WIDTH = 20  # elements of a row
+    PARTIAL = 21  # in partial gradients: as PROJECTION, or behind all where an earlier feature has the same
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def _in_units(row: list[int], vec: int) -> list[int]:
     return [
         row[c.KEY], row[c.ROWS], units[c.WIDTH], units[c.PREFIX], units[c.BASE], max(units[c.BLOCK], 1), row[c.SLOTS],
         units[c.FIRST], row[c.HOT_BEGIN], row[c.HOT_END], units[c.HOT_BASE], row[c.HOT_DIRECTORY], row[c.HOT_SHIFT],
+        row[c.HOT_DROP],
     ]  # fmt: skip
 
 
