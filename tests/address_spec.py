@@ -32,11 +32,19 @@ def hot_key(name, seed, row):
     return key - (1 << 32) if key >> 31 else key
 
 
-def read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0):
+def short_key(name, seed, row, listed, bits):
+    """Section 6: of one of so many listed ids."""
+    lost = 0 if bits == 32 or not listed else max(32 - 9 - (listed.bit_length() - 1), 0)
+    return hot_key(name, seed, row) // 2**lost * 2**lost
+
+
+def read(
+    name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0, bits=32
+):
     """[(address, sign)] of the width coordinates of one row."""
     places = []
-    keys = sorted({hot_key(name, seed, i) for i in hot})
-    own_key = hot_key(name, seed, row)
+    keys = sorted({short_key(name, seed, i, len(hot), bits) for i in hot})
+    own_key = short_key(name, seed, row, len(hot), bits)
     for j in range(width):
         if j < prefix:
             assert 0 <= row < rows
@@ -108,7 +116,8 @@ def allocate(
         return isinstance(value, dict) and name in value
 
     def keys(name):
-        return {hot_key(name, 0, i) for i in hot.get(name, ())}
+        ids = hot.get(name, ())
+        return {short_key(name, 0, i, len(ids), bits) for i in ids}
 
     def not_exact(name, dim):
         d = width[name] if named(width, name) else min(width, dim) if isinstance(width, int) else dim
@@ -121,9 +130,12 @@ def allocate(
         return d, d, 1, 0
 
     def numel(shapes):
-        extra = sum(h for _, _, _, h in shapes)
-        extra += sum((d + bias) * dim for (_, _, dim), (d, _, _, _) in zip(tables, shapes, strict=True) if d < dim)
-        left = max(array_bytes - 4 * extra, 0)
+        keys = sum(h for _, _, _, h in shapes)
+        projected = sum((d + bias) * dim for (_, _, dim), (d, _, _, _) in zip(tables, shapes, strict=True) if d < dim)
+        beside = (
+            4 * (keys + projected) if bits == 32 else (11 * keys + 7) // 8 + projected + 2 * ((projected + 63) // 64)
+        )
+        left = max(array_bytes - beside, 0)
         return left // itemsize // 16 * 16 if bits == 32 else most_stored(left, bits)
 
     def regions(shapes):

@@ -27,12 +27,14 @@ def feature(**columns):
     return feature_matrix([values], torch.device("cpu"))[0]
 
 
-def package_read(name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0):
-    key = hashing.table_key(name, seed)
-    hot_keys = hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)).unique()
+def package_read(
+    name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0, bits=32
+):
+    key, drop = hashing.table_key(name, seed), quantize.dropped_bits(len(hot), bits)
+    hot_keys = hashing.shortened(hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)), drop).unique()
     slots = shared_numel // block
     meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots,
-                   first=first, hot_end=len(hot_keys), hot_base=hot_base)  # fmt: skip
+                   first=first, hot_end=len(hot_keys), hot_base=hot_base, hot_drop=drop)  # fmt: skip
     addresses, signs = reference.row_addresses(meta, hot_keys, torch.tensor([row]), HASH_MIX64, sign)
     return list(zip(addresses[0].tolist(), signs[0].tolist(), strict=True))
 
@@ -120,6 +122,7 @@ def test_random_reads_agree():
         case["hot"] = [row + k for k in draw.sample(range(-3, 4), draw.choice([0, 0, 3])) if abs(row + k) < 1 << 63]
         case["hot"] = [] if width == prefix else case["hot"]
         case["hot_base"] = draw.randint(0, 99)
+        case["bits"] = draw.choice([32, 4])
         name, seed = f"table_{draw.random()}", draw.randrange(-(1 << 63), 1 << 63)
         assert package_read(name, seed, row, **case) == spec.read(name, seed, row, **case)
 
