@@ -33,6 +33,7 @@ from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.pss_config import BITS
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.whole_file import write_json
@@ -99,16 +100,23 @@ def array_config(
     """The array's layout: ours, or a rival's at the same bytes. Row hashing caps the tables' rows."""
     init_range = _INIT_RANGES[args.embedding]
     if args.embedding == "narrow":
-        return exact_tables(full, array_bytes, narrow_width(full, array_bytes), init_range, head="dot")
+        width = narrow_width(full, array_bytes, args.bits)
+        return exact_tables(full, array_bytes, width, init_range, head="dot", bits=args.bits)
     if args.embedding == "hash":
-        width = row_hashing_width(full, array_bytes, _ROW_HASHING_WIDTH)
-        for table, capped in zip(full, capped_rows(full, array_bytes, width), strict=True):
+        width = row_hashing_width(full, array_bytes, _ROW_HASHING_WIDTH, args.bits)
+        for table, capped in zip(full, capped_rows(full, array_bytes, width, args.bits), strict=True):
             table.num_embeddings = capped
-        return exact_tables(full, array_bytes, width, init_range, head="dot")
+        return exact_tables(full, array_bytes, width, init_range, head="dot", bits=args.bits)
     counts = {t.name: IdCounts.of(ids) for t, ids in zip(full, (data.train_user, data.train_item), strict=True)}
     # The bias is what can say that an item is popular.
     return PSSConfig(
-        array_bytes=array_bytes, head="dot", bias=True, counts=counts, seed=args.seed, init_range=init_range
+        array_bytes=array_bytes,
+        head="dot",
+        bias=True,
+        counts=counts,
+        seed=args.seed,
+        init_range=init_range,
+        bits=args.bits,
     )
 
 
@@ -199,6 +207,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
     p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
     add_number(p, "--compression", help="full tables' bytes over the array's (default 10; not for full)")
+    p.add_argument("--bits", type=int, choices=BITS, help="of a stored element (default 32; not for full)")
     add_number(p, "--embedding_dim", default=64)
     add_number(p, "--epochs", default=4)
     add_number(p, "--negatives", default=4, help="sampled items a pair")
@@ -207,10 +216,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_number(p, "--seed", default=0)
     p.add_argument("--output_dir", default="runs/interactions")
     args = p.parse_args(argv)
-    if args.embedding == "full" and args.compression is not None:
-        p.error("--compression makes no sense with --embedding full")
-    if args.embedding != "full" and args.compression is None:
-        args.compression = 10.0
+    for flag, default in (("compression", 10.0), ("bits", 32)):
+        if args.embedding == "full" and getattr(args, flag) is not None:
+            p.error(f"--{flag} makes no sense with --embedding full")
+        if args.embedding != "full" and getattr(args, flag) is None:
+            setattr(args, flag, default)
     if args.learning_rate is None:
         args.learning_rate = _LEARNING_RATES[args.embedding]
     return args

@@ -1,21 +1,29 @@
 """Elements of few bits: the levels, what is read and learned of them, bytes, and what is refused."""
 
 import io
+import json
 import warnings
 
 import pytest
+import script_runs
 import torch
 import two_ranks
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
+from torchrec.distributed.planner import Topology
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, get_default_pss_sharders
+from torchrec_pss.advise.__main__ import advise
+from torchrec_pss.advise.prediction import Calibration
+from torchrec_pss.advise.tables import from_list
+from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.plan.dry_run import dry_run
 
 ROWS = {"t1": 100, "t2": 5000, "t3": 40}
 FEW = few.FEW_BITS
@@ -262,3 +270,49 @@ def test_a_smallest_budget_is_named():
         assert collection(4, array_bytes=smallest, exact=(), hot=None).layout.embedding_bytes <= smallest
     with pytest.raises(ValueError, match="is too small"):
         collection(4, array_bytes=smallest - 1, exact=(), hot=None)
+
+
+def test_plans_and_advice_count_stored_bytes():
+    tables = [ListedTable("t", 10**6, 16, 1.0, 1.1), ListedTable("u", 500, 16, 1.0, 1.1)]
+    host = Topology(world_size=2, compute_device="cpu")
+    wide, narrow = (dry_run(tables, host, "always", 512, "100kB", bits=bits) for bits in (32, 4))
+    assert abs(wide.array_bytes - narrow.array_bytes) < 100
+    of_table = [{t.name: t.bytes for t in plan.tables}["u"] for plan in (wide, narrow)]
+    assert of_table[1] < of_table[0] / 4
+    described = from_list("kaggle", None, 1.1)
+    rows = [advise(described, Calibration.load(), 4096, measure=False, bits=bits) for bits in (32, 4)]
+    for one, other in zip(*rows, strict=False):
+        assert 0.9 < one["bytes"] / other["bytes"] < 1.1
+    assert all(other["unresolved"] <= one["unresolved"] for one, other in zip(*rows, strict=False))
+
+
+@pytest.mark.slow
+def test_the_script_counts_stored_bytes_and_refuses_other_bits_on_resume(tmp_path):
+    flags = [
+        "--synthetic_rows",
+        6000,
+        "--synthetic_scale",
+        0.001,
+        "--batch_size",
+        100,
+        "--epochs",
+        1,
+        "--compression",
+        200,
+    ]
+    run = [*flags, "--output_dir", tmp_path / "o", "--bits"]
+    script_runs.run("train_criteo.py", *run, 4, ranks=2)
+    found = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert found["layout"]["bits"] == 4 and found["config"]["bits"] == 4
+    assert 0.9 < 200 * found["embedding_bytes"] / found["full_embedding_bytes"] <= 1
+    refused = script_runs.run("train_criteo.py", *run, 8, "--resume", ranks=2, check=False)
+    assert (
+        refused.returncode == 2
+        and "another layout of the shared array: bits is 4 in the checkpoint and 8 here" in refused.output
+    )
+    for embedding in ("narrow", "hash"):
+        there = ["--embedding", embedding, "--bits", 4, "--compression", 8, "--output_dir", tmp_path / embedding]
+        script_runs.run("train_criteo.py", *flags[:-2], *there)
+        assert json.loads((tmp_path / embedding / "results.json").read_text())["layout"]["bits"] == 4
+    refused = script_runs.run("train_criteo.py", "--embedding", "full", "--bits", 4, check=False)
+    assert refused.returncode == 2 and "--bits makes no sense with --embedding full" in refused.output

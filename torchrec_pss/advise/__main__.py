@@ -19,7 +19,7 @@ from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.pss_config import BITS, PSSConfig
 from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
 
@@ -27,20 +27,23 @@ COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4
 
 
-def advise(described: Described, calibration: Calibration, batch_size: int, measure: bool = True) -> list[dict]:
-    """A row for each compression that a layout exists for; stderr says how far it is."""
+def advise(
+    described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int = 32
+) -> list[dict]:
+    """A row for each compression that a layout exists for; stderr says how far it is. What few bits lose, less than .0005 at 4
+    (docs/bits.md), is not in the prediction."""
     with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
-        return _rows(described, calibration, batch_size, measure, step)
+        return _rows(described, calibration, batch_size, measure, step, bits)
 
 
 def _rows(
-    described: Described, calibration: Calibration, batch_size: int, measure: bool, step: Callable[[], None]
+    described: Described, calibration: Calibration, batch_size: int, measure: bool, step: Callable[[], None], bits: int
 ) -> list[dict]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
         config = PSSConfig(
-            array_bytes=full // compression, counts=described.counts, exact="auto" if described.contiguous else ()
+            array_bytes=full // compression, counts=described.counts, exact="auto" if described.contiguous else (), bits=bits
         ) if full >= compression else None  # fmt: skip
         try:
             if config is None:
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--skew", default=1.1, help="of ids' power law, where --tables has none")
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
+    parser.add_argument("--bits", type=int, choices=BITS, default=32, help="of a stored element (docs/bits.md)")
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
@@ -131,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     calibration = Calibration.load()
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     print(f"{described.source}: {len(described.tables)} tables, {full:,} bytes in full")
-    rows = advise(described, calibration, args.batch_size)
+    rows = advise(described, calibration, args.batch_size, bits=args.bits)
     print(f"{'compression':>11} {'bytes':>15} {'AUROC lost':>10} {'90 %':>18} {'steps':>6} {'lookup ms':>9}  layout")
     for row in rows:
         drop, steps = row["drop"], row["steps_ratio"]

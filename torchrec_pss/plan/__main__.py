@@ -22,6 +22,7 @@ from torchrec_pss.distributed.planner.machines import MACHINES, topology
 from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.modules.pss_config import BITS
 from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json
@@ -40,7 +41,7 @@ def _topology(args: argparse.Namespace) -> Topology:
 def planned(args: argparse.Namespace, tables: list[ListedTable], mode: str) -> PlanReport:
     """Raises:
     PlannerError, ValueError: see `PSSShardingPlanner.plan`."""
-    limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup}
+    limits = {"max_compression": args.max_compression, "min_speedup": args.min_speedup, "bits": args.bits}
     with told(f"planning --pss {mode}", "proposal") as step:
         return dry_run(tables, _topology(args), mode, args.batch_size, args.array_bytes, **limits, step=step)
 
@@ -117,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     add_number(parser, "--ddr", default="128GB", help="a rank's share of its host's memory")
     add_number(parser, "--batch_size", default=2048, help="of a rank")
     add_number(parser, "--array_bytes", default="10MB")
+    parser.add_argument("--bits", type=int, choices=BITS, default=32, help="of a stored element (docs/bits.md)")
     parser.add_argument("--pss", choices=MODES, default="auto")
     add_number(parser, "--max_compression", help="full tables' bytes over the array's, at most")
     add_number(parser, "--min_speedup", default=1.1, help='of "auto": what sharing tables that fit must be worth')

@@ -12,6 +12,7 @@ from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
+from torchrec_pss.modules.pss_config import PSSConfig
 
 
 class _Counted(GreedyPerfPartitioner):
@@ -35,6 +36,7 @@ def dry_run(
     batch_size: int,
     array_bytes: int | str | None = None,
     *,
+    bits: int = 32,
     max_compression: float | None = None,
     min_speedup: float = 1.1,
     step: Callable[[], None] = lambda: None,
@@ -43,6 +45,7 @@ def dry_run(
 
     Args:
         batch_size: rows a rank.
+        bits: of a stored element, see `PSSConfig`.
         step: called for every proposal that TorchRec's planner has looked at: hundreds a plan, of every shard of every table.
         others: as `PSSShardingPlanner`'s.
 
@@ -54,7 +57,7 @@ def dry_run(
     planner = PSSShardingPlanner(
         topology,
         pss=pss,
-        array_bytes=None if pss == "never" else array_bytes,
+        config=None if pss == "never" else PSSConfig(array_bytes=array_bytes, bits=bits),
         max_compression=max_compression,
         min_speedup=min_speedup,
         batch_size=batch_size,
