@@ -282,7 +282,7 @@ def test_plans_and_advice_count_stored_bytes():
     described = from_list("kaggle", None, 1.1)
     rows = [advise(described, Calibration.load(), 4096, measure=False, bits=bits) for bits in (32, 4)]
     for one, other in zip(*rows, strict=False):
-        assert 0.9 < one["bytes"] / other["bytes"] < 1.1
+        assert other["bytes"] < 1.1 * one["bytes"]
     assert all(other["unresolved"] <= one["unresolved"] for one, other in zip(*rows, strict=False))
 
 
