@@ -86,9 +86,9 @@ def bf16(x):
 
 def quantize(bits, *elements):
     """Section 6: scale and codes of a group."""
-    half, clip = 2 ** (bits - 1), 0.85 if bits == 2 else 1.0
+    half = 2 ** (bits - 1)
     largest = max(map(abs, elements))
-    scale = max(bf16(fp32(largest * fp32(clip / (half - 0.5)))), 2.0**-126)
+    scale = max(bf16(fp32(largest * fp32(1 / (half - 0.5)))), 2.0**-126)
     inverse = fp32(1 / scale)
     return scale, [min(max(math.floor(fp32(x * inverse)), -half), half - 1) for x in map(fp32, elements)]
 

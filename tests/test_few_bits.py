@@ -4,6 +4,7 @@ import io
 import json
 import warnings
 
+import numpy as np
 import pytest
 import script_runs
 import torch
@@ -16,7 +17,14 @@ from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, get_default_pss_sharders
+from torchrec_pss import (
+    PSSConfig,
+    PSSEmbeddingBagCollection,
+    PSSEmbeddingCollection,
+    get_default_pss_sharders,
+    load_packed,
+    packed,
+)
 from torchrec_pss.advise.__main__ import advise
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import from_list
@@ -66,7 +74,7 @@ def test_levels(bits):
     half = 2 ** (bits - 1)
     for first in range(0, 1000, few.GROUP):
         group, found = array[first : first + few.GROUP], read[first : first + few.GROUP]
-        wanted = float(group.abs().max()) * few.CLIP[bits] / (half - 0.5)
+        wanted = float(group.abs().max()) / (half - 0.5)
         scale = torch.tensor(wanted).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny).float()
         levels = (torch.arange(-half, half) + 0.5) * scale
         assert all(bool((value == levels).any()) for value in found)
@@ -80,11 +88,11 @@ def test_levels(bits):
 def test_the_kernel_has_the_references_bits(numel):
     for bits in FEW:
         array = random_array(numel, seed=bits)
-        assert torch.equal(few.quantize(array, bits), few.reference(array, bits, few.CLIP[bits]))
+        assert torch.equal(few.quantize(array, bits), few.reference(array, bits))
     assert few.quantize(torch.zeros(0), 4).numel() == 0
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3])
+@pytest.mark.parametrize("bits", FEW)
 def test_what_is_read_reads_as_itself(bits):
     once = few.quantize(random_array(5000), bits)
     assert torch.equal(few.quantize(once, bits), once)
@@ -104,7 +112,7 @@ def test_gradient_straight_through(bits):
     factor = torch.arange(200.0)
     (few.quantize(array, bits) * factor).sum().backward()
     assert torch.equal(array.grad, factor)
-    torch.library.opcheck(torch.ops.torchrec_pss.quantize.default, (random_array(200).requires_grad_(), bits, 1.0))
+    torch.library.opcheck(torch.ops.torchrec_pss.quantize.default, (random_array(200).requires_grad_(), bits))
 
 
 @pytest.mark.parametrize("bits", FEW)
@@ -316,3 +324,70 @@ def test_the_script_counts_stored_bytes_and_refuses_other_bits_on_resume(tmp_pat
         assert json.loads((tmp_path / embedding / "results.json").read_text())["layout"]["bits"] == 4
     refused = script_runs.run("train_criteo.py", "--embedding", "full", "--bits", 4, check=False)
     assert refused.returncode == 2 and "--bits makes no sense with --embedding full" in refused.output
+
+
+@pytest.mark.parametrize("bits", FEW)
+def test_packed_bytes_are_those_that_are_counted_and_read_the_same(bits):
+    ebc = collection(bits, hot={"t2": range(20), "t3": [5]})
+    state = packed(ebc)
+    size = sum(v.nbytes for name, v in state.items() if name != "_extra_state")
+    layout = ebc.layout
+    keys = len(state["hot_keys"])
+    assert size - keys == layout.array_bytes + layout.projection_bytes and keys <= layout.key_bytes <= keys + 4
+    other = collection(bits, hot={"t2": range(20), "t3": [5]})
+    with torch.no_grad():
+        other.array.zero_(), other.projections.zero_()
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    load_packed(other, torch.load(file, weights_only=True))
+    assert torch.equal(other(batch()).values(), ebc(batch()).values())
+    again = packed(other)
+    assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+def test_packed_keys_are_all_there():
+    """Read back from the bits as the specification has them."""
+    ebc = collection(4, hot={"t2": range(1000, 1100), "t3": [5]}, exact=(), array_bytes=20_000)
+    bits = np.unpackbits(packed(ebc)["hot_keys"].numpy(), bitorder="little").tolist()
+    for table in sorted(ebc.layout.tables, key=lambda t: t.name):
+        keys = ebc.layout.hot_keys[table.hot_begin : table.hot_end].tolist()
+        lower = [sum(bits[9 * k + i] << i for i in range(9)) for k in range(len(keys))]
+        del bits[: 9 * len(keys)]
+        upper, number = [], 0
+        while len(upper) < len(keys) or (keys and number < 1 << 23 - table.hot_drop):
+            bit = bits.pop(0)
+            upper += [number] if bit else []
+            number += not bit
+        found = [((u << 9 | low) << table.hot_drop) - (1 << 31) for u, low in zip(upper, lower, strict=True)]
+        assert sorted(found) == keys
+    assert not any(bits) and len(bits) < 8
+
+
+def test_what_is_no_packed_state_of_a_collection():
+    ebc = collection(4)
+    state, before = packed(ebc), ebc.array.detach().clone()
+    with pytest.raises(ValueError, match="nothing to pack: the collection's elements have 32 bits"):
+        packed(collection(32))
+    with pytest.raises(
+        ValueError, match="is packed, for reading alone: give it to torchrec_pss.load_packed; to train on"
+    ):
+        ebc.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"make the collection with the same PSSConfig\(bits=...\)"):
+        load_packed(collection(32), state)
+    with pytest.raises(ValueError, match="has no projections.scales"):
+        load_packed(ebc, {k: v for k, v in state.items() if k != "projections.scales"})
+    with pytest.raises(ValueError, match="another layout of the shared array: seed is 0"):
+        load_packed(collection(4, seed=1), state)
+    with pytest.raises(ValueError, match=r"codes must be torch.uint8 \[\d+\], got torch.uint8 \[7\]"):
+        load_packed(ebc, state | {"codes": torch.zeros(7, dtype=torch.uint8)})
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        scales = state["scales"].clone()
+        scales[3] = bad
+        with pytest.raises(ValueError, match=r"scales\[3\] is .*: a scale must be positive"):
+            load_packed(ebc, state | {"scales": scales})
+    assert torch.equal(ebc.array, before)
+    with torch.no_grad():
+        ebc.array[7] = float("nan")
+    with pytest.raises(ValueError, match="array is not finite at 7: it cannot be packed"):
+        packed(ebc)

@@ -54,7 +54,7 @@ def package_allocate(tables, array_bytes, itemsize, **choices):
 
 def package_quantize(bits, *elements):
     array = torch.tensor(elements)
-    scales = quantize.scales_of(array, bits, quantize.CLIP[bits])
+    scales = quantize.scales_of(array, bits)
     codes = quantize.codes_of(array, scales, bits)
     assert torch.equal(quantize.quantize(array, bits), (codes + 0.5) * scales.float())
     return float(scales), codes.tolist()

@@ -86,7 +86,7 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
 
 def test_headline_runs_pair_up_by_seed():
     found = headline.runs(quick=False)
-    assert len({r.folder for r in found}) == len(found)
+    assert len({r.folder for r in found}) == len(found) and all(r.folder.isidentifier() for r in found)
     assert all(r.full is None or (r.full, r.seed) in {(f.name, f.seed) for f in found} for r in found)
 
     def line(name, seed, auroc, full=None):

@@ -1,6 +1,6 @@
 """One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
 
-from torchrec_pss.convert import compress, expanded, migrate, unsharded
+from torchrec_pss.convert import compress, expanded, load_packed, migrate, packed, unsharded
 from torchrec_pss.distributed import (
     MixedEmbeddingBagCollection,
     MixedEmbeddingBagCollectionSharder,
@@ -36,6 +36,8 @@ __all__ = [
     "compress",
     "expanded",
     "get_default_pss_sharders",
+    "load_packed",
     "migrate",
+    "packed",
     "unsharded",
 ]

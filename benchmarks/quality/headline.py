@@ -1,11 +1,13 @@
 """The headline study: `examples/train_criteo.py` itself, on generated rows at Kaggle's and at MLPerf's shape.
 
-Kaggle's 26 tables (33.8M rows, D = 16) as full tables, 1000 and 10,000 times smaller, the same 12M rows. MLPerf's
+Kaggle's 26 tables (33.8M rows, D = 16) as full tables, by the array's recipe and by torchrec_dlrm's, and 1000 and 10,000 times smaller, in
+32 and in 4 bits an element, the same 12M rows. MLPerf's
 (204M rows, D = 128, 97 GiB as full tables, which do not fit here) with an array of 10 MB; to see the trend, beside full
 tables at row counts scaled down until they fit.
 """
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,15 +52,19 @@ class Run:
 
     @property
     def folder(self) -> str:
-        return self.name.replace(" ", "_") + (f"_seed_{self.seed}" if self.seed else "")
+        return re.sub(r"\W+", "_", self.name) + (f"_seed_{self.seed}" if self.seed else "")
 
 
 def runs(quick: bool) -> list[Run]:
+    full = ("--embedding", "full")
     found = [
-        Run("kaggle full", "kaggle", ("--embedding", "full")),
-        Run("kaggle pss 1000x", "kaggle", ("--compression", "1000"), "kaggle full"),
-        Run("kaggle pss 10000x", "kaggle", ("--compression", "10000"), "kaggle full"),
+        Run("kaggle full", "kaggle", full),
+        Run("kaggle full, torchrec_dlrm's recipe", "kaggle", (*full, "--recipe", "torchrec_dlrm"), "kaggle full"),
     ]
+    for compression in ("1000", "10000"):
+        for bits in ("32", "4"):
+            flags = ("--compression", compression, "--bits", bits)
+            found.append(Run(f"kaggle pss {compression}x {bits} bits", "kaggle", flags, "kaggle full"))
     for scale in ("0.001", "0.01"):
         at = (*_MLPERF, "--synthetic_scale", scale)
         full = f"mlperf x {scale} full"

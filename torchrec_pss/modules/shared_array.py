@@ -370,6 +370,11 @@ class SharedArrayModule(nn.Module):
         saved = state_dict.get(prefix + "_extra_state")
         if saved is not None:
             self._refuse_other_layout(saved)
+        if prefix + "codes" in state_dict:
+            raise ValueError(
+                f"{prefix or 'the state'} is packed, for reading alone: give it to torchrec_pss.load_packed; to train on, load the state dict "
+                "of the array that was trained"
+            )
         self._join_projections(state_dict, prefix)
         keys, own = state_dict.pop(prefix + "hot_keys", None), self._layout.hot_keys
         if keys is not None and not keys.is_meta and not (keys.shape == own.shape and bool((keys.cpu() == own).all())):

@@ -7,7 +7,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_pss.modules.feature_selection import select
-from torchrec_pss.ops.quantize import CLIP, PROJECTION_BITS
+from torchrec_pss.ops.quantize import PROJECTION_BITS
 
 
 @torch.fx.wrap
@@ -43,7 +43,6 @@ class TracedLookup(nn.Module):
     def __init__(self, given: dict, output_dtype: torch.dtype, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.clip: float = CLIP.get(bits, 1.0)
         self.projection_bits: int = PROJECTION_BITS
         self.output_dtype = output_dtype
         self.features: torch.Tensor = given["features"]
@@ -66,10 +65,10 @@ class TracedLookup(nn.Module):
         dtype = torch.float64 if array.dtype == torch.float64 else torch.float32
         matrices = torch.empty(0, dtype=dtype, device=array.device) if projections is None else projections.to(dtype)
         if self.bits < 32 and projections is not None:
-            matrices = torch.ops.torchrec_pss.quantize(matrices, self.projection_bits, 1.0)
+            matrices = torch.ops.torchrec_pss.quantize(matrices, self.projection_bits)
         features, hot_keys = self.features.to(array.device), self.hot_keys.to(array.device)
         weights = None if weights is None else weights.to(dtype)
-        array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits, self.clip)
+        array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits)
         read, _ = torch.ops.torchrec_pss.lookup(
             array, features, hot_keys, matrices, ids, offsets, weights, self.total_width, self.read_width, self.pooling_mode,
             self.hash_kind, self.sign,

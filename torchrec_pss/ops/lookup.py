@@ -39,7 +39,7 @@ _library.define(
 )
 
 # Of an array whose elements have few bits, what is read: ops/quantize.py.
-_library.define("quantize(Tensor array, int bits, float clip) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("quantize(Tensor array, int bits) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 
 try:
     importlib.import_module("torchrec_pss._C")

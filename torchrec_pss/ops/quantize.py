@@ -13,10 +13,9 @@ from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
 GROUP = 64  # elements
 FEW_BITS = (8, 4, 3, 2)
-# Of the largest element, which with few bits is worth clipping.
-CLIP = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.85}
 SCALE_BYTES = 2  # bf16
 PROJECTION_BITS = 8
+KEY_BITS = 9  # that a key has beyond those that number the keys
 
 
 def stored_bytes(numel: int, bits: int) -> int:
@@ -35,21 +34,21 @@ def projection_bytes(numel: int, bits: int) -> int:
 
 
 def key_bytes(number: int, bits: int) -> int:
-    """Of so many keys of hot rows. Beside elements of few bits a table's ``H`` keys are the upper ``9 + log2 H`` bits of the hash, of which
+    """Of so many keys of hot rows. Beside elements of few bits a table's ``H`` keys are the upper `KEY_BITS` + log2 H bits of the hash, of which
     the first ``log2 H`` take two when all are in order (Elias and Fano)."""
     return 4 * number if bits == 32 else -(-11 * number // 8)
 
 
 def dropped_bits(number: int, bits: int) -> int:
     """Lower bits of 32 that the keys of a table of so many hot rows are without."""
-    return 0 if bits == 32 or not number else max(32 - (number.bit_length() - 1) - 9, 0)
+    return 0 if bits == 32 or not number else max(32 - (number.bit_length() - 1) - KEY_BITS, 0)
 
 
-def scales_of(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
-    """bf16 ``[N / GROUP, rounded up]``: of each group, ``clip * largest / largest level``."""
+def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
+    """bf16 ``[N / GROUP, rounded up]``: of each group, its largest element over the largest level."""
     missing = -len(array) % GROUP
     groups = torch.nn.functional.pad(array.to(torch.float32), (0, missing)).view(-1, GROUP)
-    factor = torch.tensor(clip / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
+    factor = torch.tensor(1 / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
     return (groups.abs().amax(1) * factor).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny)
 
 
@@ -65,9 +64,9 @@ def values_of(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return (codes.to(torch.float32) + 0.5) * scales.to(torch.float32).repeat_interleave(GROUP)[: len(codes)]
 
 
-def reference(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
+def reference(array: torch.Tensor, bits: int) -> torch.Tensor:
     """The op in plain PyTorch."""
-    scales = scales_of(array, bits, clip)
+    scales = scales_of(array, bits)
     return values_of(codes_of(array, scales, bits), scales)
 
 
@@ -88,7 +87,7 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
     if array.dim() != 1 or array.dtype != torch.float32:
         raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
-    return torch.ops.torchrec_pss.quantize(array, bits, CLIP[bits])
+    return torch.ops.torchrec_pss.quantize(array, bits)
 
 
 if not HAS_CPU_KERNEL:
@@ -97,10 +96,10 @@ _library.impl("quantize", reference, "CUDA")
 
 
 @torch.library.register_fake("torchrec_pss::quantize")
-def _fake(array: torch.Tensor, bits: int, clip: float) -> torch.Tensor:
+def _fake(array: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.empty_like(array)
 
 
 torch.library.register_autograd(
-    "torchrec_pss::quantize", lambda ctx, grad: (grad, None, None), setup_context=lambda ctx, inputs, output: None
+    "torchrec_pss::quantize", lambda ctx, grad: (grad, None), setup_context=lambda ctx, inputs, output: None
 )

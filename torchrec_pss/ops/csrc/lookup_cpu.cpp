@@ -390,12 +390,12 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
   return {gradients.projections, gradients.weights};
 }
 
-at::Tensor quantize_cpu(const at::Tensor& array, int64_t bits, double clip) {
+at::Tensor quantize_cpu(const at::Tensor& array, int64_t bits) {
   TORCH_CHECK_VALUE(
       array.dim() == 1 && array.scalar_type() == at::kFloat, "array must be an fp32 vector, got ", array.scalar_type(), " ", array.sizes());
   TORCH_CHECK_VALUE(bits >= 2 && bits <= 8, "bits must be from 2 to 8, got ", bits);
   const at::Tensor from = array.contiguous(), to = at::empty_like(from);
-  const float half = static_cast<float>(1 << (bits - 1)), factor = static_cast<float>(clip / (half - 0.5));
+  const float half = static_cast<float>(1 << (bits - 1)), factor = static_cast<float>(1 / (half - 0.5));
   at::parallel_for(0, (from.numel() + kGroup - 1) / kGroup, kUpdateGrain / kGroup, [&](int64_t first, int64_t last) {
     best_kernels().quantize(from.const_data_ptr<float>(), to.mutable_data_ptr<float>(), from.numel(), factor, half, first, last);
   });
