@@ -39,3 +39,12 @@ def test_the_threads_benchmark_makes_steps():
     steps.step()
     assert all(not p.equal(before[name]) for name, p in steps.model.named_parameters() if name.endswith("weight"))
     assert 100_000 < steps.multiply_adds / 16 < 200_000
+
+
+def test_bits_are_compared_at_as_many_elements():
+    from benchmarks import bench_bits
+
+    found = bench_bits.measure(300_000, 1)
+    assert {line["bits"] for line in found} == set(bench_bits.BITS)
+    elements = [line["elements"] for line in found]
+    assert max(elements) < 1.02 * min(elements) and all(line["ratio"] > 0 for line in found)

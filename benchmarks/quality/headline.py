@@ -84,14 +84,14 @@ def _rows(rows: int) -> tuple[str, ...]:
     return "--synthetic_rows", str(rows), "--validation_freq_within_epoch", str(max(rows // 4096 // 10, 20))
 
 
-def study(out: Path, processes: int, quick: bool) -> list[dict]:
-    """Runs what has no results yet; a line a run.
+def study(out: Path, processes: int, quick: bool, only: str = "", seeds: int = 3) -> list[dict]:
+    """Runs what has no results yet; a line a run. ``only``: those whose names have this in them; ``seeds``: so many of the first.
 
     Raises:
         subprocess.CalledProcessError: the script failed; its log is in its folder.
     """
     lines, curves = [], {}
-    for run in runs(quick):
+    for run in [r for r in runs(quick) if only in r.name and r.seed < seeds]:
         logger.info("%s, seed %d", run.name, run.seed)
         found = results_of(out / "headline" / run.folder, run.flags, processes)
         curve = [(h["step"], h["auroc_val"]) for h in found["history"] if "auroc_val" in h]

@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument(
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
     )
+    parser.add_argument("--only", default="", help="of headline: runs whose names have this in them, such as kaggle")
+    add_number(parser, "--seeds", default=3, help="of headline: so many, from 0 on")
     parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
     add_number(parser, "--workers", default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
@@ -66,7 +68,7 @@ def main() -> None:
         found = steps.study(results, args.workers, args.quick, out)
         print(json.dumps({k: v for k, v in found.items() if k != "curves"}, indent=2))
     elif args.study == "headline":
-        found = headline.study(out, args.workers, args.quick)
+        found = headline.study(out, args.workers, args.quick, args.only, args.seeds)
         text = tables.headline(found)
         (out / "headline.md").write_text(text)
         print(text)
