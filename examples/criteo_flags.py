@@ -83,9 +83,7 @@ def parser() -> Parser:
         choices=["auto", "plain"],
         help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
     )
-    model.add_argument(
-        "--bits", type=int, choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)"
-    )
+    add_number(model, "--bits", choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)")
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")
     add_number(model, "--block_size", help="Z, consecutive coordinates of a shared row (default: by layout)")
     add_number(model, "--init_range", help="the array starts uniform in [-init_range, init_range]")

@@ -207,7 +207,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
     p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
     add_number(p, "--compression", help="full tables' bytes over the array's (default 10; not for full)")
-    p.add_argument("--bits", type=int, choices=BITS, help="of a stored element (default 32; not for full)")
+    add_number(p, "--bits", choices=BITS, help="of a stored element (default 32; not for full)")
     add_number(p, "--embedding_dim", default=64)
     add_number(p, "--epochs", default=4)
     add_number(p, "--negatives", default=4, help="sampled items a pair")

@@ -173,6 +173,7 @@ RANGES: dict[str, Range] = {
     "init_range": Range(float, _LEAST_FP32, 1e4),  # what fp16 holds
     "exact_fraction": Range(float, 0.0, 1.0),
     "embedding_dim": _DIM,
+    "bits": Range(int, 2, 32),
     "table_gib": Range(float, _LEAST_FP32, 1e6),
     # Dense layers.
     "dense_arch_layer_sizes": _LAYERS,

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--skew", default=1.1, help="of ids' power law, where --tables has none")
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
-    parser.add_argument("--bits", type=int, choices=BITS, default=32, help="of a stored element (docs/bits.md)")
+    add_number(parser, "--bits", choices=BITS, default=32, help="of a stored element (docs/bits.md)")
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
