@@ -105,7 +105,7 @@ def plot_curves(
 
 
 def headline(lines: list[dict]) -> str:
-    """A line a run; AUROC, what it is above the full tables of the same rows by, and Bayes seed by seed."""
+    """A line a run; AUROC, and what it is above the full tables of the same rows by, seed by seed."""
     auroc = {(r["name"], r["seed"]): r["auroc_test"] for r in lines}
     by_name: dict[str, list[dict]] = {}
     for r in lines:
@@ -113,11 +113,10 @@ def headline(lines: list[dict]) -> str:
     rows = []
     for name, of_name in by_name.items():
         first, share = of_name[0], statistics.fmean(r["share_of_bayes"] for r in of_name)
-        found, bayes = (", ".join(f"{r[key]:.4f}" for r in of_name) for key in ("auroc_test", "bayes"))
+        found = ", ".join(f"{r['auroc_test']:.4f}" for r in of_name)
         above = ", ".join(f"{r['auroc_test'] - auroc[r['full'], r['seed']]:+.4f}" for r in of_name if r["full"])
         rows.append(
-            f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {found} | {above or '-'} | {bayes} "
-            f"| {100 * share:.1f} % | {first['steps']} |"
+            f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {found} | {above or '-'} | {100 * share:.1f} % |"
         )
-    head = "| run | bytes | compression | test AUROC | above full tables by | Bayes | of the way from .5 | steps |"
-    return "\n".join([head, "|---" * 8 + "|", *rows]) + "\n"
+    head = "| run | stored bytes | compression | test AUROC | above full tables by | of the way from .5 to Bayes |"
+    return "\n".join([head, "|---" * 6 + "|", *rows]) + "\n"
