@@ -114,7 +114,8 @@ def headline(lines: list[dict]) -> str:
     for name, of_name in by_name.items():
         first, share = of_name[0], statistics.fmean(r["share_of_bayes"] for r in of_name)
         found = ", ".join(f"{r['auroc_test']:.4f}" for r in of_name)
-        above = ", ".join(f"{r['auroc_test'] - auroc[r['full'], r['seed']]:+.4f}" for r in of_name if r["full"])
+        pairs = [(r["auroc_test"], auroc.get((r["full"], r["seed"]))) for r in of_name]
+        above = ", ".join(f"{ours - full:+.4f}" for ours, full in pairs if full is not None)
         rows.append(
             f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {found} | {above or '-'} | {100 * share:.1f} % |"
         )
