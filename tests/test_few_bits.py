@@ -280,6 +280,17 @@ def test_a_smallest_budget_is_named():
         collection(4, array_bytes=smallest - 1, exact=(), hot=None)
 
 
+@pytest.mark.parametrize("bits, array_bytes", [(2, 41), (4, 67), (4, 77), (8, 83), (8, 149)])
+def test_an_automatic_layout_counts_the_last_scale_whole(bits, array_bytes):
+    tables = [
+        EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=dim)
+        for name, rows, dim in (("t", 4, 16), ("u", 9, 8))
+    ]
+    for budget in (array_bytes, array_bytes + 1):
+        layout = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=budget, bits=bits)).layout
+        assert layout.embedding_bytes <= budget
+
+
 def test_plans_and_advice_count_stored_bytes():
     tables = [ListedTable("t", 10**6, 16, 1.0, 1.1), ListedTable("u", 500, 16, 1.0, 1.1)]
     host = Topology(world_size=2, compute_device="cpu")
