@@ -357,6 +357,19 @@ def test_packed_bytes_are_those_that_are_counted_and_read_the_same(bits):
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("hot", [range(1 << 14), [1] * 1000 + [4999], [7] * 50])
+def test_packed_keys_that_are_fewer_than_the_ids_fit_what_is_counted(hot):
+    """Ids may be listed twice, and have one short key: of 2^14 some sixteen."""
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=10**6, embedding_dim=8)]
+    config = PSSConfig(array_bytes=200_000, bits=4, layout="plain", exact=(), width=4, hot={"t": hot})
+    ebc = PSSEmbeddingBagCollection(tables, config=config)
+    (table,), keys = ebc.layout.tables, len(packed(ebc)["hot_keys"])
+    assert table.num_hot < len(hot) and keys <= ebc.layout.key_bytes
+    found = sum(v.nbytes for name, v in packed(ebc).items() if name != "_extra_state")
+    assert found <= ebc.layout.embedding_bytes <= 200_000
+    assert 1 <= table.num_hot / 2 ** (23 - table.hot_drop) < 2
+
+
 def test_packed_keys_are_all_there():
     """Read back from the bits as the specification has them."""
     ebc = collection(4, hot={"t2": range(1000, 1100), "t3": [5]}, exact=(), array_bytes=20_000)

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import torch
 
+from torchrec_pss.ops.hashing import shortened
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
 GROUP = 64  # elements
@@ -39,9 +40,13 @@ def key_bytes(number: int, bits: int) -> int:
     return 4 * number if bits == 32 else -(-11 * number // 8)
 
 
-def dropped_bits(number: int, bits: int) -> int:
-    """Lower bits of 32 that the keys of a table of so many hot rows are without."""
-    return 0 if bits == 32 or not number else max(32 - (number.bit_length() - 1) - KEY_BITS, 0)
+def short_keys(keys: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+    """A table's keys as they are kept, ascending and each once, and the lower bits that they are without. How many are left says how long
+    they may be: `key_bytes` has no room for the upper bits of more."""
+    keys, drop = keys.unique(), 0
+    while bits < 32 and len(keys) and drop < (needed := 33 - KEY_BITS - len(keys).bit_length()):
+        keys, drop = shortened(keys, needed).unique(), needed
+    return keys, drop
 
 
 def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
