@@ -15,6 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.distributed.planner import Topology
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import (
@@ -29,6 +30,7 @@ from torchrec_pss.advise.__main__ import advise
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import from_list
 from torchrec_pss.datasets.table_list import ListedTable
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 from torchrec_pss.plan.dry_run import dry_run
@@ -303,6 +305,42 @@ def test_plans_and_advice_count_stored_bytes():
     for one, other in zip(*rows, strict=False):
         assert other["bytes"] < 1.1 * one["bytes"]
     assert all(other["unresolved"] <= one["unresolved"] for one, other in zip(*rows, strict=False))
+
+
+def model_of(**collections):
+    meta = torch.device("meta")
+    tables = {
+        path: [
+            EmbeddingBagConfig(name=f"{path}{i}", num_embeddings=n, embedding_dim=16, data_type=kind)
+            for i, n in enumerate(rows)
+        ]
+        for path, (kind, *rows) in collections.items()
+    }
+    return nn.ModuleDict({path: EmbeddingBagCollection(of_path, device=meta) for path, of_path in tables.items()})
+
+
+def few_bits_planner(array_bytes, **choices):
+    host = Topology(world_size=1, compute_device="cpu")
+    return PSSShardingPlanner(host, config=PSSConfig(array_bytes=array_bytes, bits=4), **choices)
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_plan_leaves_tables_that_are_not_fp32_out_of_an_array_of_few_bits(mode):
+    planner = few_bits_planner(100_000, pss=mode)
+    plan = planner.plan(model_of(a=(DataType.FP32, 10_000), b=(DataType.FP16, 10_000)), get_default_pss_sharders())
+    reasons = {t.name: t.reason for t in planner.tables}
+    assert reasons == {"a0": "", "b0": "its data type is FP16; an array of bits=4 is made of FP32"}
+    assert all(p.sharding_type != "shared_array" for p in plan.plan["b"].values())
+
+
+def test_several_collections_share_a_budget_of_stored_bytes():
+    pinned = {f"a{i}": PSSParameterConstraints(pss="exact") for i in range(2)}
+    model = model_of(a=(DataType.FP32, 400, 800), b=(DataType.FP32, 10**5))
+    plan = few_bits_planner(60_000, pss="always", constraints=pinned).plan(model, get_default_pss_sharders()).plan
+    found = {path: entry.config.array_bytes for path, entry in plan.items()}
+    assert found["a"] >= few.stored_bytes(1200 * 16, 4) and sum(found.values()) <= 60_000
+    with pytest.raises(ValueError, match=r"must be exact \(a0, a1\) have 10,200 bytes, in 2 collections"):
+        few_bits_planner(10_000, pss="always", constraints=pinned).plan(model, get_default_pss_sharders())
 
 
 @pytest.mark.slow

@@ -27,9 +27,9 @@ def aligned(numel: int) -> int:
     return -(-numel // ALIGNMENT) * ALIGNMENT
 
 
-def cell_bytes(config: PSSConfig, itemsize: int) -> int | Fraction:
+def cell_bytes(bits: int, itemsize: int) -> int | Fraction:
     """Stored bytes of an element, its part of a scale included; ``itemsize`` where it is stored as it is trained."""
-    return itemsize if config.bits == 32 else element_bytes(config.bits)
+    return itemsize if bits == 32 else element_bytes(bits)
 
 
 def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -266,7 +266,7 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
     left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
-    numel = int(left // cell_bytes(config, itemsize)) // ALIGNMENT * ALIGNMENT
+    numel = int(left // cell_bytes(config.bits, itemsize)) // ALIGNMENT * ALIGNMENT
     return (
         numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT
     )  # the last scale is of fewer elements

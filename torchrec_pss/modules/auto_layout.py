@@ -57,7 +57,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     if config.layout == "plain" or config.hash == "robe":
         return config
     check_tables(tables, config)
-    itemsize = cell_bytes(config, itemsize)
+    itemsize = cell_bytes(config.bits, itemsize)
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
     contiguous = config.exact == "auto" and stated == [None] * 3
