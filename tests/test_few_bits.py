@@ -117,6 +117,16 @@ def test_gradient_straight_through(bits):
     torch.library.opcheck(torch.ops.torchrec_pss.quantize.default, (random_array(200).requires_grad_(), bits))
 
 
+@pytest.mark.parametrize("name", ["array", "projections"])
+def test_forward_mode_says_that_there_is_none(name):
+    ebc = collection()
+    parameter = getattr(ebc, name)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(parameter.detach(), torch.ones_like(parameter))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.func.functional_call(ebc, {name: dual}, (batch(),))
+
+
 @pytest.mark.parametrize("bits", FEW)
 def test_stored_bytes_fill_the_budget(bits):
     for array_bytes in (1500, 4001, 20_003):
@@ -449,6 +459,10 @@ def test_what_is_no_packed_state_of_a_collection():
         with pytest.raises(ValueError, match=r"scales\[3\] is .*: a scale must be positive"):
             load_packed(ebc, state | {"scales": scales})
     assert torch.equal(ebc.array, before)
+    meta = PSSEmbeddingBagCollection(ebc.embedding_bag_configs(), True, "meta", config=ebc.config)
+    for refused in (lambda: load_packed(meta, state), lambda: packed(meta)):
+        with pytest.raises(ValueError, match="on the meta device, where it has no elements"):
+            refused()
     with torch.no_grad():
         ebc.array[7] = float("nan")
     with pytest.raises(ValueError, match="array is not finite at 7: it cannot be packed"):

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import torch
 
+from torchrec_pss.ops.arguments import refuse_forward_mode
 from torchrec_pss.ops.hashing import shortened
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
@@ -87,11 +88,13 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
 
     Raises:
         ValueError: other bits, or an array that is no fp32 vector.
+        NotImplementedError: the array has a forward-mode derivative, which the op would drop.
     """
     if bits not in FEW_BITS:
         raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
     if array.dim() != 1 or array.dtype != torch.float32:
         raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
+    refuse_forward_mode(array)
     return torch.ops.torchrec_pss.quantize(array, bits)
 
 
