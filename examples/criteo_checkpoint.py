@@ -13,6 +13,7 @@ from torchrec_pss.whole_file import json_bytes, read_json
 from torchrec_pss.whole_folder import whole_folder
 
 _PROGRESS = "progress.json"
+_BEFORE = {"bits": 32, "recipe": "torchrec_dlrm"}  # what runs did that had no such flags
 _check = json_fields.fields(
     step=json_fields.count,
     train_seconds=json_fields.amount,
@@ -94,8 +95,9 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
         if difference:
             raise ValueError(f"--resume: the checkpoint has another layout of the shared array: {difference}")
     for flag, value in config.items():
-        if progress["config"].get(flag) != value:
-            raise ValueError(f"--resume: --{flag} was {progress['config'].get(flag)} and is now {value}")
+        was = progress["config"].get(flag, None if value is None else _BEFORE.get(flag))
+        if was != value:
+            raise ValueError(f"--resume: --{flag} was {was} and is now {value}")
 
 
 def load(

@@ -71,7 +71,8 @@ def sharded_tables(model: nn.Module) -> list[ShardedTable]:
     lookups = [lookup for module in model.modules() for lookup in getattr(module, "_lookups", [])]  # in no ModuleList
     for kernel in (module for lookup in lookups for module in lookup.modules()):
         if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen):
-            own = [places.pop(weight.data_ptr()) for weight in kernel.split_embedding_weights()]
+            weights = kernel.split_embedding_weights()  # of a rank that a table's rows did not last for, empty
+            own = [places.pop(weight.data_ptr()) if weight.numel() else None for weight in weights]
             of_feature = [own[table] for table in kernel.feature_table_map]
             kernel.register_forward_pre_hook(_noting(of_feature), with_kwargs=True)
     if places:
@@ -79,7 +80,7 @@ def sharded_tables(model: nn.Module) -> list[ShardedTable]:
     return tables
 
 
-def _noting(of_feature: list[ShardedTable]) -> Callable[[nn.Module, tuple, Mapping], None]:
+def _noting(of_feature: list[ShardedTable | None]) -> Callable[[nn.Module, tuple, Mapping], None]:
     def note(module: nn.Module, args: tuple, kwargs: Mapping) -> None:
         if not torch.is_grad_enabled():
             return
@@ -87,10 +88,11 @@ def _noting(of_feature: list[ShardedTable]) -> Callable[[nn.Module, tuple, Mappi
             kwargs.get("indices", args[0] if args else None),
             kwargs.get("offsets", args[1] if len(args) > 1 else None),
         )
-        bounds = offsets[:: (len(offsets) - 1) // len(of_feature)].tolist()
+        bounds = offsets[:: max((len(offsets) - 1) // len(of_feature), 1)].tolist()
         ids: dict[ShardedTable, list[torch.Tensor]] = {}
         for table, first, last in zip(of_feature, bounds, bounds[1:], strict=False):
-            ids.setdefault(table, []).append(indices[first:last])
+            if table is not None:
+                ids.setdefault(table, []).append(indices[first:last])
         for table, parts in ids.items():
             table.rows = torch.cat(parts).long().unique()
             table.before = table.local[table.rows]

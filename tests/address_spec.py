@@ -32,10 +32,16 @@ def hot_key(name, seed, row):
     return key - (1 << 32) if key >> 31 else key
 
 
-def short_key(name, seed, row, listed, bits):
-    """Section 6: of one of so many listed ids."""
-    lost = 0 if bits == 32 or not listed else max(32 - 9 - (listed.bit_length() - 1), 0)
-    return hot_key(name, seed, row) // 2**lost * 2**lost
+def short_keys(name, seed, listed, bits):
+    """Section 6: ascending, and what a key is a multiple of."""
+    keys, unit = {hot_key(name, seed, i) for i in listed}, 1
+    if bits < 32 and keys:
+        for m in range(32, 8, -1):
+            unit = 2 ** (32 - m)
+            short = {key // unit for key in keys}
+            if m <= 9 + math.floor(math.log2(len(short))):
+                break
+    return sorted({key // unit * unit for key in keys}), unit
 
 
 def read(
@@ -43,8 +49,8 @@ def read(
 ):
     """[(address, sign)] of the width coordinates of one row."""
     places = []
-    keys = sorted({short_key(name, seed, i, len(hot), bits) for i in hot})
-    own_key = short_key(name, seed, row, len(hot), bits)
+    keys, unit = short_keys(name, seed, hot, bits)
+    own_key = hot_key(name, seed, row) // unit * unit
     for j in range(width):
         if j < prefix:
             assert 0 <= row < rows
@@ -116,8 +122,7 @@ def allocate(
         return isinstance(value, dict) and name in value
 
     def keys(name):
-        ids = hot.get(name, ())
-        return {short_key(name, 0, i, len(ids), bits) for i in ids}
+        return short_keys(name, 0, hot.get(name, ()), bits)[0]
 
     def not_exact(name, dim):
         d = width[name] if named(width, name) else min(width, dim) if isinstance(width, int) else dim

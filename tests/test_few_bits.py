@@ -15,6 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.distributed.planner import Topology
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import (
@@ -29,6 +30,7 @@ from torchrec_pss.advise.__main__ import advise
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import from_list
 from torchrec_pss.datasets.table_list import ListedTable
+from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 from torchrec_pss.plan.dry_run import dry_run
@@ -113,6 +115,16 @@ def test_gradient_straight_through(bits):
     (few.quantize(array, bits) * factor).sum().backward()
     assert torch.equal(array.grad, factor)
     torch.library.opcheck(torch.ops.torchrec_pss.quantize.default, (random_array(200).requires_grad_(), bits))
+
+
+@pytest.mark.parametrize("name", ["array", "projections"])
+def test_forward_mode_says_that_there_is_none(name):
+    ebc = collection()
+    parameter = getattr(ebc, name)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(parameter.detach(), torch.ones_like(parameter))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.func.functional_call(ebc, {name: dual}, (batch(),))
 
 
 @pytest.mark.parametrize("bits", FEW)
@@ -280,6 +292,17 @@ def test_a_smallest_budget_is_named():
         collection(4, array_bytes=smallest - 1, exact=(), hot=None)
 
 
+@pytest.mark.parametrize("bits, array_bytes", [(2, 41), (4, 67), (4, 77), (8, 83), (8, 149)])
+def test_an_automatic_layout_counts_the_last_scale_whole(bits, array_bytes):
+    tables = [
+        EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=dim)
+        for name, rows, dim in (("t", 4, 16), ("u", 9, 8))
+    ]
+    for budget in (array_bytes, array_bytes + 1):
+        layout = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=budget, bits=bits)).layout
+        assert layout.embedding_bytes <= budget
+
+
 def test_plans_and_advice_count_stored_bytes():
     tables = [ListedTable("t", 10**6, 16, 1.0, 1.1), ListedTable("u", 500, 16, 1.0, 1.1)]
     host = Topology(world_size=2, compute_device="cpu")
@@ -292,6 +315,42 @@ def test_plans_and_advice_count_stored_bytes():
     for one, other in zip(*rows, strict=False):
         assert other["bytes"] < 1.1 * one["bytes"]
     assert all(other["unresolved"] <= one["unresolved"] for one, other in zip(*rows, strict=False))
+
+
+def model_of(**collections):
+    meta = torch.device("meta")
+    tables = {
+        path: [
+            EmbeddingBagConfig(name=f"{path}{i}", num_embeddings=n, embedding_dim=16, data_type=kind)
+            for i, n in enumerate(rows)
+        ]
+        for path, (kind, *rows) in collections.items()
+    }
+    return nn.ModuleDict({path: EmbeddingBagCollection(of_path, device=meta) for path, of_path in tables.items()})
+
+
+def few_bits_planner(array_bytes, **choices):
+    host = Topology(world_size=1, compute_device="cpu")
+    return PSSShardingPlanner(host, config=PSSConfig(array_bytes=array_bytes, bits=4), **choices)
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_plan_leaves_tables_that_are_not_fp32_out_of_an_array_of_few_bits(mode):
+    planner = few_bits_planner(100_000, pss=mode)
+    plan = planner.plan(model_of(a=(DataType.FP32, 10_000), b=(DataType.FP16, 10_000)), get_default_pss_sharders())
+    reasons = {t.name: t.reason for t in planner.tables}
+    assert reasons == {"a0": "", "b0": "its data type is FP16; an array of bits=4 is made of FP32"}
+    assert all(p.sharding_type != "shared_array" for p in plan.plan["b"].values())
+
+
+def test_several_collections_share_a_budget_of_stored_bytes():
+    pinned = {f"a{i}": PSSParameterConstraints(pss="exact") for i in range(2)}
+    model = model_of(a=(DataType.FP32, 400, 800), b=(DataType.FP32, 10**5))
+    plan = few_bits_planner(60_000, pss="always", constraints=pinned).plan(model, get_default_pss_sharders()).plan
+    found = {path: entry.config.array_bytes for path, entry in plan.items()}
+    assert found["a"] >= few.stored_bytes(1200 * 16, 4) and sum(found.values()) <= 60_000
+    with pytest.raises(ValueError, match=r"must be exact \(a0, a1\) have 10,200 bytes, in 2 collections"):
+        few_bits_planner(10_000, pss="always", constraints=pinned).plan(model, get_default_pss_sharders())
 
 
 @pytest.mark.slow
@@ -346,6 +405,19 @@ def test_packed_bytes_are_those_that_are_counted_and_read_the_same(bits):
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("hot", [range(1 << 14), [1] * 1000 + [4999], [7] * 50])
+def test_packed_keys_that_are_fewer_than_the_ids_fit_what_is_counted(hot):
+    """Ids may be listed twice, and have one short key: of 2^14 some sixteen."""
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=10**6, embedding_dim=8)]
+    config = PSSConfig(array_bytes=200_000, bits=4, layout="plain", exact=(), width=4, hot={"t": hot})
+    ebc = PSSEmbeddingBagCollection(tables, config=config)
+    (table,), keys = ebc.layout.tables, len(packed(ebc)["hot_keys"])
+    assert table.num_hot < len(hot) and keys <= ebc.layout.key_bytes
+    found = sum(v.nbytes for name, v in packed(ebc).items() if name != "_extra_state")
+    assert found <= ebc.layout.embedding_bytes <= 200_000
+    assert 1 <= table.num_hot / 2 ** (23 - table.hot_drop) < 2
+
+
 def test_packed_keys_are_all_there():
     """Read back from the bits as the specification has them."""
     ebc = collection(4, hot={"t2": range(1000, 1100), "t3": [5]}, exact=(), array_bytes=20_000)
@@ -387,6 +459,10 @@ def test_what_is_no_packed_state_of_a_collection():
         with pytest.raises(ValueError, match=r"scales\[3\] is .*: a scale must be positive"):
             load_packed(ebc, state | {"scales": scales})
     assert torch.equal(ebc.array, before)
+    meta = PSSEmbeddingBagCollection(ebc.embedding_bag_configs(), True, "meta", config=ebc.config)
+    for refused in (lambda: load_packed(meta, state), lambda: packed(meta)):
+        with pytest.raises(ValueError, match="on the meta device, where it has no elements"):
+            refused()
     with torch.no_grad():
         ebc.array[7] = float("nan")
     with pytest.raises(ValueError, match="array is not finite at 7: it cannot be packed"):

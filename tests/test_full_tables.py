@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import two_ranks
 from torch import nn
@@ -10,6 +11,8 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
+from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -18,6 +21,7 @@ from torchrec_pss.optim import WeightAverage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
+from criteo_checkpoint import check_same_run
 from full_tables import SGD_RATE, JointAverage, LazyAdam, TableAverage, TableRestart, sharded_tables
 
 ROWS = {"t": 23, "u": 8, "v": 40}
@@ -163,6 +167,37 @@ def test_begun_anew(tmp_path):
     check(found, expected(1, restart_at=6))
 
 
+def fewer_rows_than_ranks(rank, world_size):
+    """Divided by rows as on GPUs; TorchRec's planner does not do it on a CPU."""
+    tables = [
+        EmbeddingBagConfig(name=n, num_embeddings=rows, embedding_dim=DIM, feature_names=[n])
+        for n, rows in (("one", 1), ("more", 5))
+    ]
+    ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
+    _apply_optimizer_in_backward(torch.optim.SGD, ebc.parameters(), {"lr": SGD_RATE})
+    by_rows = construct_module_sharding_plan(
+        ebc, {t.name: row_wise() for t in tables}, local_size=2, world_size=2, device_type="cuda"
+    )
+    for parameter in by_rows.values():
+        for shard in parameter.sharding_spec.shards:
+            shard.placement = torch.distributed._remote_device(str(shard.placement).split("/")[0] + "/cpu")
+    model = DistributedModelParallel(
+        nn.ModuleDict({"ebc": ebc}), plan=ShardingPlan({"ebc": by_rows}), device=torch.device("cpu")
+    )
+    optimizer = LazyAdam(sharded_tables(model), RATE, EPS)
+    before = [t.local.fill_(0.5).clone() for t in optimizer.tables]
+    features = KeyedJaggedTensor(["one", "more"], torch.tensor([0, 4]), lengths=torch.tensor([1, 1]))
+    loss_of(model.module["ebc"](features)).backward()
+    optimizer.step()
+    return [(t.local - b).abs().mean(1).tolist() for t, b in zip(optimizer.tables, before, strict=True)]
+
+
+def test_a_rank_that_a_tables_rows_do_not_last_for(tmp_path):
+    first, second = two_ranks.run(fewer_rows_than_ranks, tmp_path)
+    moved = [sorted(parts, key=len) for parts in (first, second)]
+    assert moved == [[[pytest.approx(RATE, rel=1e-3)], [0.0] * 3], [[], [0.0, pytest.approx(RATE, rel=1e-3)]]]
+
+
 def refused(rank, world_size):
     ebc = collection("meta", dim=256)
     constraints = {name: ParameterConstraints(sharding_types=["column_wise"], min_partition=128) for name in ROWS}
@@ -178,3 +213,12 @@ def refused(rank, world_size):
 
 def test_a_table_in_columns_is_refused_by_name(tmp_path):
     assert all("t.weight: rows must be whole on a rank" in error for error in two_ranks.run(refused, tmp_path))
+
+
+def test_runs_of_before_there_were_recipes_and_bits_go_on():
+    """A checkpoint of then has neither among its flags."""
+    check_same_run({"config": {"seed": 0}, "layout": None}, {"seed": 0, "bits": 32, "recipe": None}, None)
+    check_same_run({"config": {"seed": 0}, "layout": None}, {"seed": 0, "bits": None, "recipe": "torchrec_dlrm"}, None)
+    for flag, was, now in (("bits", 32, 4), ("recipe", "torchrec_dlrm", "equal")):
+        with pytest.raises(ValueError, match=f"--{flag} was {was} and is now {now}"):
+            check_same_run({"config": {}, "layout": None}, {flag: now}, None)

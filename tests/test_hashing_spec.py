@@ -30,8 +30,8 @@ def feature(**columns):
 def package_read(
     name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0, bits=32
 ):
-    key, drop = hashing.table_key(name, seed), quantize.dropped_bits(len(hot), bits)
-    hot_keys = hashing.shortened(hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)), drop).unique()
+    key = hashing.table_key(name, seed)
+    hot_keys, drop = quantize.short_keys(hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)), bits)
     slots = shared_numel // block
     meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots,
                    first=first, hot_end=len(hot_keys), hot_base=hot_base, hot_drop=drop)  # fmt: skip

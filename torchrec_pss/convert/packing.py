@@ -24,8 +24,9 @@ def packed(module: SharedArrayModule) -> dict[str, torch.Tensor]:
         the layout they have `ArrayLayout.embedding_bytes`, or some bytes fewer.
 
     Raises:
-        ValueError: elements of 32 bits, or that are not finite.
+        ValueError: elements of 32 bits, or that are not finite, or on the meta device.
     """
+    _refuse_meta(module)
     layout = module.layout
     if layout.bits == 32:
         raise ValueError(
@@ -47,9 +48,10 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     """Gives a collection what was `packed`: it reads the same to the bit. To train on, load the state dict of the array that was trained.
 
     Raises:
-        ValueError: another layout; a part that is missing, of another size or dtype, or a scale that is no positive number. Names it, and
+        ValueError: another layout; a module on the meta device; a part that is missing, of another size or dtype, or a scale that is no positive number. Names it, and
             nothing is changed.
     """
+    _refuse_meta(module)
     if module.layout.bits == 32:
         raise ValueError(
             "a packed state is of elements of few bits: make the collection with the same PSSConfig(bits=...)"
@@ -77,6 +79,13 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     with torch.no_grad():
         for parameter, values in found.items():
             parameter.copy_(values)
+
+
+def _refuse_meta(module: SharedArrayModule) -> None:
+    if module.array.is_meta:
+        raise ValueError(
+            "the collection is on the meta device, where it has no elements: call to_empty(device=...) first"
+        )
 
 
 def _parameters(module: SharedArrayModule) -> list[tuple[str, torch.nn.Parameter, int]]:

@@ -15,8 +15,8 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ops.hashing import hot_keys_of, shortened, table_key
-from torchrec_pss.ops.quantize import dropped_bits, element_bytes, key_bytes, projection_bytes, stored_bytes
+from torchrec_pss.ops.hashing import hot_keys_of, table_key
+from torchrec_pss.ops.quantize import element_bytes, key_bytes, projection_bytes, short_keys, stored_bytes
 
 ALIGNMENT = 16  # elements; exact, prefix and hot regions and slices start at multiples of it
 _MAX_SLOTS = (1 << 32) - 1
@@ -27,9 +27,9 @@ def aligned(numel: int) -> int:
     return -(-numel // ALIGNMENT) * ALIGNMENT
 
 
-def cell_bytes(config: PSSConfig, itemsize: int) -> int | Fraction:
+def cell_bytes(bits: int, itemsize: int) -> int | Fraction:
     """Stored bytes of an element, its part of a scale included; ``itemsize`` where it is stored as it is trained."""
-    return itemsize if config.bits == 32 else element_bytes(config.bits)
+    return itemsize if bits == 32 else element_bytes(bits)
 
 
 def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -214,8 +214,7 @@ def _shared_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
             f"table {table.name!r}: block_size {block} does not divide its {shared} shared coordinates; "
             f"{gcd(shared, block)} does"
         )
-    hot = _hot_keys(table, config, prefix) if shared else _no_keys()
-    drop = dropped_bits(len((config.hot or {}).get(table.name, ())), config.bits)
+    hot, drop = _hot_keys(table, config, prefix) if shared else (_no_keys(), 0)
     return _Shape(table, width, prefix, block if shared else 1, hot, bool(config.bias), drop)
 
 
@@ -223,13 +222,13 @@ def _no_keys() -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int32)
 
 
-def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> torch.Tensor:
-    """Keys of the table's hot rows, ascending; two ids of one key (odds 2^-32 a pair, of short keys more) share a row."""
+def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tuple[torch.Tensor, int]:
+    """Keys of the table's hot rows, ascending, and the lower bits that they are without; two ids of one key (odds 2^-32 a pair, of short
+    keys more) share a row."""
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
     if prefix:
         _check_ids(table, "hot", ids)
-    keys = hot_keys_of(table_key(table.name, config.seed), ids)
-    return shortened(keys, dropped_bits(len(ids), config.bits)).unique()
+    return short_keys(hot_keys_of(table_key(table.name, config.seed), ids), config.bits)
 
 
 def _has_own_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> bool:
@@ -267,7 +266,7 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
     left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
-    numel = int(left // cell_bytes(config, itemsize)) // ALIGNMENT * ALIGNMENT
+    numel = int(left // cell_bytes(config.bits, itemsize)) // ALIGNMENT * ALIGNMENT
     return (
         numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT
     )  # the last scale is of fewer elements

@@ -12,7 +12,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.ops.quantize import key_bytes, projection_bytes
+from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
 _WIDTH_PER_ELEMENT = 32  # coordinates read for each element that the array has a row, within these limits
@@ -57,7 +57,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     if config.layout == "plain" or config.hash == "robe":
         return config
     check_tables(tables, config)
-    itemsize = cell_bytes(config, itemsize)
+    itemsize = cell_bytes(config.bits, itemsize)
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
     contiguous = config.exact == "auto" and stated == [None] * 3
@@ -101,7 +101,8 @@ def _exact_bytes(
 ) -> int | Fraction:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
-    return own * itemsize + _projection_bytes(tables, width, bias, bits)
+    stored = own * itemsize if bits == 32 else stored_bytes(own, bits)  # the last scale may be of fewer elements
+    return stored + _projection_bytes(tables, width, bias, bits)
 
 
 def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool, bits: int) -> int:
@@ -193,7 +194,11 @@ def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
     width = _widths(plain, tables)
     projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
     numel = sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
-    return int(max(plain.array_bytes - projection_bytes(numel, plain.bits), 0) // itemsize)
+    left = max(plain.array_bytes - projection_bytes(numel, plain.bits), 0)
+    room = int(left // itemsize)
+    while plain.bits < 32 and stored_bytes(room, plain.bits) > left:  # the last scale is of fewer elements
+        room -= 1
+    return room
 
 
 def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int]:

@@ -9,6 +9,8 @@ from fractions import Fraction
 
 import torch
 
+from torchrec_pss.ops.arguments import refuse_forward_mode
+from torchrec_pss.ops.hashing import shortened
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
 GROUP = 64  # elements
@@ -39,9 +41,13 @@ def key_bytes(number: int, bits: int) -> int:
     return 4 * number if bits == 32 else -(-11 * number // 8)
 
 
-def dropped_bits(number: int, bits: int) -> int:
-    """Lower bits of 32 that the keys of a table of so many hot rows are without."""
-    return 0 if bits == 32 or not number else max(32 - (number.bit_length() - 1) - KEY_BITS, 0)
+def short_keys(keys: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+    """A table's keys as they are kept, ascending and each once, and the lower bits that they are without. How many are left says how long
+    they may be: `key_bytes` has no room for the upper bits of more."""
+    keys, drop = keys.unique(), 0
+    while bits < 32 and len(keys) and drop < (needed := 33 - KEY_BITS - len(keys).bit_length()):
+        keys, drop = shortened(keys, needed).unique(), needed
+    return keys, drop
 
 
 def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
@@ -82,11 +88,13 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
 
     Raises:
         ValueError: other bits, or an array that is no fp32 vector.
+        NotImplementedError: the array has a forward-mode derivative, which the op would drop.
     """
     if bits not in FEW_BITS:
         raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
     if array.dim() != 1 or array.dtype != torch.float32:
         raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
+    refuse_forward_mode(array)
     return torch.ops.torchrec_pss.quantize(array, bits)
 
 

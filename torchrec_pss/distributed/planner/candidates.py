@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from torch import nn
@@ -18,7 +20,7 @@ from torchrec.modules.embedding_modules import (
 
 from torchrec_pss.distributed.mixed_collection import MixedCollectionSharder, configs_of, weight_of
 from torchrec_pss.distributed.planner.types import PSSParameterConstraints
-from torchrec_pss.modules.allocation import aligned, largest_fitting
+from torchrec_pss.modules.allocation import aligned, cell_bytes, largest_fitting
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.counterparts import optimizer_of
 
@@ -74,9 +76,10 @@ def tables_of(
     module: nn.Module,
     constraints: Mapping[str, ParameterConstraints],
     sharders: Sequence[ModuleSharder[nn.Module]] = (),
+    bits: int = 32,
 ) -> list[Table]:
-    """The tables of the collections of ``module``, but for those that are in an array already. An array can have those of plain EBCs
-    and ECs that TorchRec does not shard as part of a larger module; of a collection's, those of one data type and optimizer: the ones that are
+    """The tables of the collections of ``module``, but for those that are in an array already. An array, of elements of ``bits``, can have
+    those of plain EBCs and ECs that TorchRec does not shard as part of a larger module; of a collection's, those of one data type and optimizer: the ones that are
     pinned into the array, or else have most bytes.
 
     Raises:
@@ -98,7 +101,9 @@ def tables_of(
             found += [Table(path, config, reason=why) for config in configs]
         else:
             fused_params = getattr(sharder, "fused_params", None)
-            found += _of_one_kind([_table(path, config, collection, constraints, fused_params) for config in configs])
+            found += _of_one_kind(
+                [_table(path, config, collection, constraints, fused_params, bits) for config in configs]
+            )
     names = {table.name for table in found}
     taken = {t.name for m in module.modules() if isinstance(m, SharedArrayModule) for t in m.layout.tables} & set(
         constraints
@@ -151,11 +156,16 @@ def _why_none(collection: nn.Module, inside: str, paths: list[str]) -> str:
 
 
 def _table(
-    path: str, config: BaseEmbeddingConfig, collection: nn.Module, constraints: Mapping, fused_params: Mapping | None
+    path: str,
+    config: BaseEmbeddingConfig,
+    collection: nn.Module,
+    constraints: Mapping,
+    fused_params: Mapping | None,
+    bits: int,
 ) -> Table:
     """With what there is to say of a plain collection's table by itself."""
     weight, optimizer = weight_of(collection, config.name), None
-    reason = _why_not(config, weight, constraints.get(config.name))
+    reason = _why_not(config, weight, constraints.get(config.name), bits)
     if not reason:
         try:
             optimizer = optimizer_of(weight, fused_params, f"table {config.name!r}")
@@ -165,7 +175,9 @@ def _table(
     return Table(path, config, pin, reason, optimizer)
 
 
-def _why_not(config: BaseEmbeddingConfig, weight: nn.Parameter, constraint: ParameterConstraints | None) -> str:
+def _why_not(
+    config: BaseEmbeddingConfig, weight: nn.Parameter, constraint: ParameterConstraints | None, bits: int
+) -> str:
     """Why an array cannot have a table, whatever its optimizer."""
     if config.use_virtual_table or (constraint is not None and constraint.use_virtual_table):
         return "a virtual table: its rows are made when they are read, and evicted"
@@ -174,6 +186,8 @@ def _why_not(config: BaseEmbeddingConfig, weight: nn.Parameter, constraint: Para
         return f"its constraints ask for the compute kernel {' or '.join(kernels)}"
     if config.data_type not in _DATA_TYPES:
         return f"its data type is {config.data_type.value}; an array's is FP32, FP16 or BF16"
+    if bits < 32 and config.data_type != DataType.FP32:
+        return f"its data type is {config.data_type.value}; an array of bits={bits} is made of FP32"
     return "" if weight.requires_grad else "frozen: an array would not keep its rows"
 
 
@@ -222,7 +236,7 @@ def nested_sets(tables: list[Table], mode: str) -> list[list[Table]]:
     return [pinned + free[:k] for k in range(len(free) + 1)]
 
 
-def budgets(tables: Sequence[Table], array_bytes: int, exact: Collection[str] = ()) -> dict[str, int]:
+def budgets(tables: Sequence[Table], array_bytes: int, exact: Collection[str] = (), bits: int = 32) -> dict[str, int]:
     """Of several collections each has an array of its own. The budget is divided as a layout divides an array among its tables: small tables
     and those that must be exact (``exact``, and those that are pinned so) have room for all of their rows, the others for one number of
     rows, the largest that fits.
@@ -231,8 +245,8 @@ def budgets(tables: Sequence[Table], array_bytes: int, exact: Collection[str] = 
         ValueError: what must be exact does not fit.
     """
 
-    def bytes_of(some: Sequence[Table], rows: int) -> int:
-        return sum(aligned(rows_of(t, rows) * t.config.embedding_dim) * t.itemsize for t in some)
+    def bytes_of(some: Sequence[Table], rows: int) -> int | Fraction:
+        return sum(aligned(rows_of(t, rows) * t.config.embedding_dim) * cell_bytes(bits, t.itemsize) for t in some)
 
     def rows_of(table: Table, rows: int) -> int:
         return table.config.num_embeddings if id(table) in whole_rows else min(table.config.num_embeddings, rows)
@@ -243,7 +257,7 @@ def budgets(tables: Sequence[Table], array_bytes: int, exact: Collection[str] = 
     if len(paths) > 1 and bytes_of(pinned, 0) > array_bytes:
         raise ValueError(
             f"array_bytes = {array_bytes:,} is too small: the tables that must be exact ({', '.join(t.name for t in pinned)}) have "
-            f"{bytes_of(pinned, 0):,} bytes, in {len(paths)} collections"
+            f"{ceil(bytes_of(pinned, 0)):,} bytes, in {len(paths)} collections"
         )
     most = max(t.config.num_embeddings for t in tables)
     rows = largest_fitting(1, most, lambda rows: bytes_of(tables, rows) <= array_bytes)

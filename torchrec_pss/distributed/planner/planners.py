@@ -189,7 +189,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             return plan
         check_sharders(sharders)
         sharders = [*sharders, *_array_sharders(sharders)]
-        self.tables = tables_of(module, constraints, sharders)
+        self.tables = tables_of(module, constraints, sharders, self._config.bits)
         self._check_config(module)
         sets = nested_sets(self.tables, self.pss)
         allowed = [shared for shared in sets if self._within_compression(shared)]
@@ -288,7 +288,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
     def _mixed(self, whole: nn.Module, names: list[str], shared: list[Table], path: str) -> MixedCollection:
         bags = isinstance(whole, EmbeddingBagCollection)
         exact = () if isinstance(self._config.exact, str) else self._config.exact
-        own = budgets(shared, self._config.array_bytes, exact)[path]
+        own = budgets(shared, self._config.array_bytes, exact, self._config.bits)[path]
         try:
             config = self._config_of(shared, path, own)
             return (MixedEmbeddingBagCollection if bags else MixedEmbeddingCollection)(whole, names, config, "meta")
