@@ -26,11 +26,14 @@ from torchrec_pss import (
     load_packed,
     packed,
 )
+from torchrec_pss.advise import lookup_time
 from torchrec_pss.advise.__main__ import advise
+from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
-from torchrec_pss.advise.tables import from_list
+from torchrec_pss.advise.tables import Described, from_list, power_law_counts
 from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 from torchrec_pss.plan.dry_run import dry_run
@@ -315,6 +318,22 @@ def test_plans_and_advice_count_stored_bytes():
     for one, other in zip(*rows, strict=False):
         assert other["bytes"] < 1.1 * one["bytes"]
     assert all(other["unresolved"] <= one["unresolved"] for one, other in zip(*rows, strict=False))
+
+
+def test_advice_is_given_though_large_arrays_have_more_elements_than_slots():
+    config = EmbeddingBagConfig(name="t", num_embeddings=10**10, embedding_dim=16, feature_names=["t"])
+    described = Described([config], {"t": power_law_counts(10**10, 1.1)}, contiguous=True, source="huge")
+    rows = advise(described, Calibration.load(), 4096, measure=False, bits=4)
+    assert rows and max(row["compression"] for row in rows) == 10_000
+
+
+def test_what_takes_too_much_memory_while_it_is_trained_is_not_measured(monkeypatch):
+    """A budget of 1 MB has an array of 7.5 MB."""
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=10**6, embedding_dim=16, feature_names=["t"])]
+    counts = {"t": IdCounts(ids=[1], counts=[2], total=2)}
+    monkeypatch.setattr(lookup_time, "MOST_BYTES", 5_000_000)
+    found = [step_milliseconds(tables, PSSConfig(array_bytes="1MB", bits=bits), counts, 4) for bits in (32, 4)]
+    assert found[0] is not None and found[1] is None
 
 
 def model_of(**collections):

@@ -49,8 +49,9 @@ def _rows(
             if config is None:
                 break
             layout = allocate(described.tables, choose(described.tables, config, _ITEMSIZE), _ITEMSIZE)
-        except ValueError:
-            break  # smaller budgets have no layout either
+        except ValueError:  # too small, or more elements than the format has slots for
+            step()
+            continue
         share = unresolved_share(layout, described.counts)
         milliseconds = step_milliseconds(described.tables, config, described.counts, batch_size) if measure else None
         rows.append(
