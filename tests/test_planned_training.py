@@ -62,11 +62,11 @@ def batch(step, rank):
     return Batch(torch.rand(BATCH, 3, generator=generator), kjt, torch.rand(BATCH, generator=generator).round())
 
 
-def planner_of(mode, world_size, ddr=10_000_000, **others):
+def planner_of(mode, world_size, ddr=10_000_000, bits=32, **others):
     return PSSShardingPlanner(
         Topology(world_size=world_size, compute_device="cpu", ddr_cap=ddr),
         pss=mode,
-        array_bytes=None if mode == "never" else ARRAY_BYTES,
+        config=None if mode == "never" else PSSConfig(array_bytes=ARRAY_BYTES, bits=bits),
         batch_size=BATCH,
         storage_reservation=FixedPercentageStorageReservation(0.0),
         **others,
@@ -162,12 +162,12 @@ def test_every_rank_gets_the_planners_error(tmp_path):
     assert first == second
 
 
-def memory(rank, world_size, data_type, optimizer_class):
+def memory(rank, world_size, data_type, optimizer_class, bits=32):
     """Bytes that the array, its gradient and optimizer states take, with what a step's lookup keeps; and the planner's estimate."""
     model = dlrm(data_type)
     ebc = model.model.sparse_arch.embedding_bag_collection
     states = {torch.optim.SGD: 0, torch.optim.Adagrad: 1, torch.optim.Adam: 2}[optimizer_class]
-    planner = planner_of("always", world_size, optimizer_states=states)
+    planner = planner_of("always", world_size, bits=bits, optimizer_states=states)
     sharders = get_default_pss_sharders()
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)
     dmp = DistributedModelParallel(model, plan=plan, sharders=sharders, device=CPU)
@@ -199,7 +199,7 @@ def memories(rank, world_size):
     kinds = [
         (t, o) for t in (DataType.FP32, DataType.BF16) for o in (torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam)
     ]
-    return [memory(rank, world_size, *kind) for kind in kinds]
+    return [memory(rank, world_size, *kind) for kind in [*kinds, (DataType.FP32, torch.optim.Adam, 4)]]
 
 
 def test_the_memory_estimate_is_what_is_measured(tmp_path):

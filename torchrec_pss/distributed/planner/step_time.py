@@ -36,6 +36,7 @@ def array_step_time(
     memory_bandwidth: float,
     link_bandwidth: float,
     optimizer_states: int = 2,
+    few_bits: bool = False,
 ) -> ArrayStepTime:
     """The model above.
 
@@ -45,11 +46,12 @@ def array_step_time(
         array_bytes: of the array, read and written as it is stored.
         memory_bandwidth, link_bandwidth: bytes a unit of time.
         optimizer_states: tensors as long as the array (Adam 2, Adagrad 1, SGD 0).
+        few_bits: whether forward makes of the array what is read.
     """
     reduce = 2 * array_bytes * (world_size - 1) / world_size / link_bandwidth if world_size > 1 else 0.0
     passes = 3 + 2 * optimizer_states
     return ArrayStepTime(
-        forward=(input_bytes + output_bytes) / memory_bandwidth,
+        forward=(input_bytes + output_bytes + 2 * few_bits * array_bytes) / memory_bandwidth,
         backward=(input_bytes + output_bytes) / memory_bandwidth,
         reduce=reduce,
         optimizer=passes * array_bytes / memory_bandwidth,
