@@ -1,0 +1,60 @@
+"""README's first claims, recomputed from the committed results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LINES = json.loads((ROOT / "benchmarks/results/quality/headline.json").read_text())
+
+
+def of(name, seed=0):
+    return next(line for line in LINES if (line["name"], line["seed"]) == (name, seed))
+
+
+def short(number):
+    return f"{number:.4f}".removeprefix("0")
+
+
+def claim(beginning):
+    (found,) = re.findall(rf"^- \*\*{beginning}.*$", README, re.MULTILINE)
+    return found
+
+
+def test_a_thousand_times_smaller():
+    full, array, text = of("kaggle full"), of("kaggle pss 1000x 4 bits"), claim("1,000 times smaller")
+    assert array["full_bytes"] / array["bytes"] >= 999.9 and array["auroc_test"] >= full["auroc_test"]
+    for number in (full["auroc_test"], array["auroc_test"]):
+        assert f" {short(number)}" in text
+    assert f"{full['bytes'] / 1e9:.2f} GB" in text and f"{array['bytes'] / 1e6:.2f} MB" in text
+    assert full["steps"] == array["steps"] and "Both have the same recipe and steps" in text
+
+
+def test_ten_thousand_times_smaller():
+    full, array, text = of("kaggle full"), of("kaggle pss 10000x 4 bits"), claim("10,000 times smaller")
+    assert array["full_bytes"] / array["bytes"] >= 10_000 and full["steps"] == array["steps"]
+    assert f"for {short(full['auroc_test'] - array['auroc_test'])} of AUROC" in text
+    assert f"{array['bytes'] / 1e3:.0f} kB reaches {short(array['auroc_test'])}" in text
+    assert f"best possible is {short(array['bayes'])}" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("1000x, 4 bits", "kaggle pss 1000x 4 bits"),
+        ("1000x, 32 bits", "kaggle pss 1000x 32 bits"),
+        ("10,000x, 4 bits", "kaggle pss 10000x 4 bits"),
+        ("full | 2.16 GB", "kaggle full"),
+        ("full, torchrec_dlrm's recipe", "kaggle full, torchrec_dlrm's recipe"),
+    ],
+)
+def test_the_table_of_generated_rows(row, name):
+    (line,) = [
+        text
+        for text in README.splitlines()
+        if text.startswith("|") and f"| {row}" in text and "GB" * ("full" in row) in text
+    ]
+    assert short(of(name)["auroc_test"]) in line
