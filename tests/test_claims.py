@@ -31,6 +31,8 @@ def test_a_thousand_times_smaller():
         assert f" {short(number)}" in text
     assert f"{full['bytes'] / 1e9:.2f} GB" in text and f"{array['bytes'] / 1e6:.2f} MB" in text
     assert full["steps"] == array["steps"] and "Both have the same recipe and steps" in text
+    others = of("kaggle full", 1)["auroc_test"], of("kaggle pss 1000x 4 bits", 1)["auroc_test"]
+    assert others[1] >= others[0] and f"another seed they reach {short(others[0])} and {short(others[1])}" in text
 
 
 def test_ten_thousand_times_smaller():
