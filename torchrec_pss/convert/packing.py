@@ -48,8 +48,8 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     """Gives a collection what was `packed`: it reads the same to the bit. To train on, load the state dict of the array that was trained.
 
     Raises:
-        ValueError: another layout; a module on the meta device; a part that is missing, of another size or dtype, or a scale that is no positive number. Names it, and
-            nothing is changed.
+        ValueError: another layout; a module on the meta device; a part that is missing, of another size or dtype, or a scale that is no
+            positive number. Names it, and nothing is changed.
     """
     _refuse_meta(module)
     if module.layout.bits == 32:

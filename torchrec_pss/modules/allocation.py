@@ -107,7 +107,7 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = _stored(own + least, config, itemsize) + _bytes_beside(shapes, config)
+        smallest = stored_bytes(own + least, config.bits, itemsize) + _bytes_beside(shapes, config)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -268,7 +268,7 @@ def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> 
     left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
     numel = int(left // cell_bytes(config.bits, itemsize)) // ALIGNMENT * ALIGNMENT
     return (
-        numel if _stored(numel, config, itemsize) <= left else numel - ALIGNMENT
+        numel if stored_bytes(numel, config.bits, itemsize) <= left else numel - ALIGNMENT
     )  # the last scale is of fewer elements
 
 
@@ -276,11 +276,6 @@ def _bytes_beside(shapes: Sequence[_Shape], config: PSSConfig) -> int:
     """Of what is not in the array: projections and hot keys."""
     keys, numel = sum(len(s.hot_keys) for s in shapes), sum(s.projection_numel for s in shapes)
     return projection_bytes(numel, config.bits) + key_bytes(keys, config.bits)
-
-
-def _stored(numel: int, config: PSSConfig, itemsize: int) -> int:
-    """Bytes of so many elements."""
-    return numel * itemsize if config.bits == 32 else stored_bytes(numel, config.bits)
 
 
 def _place(

@@ -90,7 +90,7 @@ class ArrayLayout:
 
     def stored_bytes(self, numel: int) -> int:
         """Of so many elements, scales included."""
-        return numel * self.itemsize if self.bits == 32 else stored_bytes(numel, self.bits)
+        return stored_bytes(numel, self.bits, self.itemsize)
 
     def bytes_of(self, table: TableLayout) -> int:
         """What of the array a table has for itself: own elements, projection, keys of hot rows."""

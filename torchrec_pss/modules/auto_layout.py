@@ -101,8 +101,7 @@ def _exact_bytes(
 ) -> int | Fraction:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
-    stored = own * itemsize if bits == 32 else stored_bytes(own, bits)  # the last scale may be of fewer elements
-    return stored + _projection_bytes(tables, width, bias, bits)
+    return stored_bytes(own, bits, itemsize) + _projection_bytes(tables, width, bias, bits)
 
 
 def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool, bits: int) -> int:

@@ -95,8 +95,7 @@ def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: in
     widths = [min(width, t.embedding_dim) for t in tables]
     own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
     projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
-    stored = own * _ITEMSIZE if bits == 32 else stored_bytes(own, bits)
-    return stored + projection_bytes(projected, bits)
+    return stored_bytes(own, bits) + projection_bytes(projected, bits)
 
 
 def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int) -> str:

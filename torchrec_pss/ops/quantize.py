@@ -20,8 +20,10 @@ PROJECTION_BITS = 8
 KEY_BITS = 9  # that a key has beyond those that number the keys
 
 
-def stored_bytes(numel: int, bits: int) -> int:
-    """Bytes of ``numel`` elements with their scales."""
+def stored_bytes(numel: int, bits: int, itemsize: int = 4) -> int:
+    """Bytes of ``numel`` elements with their scales; of 32 bits as they are trained, ``itemsize`` each."""
+    if bits == 32:
+        return numel * itemsize
     return -(-numel * bits // 8) + -(-numel // GROUP) * SCALE_BYTES
 
 
@@ -32,7 +34,7 @@ def element_bytes(bits: int) -> Fraction:
 
 def projection_bytes(numel: int, bits: int) -> int:
     """Of so many elements of projections: 8 bits each, with their scales, beside elements of few bits."""
-    return 4 * numel if bits == 32 else stored_bytes(numel, PROJECTION_BITS)
+    return stored_bytes(numel, 32 if bits == 32 else PROJECTION_BITS)
 
 
 def key_bytes(number: int, bits: int) -> int:
