@@ -58,6 +58,11 @@ class ShardedTable:
         return ShardedTensor._init_from_local_shards_and_global_metadata(mine, described, self.whole._process_group)
 
 
+def _mine(whole: ShardedTensor) -> torch.Tensor:
+    """This rank's rows, of one that has some."""
+    return whole.local_shards()[0].tensor
+
+
 def sharded_tables(model: nn.Module) -> list[ShardedTable]:
     """Of all FBGEMM's kernels in a sharded model. Their forwards note from now on what they touch.
 
@@ -133,7 +138,7 @@ class LazyAdam(KeyedOptimizer):
             if self.average is not None:
                 self.average.before_change(table, rows, before)
             gradient = (before - table.local[rows]) / SGD_RATE
-            mean, square = (state[key].local_shards()[0].tensor for key in ("exp_avg", "exp_avg_sq"))
+            mean, square = (_mine(state[key]) for key in ("exp_avg", "exp_avg_sq"))
             means = mean[rows].lerp_(gradient, 1 - beta1)
             squares = square[rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             mean[rows], square[rows] = means, squares
@@ -146,7 +151,7 @@ class LazyAdam(KeyedOptimizer):
         if self.average is not None:
             self.average.before_change(table, torch.arange(len(table.local)), table.local)
         for key in ("exp_avg", "exp_avg_sq"):
-            self.state[table.whole][key].local_shards()[0].tensor.zero_()
+            _mine(self.state[table.whole][key]).zero_()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """There is none."""
@@ -209,7 +214,7 @@ class TableAverage:
         """Brings the average of rows that have been ``values`` up to the last update."""
         if not self._updates:
             return
-        average, until = (s[table.name].local_shards()[0].tensor for s in (self._average, self._until))
+        average, until = (_mine(s[table.name]) for s in (self._average, self._until))
         average[rows] = torch.lerp(values, average[rows], self._kept(until[rows]))
         until[rows] = self._updates
 
@@ -231,7 +236,7 @@ class TableAverage:
         for table in self._tables:
             if table.local is None:
                 continue
-            average, until = (s[table.name].local_shards()[0].tensor for s in (self._average, self._until))
+            average, until = (_mine(s[table.name]) for s in (self._average, self._until))
             for first in range(0, len(average), rows):
                 part = slice(first, first + rows)
                 live, mean = table.local[part].clone(), average[part]
