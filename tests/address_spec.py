@@ -32,10 +32,10 @@ def hot_key(name, seed, row):
     return key - (1 << 32) if key >> 31 else key
 
 
-def short_keys(name, seed, listed, bits):
+def kept_keys(name, seed, listed, short):
     """Section 6: ascending, and what a key is a multiple of."""
     keys, unit = {hot_key(name, seed, i) for i in listed}, 1
-    if bits < 32 and keys:
+    if short and keys:
         for m in range(32, 8, -1):
             unit = 2 ** (32 - m)
             short = {key // unit for key in keys}
@@ -45,11 +45,26 @@ def short_keys(name, seed, listed, bits):
 
 
 def read(
-    name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0, bits=32
+    name,
+    seed,
+    row,
+    *,
+    width,
+    prefix,
+    block,
+    shared_numel,
+    rows,
+    base,
+    sign,
+    first=0,
+    hot=(),
+    hot_base=0,
+    bits=32,
+    short_keys=False,
 ):
     """[(address, sign)] of the width coordinates of one row."""
     places = []
-    keys, unit = short_keys(name, seed, hot, bits)
+    keys, unit = kept_keys(name, seed, hot, short_keys or bits < 32)
     own_key = hot_key(name, seed, row) // unit * unit
     for j in range(width):
         if j < prefix:
@@ -113,16 +128,19 @@ def allocate(
     segments=False,
     bias=False,
     bits=32,
+    short_keys=False,
+    slices=None,
 ):
     """Section 3. tables: [(name, rows, D)]; width: int, None or dict; prefix: int or dict; hot: {name: ids}.
     Returns (S, N, {name: (d, p, Z, base, F, hot rows, hot_base)})."""
-    hot = hot or {}
+    hot, short, given = hot or {}, short_keys or bits < 32, slices or {}
+    segments = segments or slices is not None
 
     def named(value, name):
         return isinstance(value, dict) and name in value
 
     def keys(name):
-        return short_keys(name, 0, hot.get(name, ()), bits)[0]
+        return kept_keys(name, 0, hot.get(name, ()), short)[0]
 
     def not_exact(name, dim):
         d = width[name] if named(width, name) else min(width, dim) if isinstance(width, int) else dim
@@ -137,9 +155,8 @@ def allocate(
     def numel(shapes):
         keys = sum(h for _, _, _, h in shapes)
         projected = sum((d + bias) * dim for (_, _, dim), (d, _, _, _) in zip(tables, shapes, strict=True) if d < dim)
-        beside = (
-            4 * (keys + projected) if bits == 32 else (11 * keys + 7) // 8 + projected + 2 * ((projected + 63) // 64)
-        )
+        beside = (11 * keys + 7) // 8 if short else 4 * keys
+        beside += 4 * projected if bits == 32 else projected + 2 * ((projected + 63) // 64)
         left = max(array_bytes - beside, 0)
         return left // itemsize // 16 * 16 if bits == 32 else most_stored(left, bits)
 
@@ -149,11 +166,15 @@ def allocate(
         )
 
     def minimum(shapes):
+        shapes = list(shapes)
+        names = [n for n, _, _ in tables] if len(shapes) == len(tables) else None
         sizes = [size(d - p) for d, p, _, _ in shapes]
+        if given:
+            sizes = [size(given.get(n, d - p)) if d > p else 0 for n, (d, p, _, _) in zip(names, shapes, strict=True)]
         return sum(sizes) if segments else max(sizes, default=0)
 
     if exact == "auto":
-        candidates = [t for t in tables if not any(named(v, t[0]) for v in (width, prefix, hot))]
+        candidates = [t for t in tables if not any(named(v, t[0]) for v in (width, prefix, hot, given))]
         shapes = [as_exact(n, dim) if (n, r, dim) in candidates else not_exact(n, dim) for n, r, dim in tables]
         if regions(shapes) + minimum(shapes) <= numel(shapes):
             exact = [t[0] for t in candidates]
@@ -173,10 +194,14 @@ def allocate(
     if segments and shared:
 
         def slice_sizes(c):
-            return {n: size(min(max(rows_of[n] - h, 1), c) * (d - p)) for n, (d, p, _, h) in sorted(shapes.items())}
+            return {
+                n: size(given[n] if n in given else min(max(rows_of[n] - h, 1), c) * (d - p)) if d > p else 0
+                for n, (d, p, _, h) in sorted(shapes.items())
+            }
 
         c = 1
-        while sum(slice_sizes(c + 1).values()) <= shared and c < max(rows_of.values()):
+        others = [rows_of[n] for n in shapes if n not in given]
+        while sum(slice_sizes(c + 1).values()) <= shared and c < max(others, default=0):
             c += 1
         at = 0
         for n, numel_of in slice_sizes(c).items():

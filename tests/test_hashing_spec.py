@@ -28,10 +28,26 @@ def feature(**columns):
 
 
 def package_read(
-    name, seed, row, *, width, prefix, block, shared_numel, rows, base, sign, first=0, hot=(), hot_base=0, bits=32
+    name,
+    seed,
+    row,
+    *,
+    width,
+    prefix,
+    block,
+    shared_numel,
+    rows,
+    base,
+    sign,
+    first=0,
+    hot=(),
+    hot_base=0,
+    bits=32,
+    short_keys=False,
 ):
     key = hashing.table_key(name, seed)
-    hot_keys, drop = quantize.short_keys(hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64)), bits)
+    own = hashing.hot_keys_of(key, torch.tensor(hot, dtype=torch.int64))
+    hot_keys, drop = quantize.kept_keys(own, short_keys or bits < 32)
     slots = shared_numel // block
     meta = feature(key=key, rows=rows, width=width, prefix=prefix, base=base, block=block, slots=slots,
                    first=first, hot_end=len(hot_keys), hot_base=hot_base, hot_drop=drop)  # fmt: skip
@@ -122,7 +138,7 @@ def test_random_reads_agree():
         case["hot"] = [row + k for k in draw.sample(range(-3, 4), draw.choice([0, 0, 3])) if abs(row + k) < 1 << 63]
         case["hot"] = [] if width == prefix else case["hot"]
         case["hot_base"] = draw.randint(0, 99)
-        case["bits"] = draw.choice([32, 4])
+        case["bits"], case["short_keys"] = draw.choice([32, 4]), draw.random() < 0.5
         name, seed = f"table_{draw.random()}", draw.randrange(-(1 << 63), 1 << 63)
         assert package_read(name, seed, row, **case) == spec.read(name, seed, row, **case)
 
@@ -145,6 +161,10 @@ def test_random_allocations_agree():
             bias=draw.choice([False, True]),
             bits=draw.choice([32, 32, 8, 4, 3, 2]),
         )
+        if choices["bits"] == 32:
+            choices["short_keys"] = draw.choice([None, False, True])
+        if choices["segments"] and tables[-1][0] not in choices["exact"]:
+            choices["slices"] = draw.choice([None, {}, {tables[-1][0]: draw.randint(1, 3000)}])
         if draw.random() < 0.5 and tables[0][0] not in choices["exact"]:
             choices["hot"] = {tables[0][0]: draw.sample(range(tables[0][1]), draw.randint(0, 3))}
         budget, itemsize = draw.choice([1500, 9000, 100_000, 3_000_001]), draw.choice([2, 4])

@@ -130,7 +130,7 @@ def _searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize
         )
         for t in tables
     ]
-    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, _widest(tables, config))
+    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, _widest(tables, config, itemsize))
     if found is None:
         return None
     choices = dict(zip((t.name for t in tables), found[0], strict=True))
@@ -143,10 +143,11 @@ def _searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize
     )  # fmt: skip
 
 
-def _widest(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
-    """That a row may be read: from few examples wide rows are learned by heart."""
+def _widest(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> int:
+    """That a row may be read: from few examples wide rows are learned by heart, unless nearly all are shared anyway."""
     dim, examples = max(t.embedding_dim for t in tables), _examples(config.counts)
-    if examples >= _MANY_READS:
+    elements = config.array_bytes / float(cell_bytes(config.bits, itemsize)) / sum(t.num_embeddings for t in tables)
+    if examples >= _MANY_READS or elements < 1:
         return dim
     return max(min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim)), min(_FEW_LEAST_WIDTH, dim), 1)
 

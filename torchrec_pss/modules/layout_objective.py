@@ -6,11 +6,12 @@ carries ``e = n s``. Reading it tells
 
     e^2 / (e + NOISE s + load)
 
-of that: `NOISE` reads of a row are as much as the labels' noise, and ``load`` is what others carry in its element (`loads`). A table counts
-by the odds that two of its reads are of different ids: of a table that is one id nothing is lost.
+of that: `NOISE` reads of a row are as much as the labels' noise, and ``load`` is what others carry in its element, 0 for a row of its own,
+for one that shares the reads of all that share over the elements of their slice (theorem 1 in docs/theory.md, weighed by reads). A table
+counts by the odds that two of its reads are of different ids: of a table that is one id nothing is lost.
 
 Few bits add noise of their own: a group's largest of 64 normal elements is some 2.6 deviations, and the levels are that far apart.
-docs/layout.md has the runs that `SPREAD`, `NOISE` and `REACHED` were fitted to, and how well the order of layouts is foreseen.
+docs/layout.md has the runs that `SPREAD` and `NOISE` were fitted to, and how well the order of layouts is foreseen.
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,12 @@ import numpy as np
 
 from torchrec_pss.modules.id_counts import IdCounts
 
-SPREAD = 0.05
-NOISE = 30.0  # reads
-REACHED = 0.5
+SPREAD = 0.1
+NOISE = 10.0  # reads
 _GROUPS = 64
 _ALONE = 16  # of the most frequent ids, a group each
 _LARGEST = 2.6  # of 64 elements, in deviations
 _TINY = float(np.finfo(np.float64).tiny)
-_BISECTIONS = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,37 +79,6 @@ def told(reads: np.ndarray, share: float, load: np.ndarray | float) -> np.ndarra
     """Of a coordinate with that share: what reading it tells of an id, in reads."""
     carried = reads * share
     return carried**2 / np.maximum(carried + NOISE * share + load, _TINY)
-
-
-def loads(reads: np.ndarray, ids: np.ndarray, numel: np.ndarray, width: int) -> np.ndarray:
-    """What others carry in an element where these share ``numel`` elements: ``[n]``.
-
-    Read by one coordinate it is the others' reads over the elements. Read by many, a row is told from the others as by a random
-    sketch (theorem 1 in docs/theory.md with the least squares' ridge): the load with which as many ids are told as there are elements,
-    of which steps of gradient descent reach `REACHED`.
-
-    Args:
-        reads: ``[g]``, of an id.
-        ids: ``[g]``, how many such ids share.
-        numel: ``[n]``, sizes of the region.
-        width: coordinates that are read.
-    """
-    alone = (reads @ ids) / np.maximum(numel, 1)
-    return sketched(reads, ids, numel) * (1 - 1 / width) + alone / width
-
-
-def sketched(reads: np.ndarray, ids: np.ndarray, numel: np.ndarray) -> np.ndarray:
-    """The load of so many coordinates that it no longer depends on how many: ``[n]``, 0 where all ids could have elements of their own."""
-    if not len(reads):
-        return np.zeros(len(numel))
-    numel = REACHED * numel
-    high = np.maximum((reads @ ids) / np.maximum(numel, REACHED), _TINY)
-    low = high * 1e-9
-    for _ in range(_BISECTIONS):
-        middle = np.sqrt(low * high)
-        above = (ids[:, None] * (reads[:, None] / (reads[:, None] + middle))).sum(0) > numel
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.where(ids.sum() <= numel, 0.0, high)
 
 
 def kept_by_bits(bits: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes
-from torchrec_pss.modules.layout_objective import Reads, kept_by_bits, shares, sketched, told
+from torchrec_pss.modules.layout_objective import Reads, kept_by_bits, shares, told
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes
 
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # and D
@@ -94,18 +94,16 @@ class _Sharing:
     def __init__(self, of: Reads, slices: np.ndarray) -> None:
         self._of = of
         left = np.cumsum((of.reads * of.ids)[::-1])[::-1]
-        self._alone = left[:, None] / slices  # ``[groups, slices]``
-        self._sketched = np.stack([sketched(of.reads[g:], of.ids[g:], slices) for g in range(len(of.ids))])
+        self._load = left[:, None] / slices  # ``[groups, slices]``
 
     def told(self, width: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """By so many coordinates: ``[groups + 1]`` of hot rows, if so many groups are hot; ``[groups + 1, slices]`` of the others."""
         of, number = self._of, len(self._of.ids)
-        own, shared = np.zeros(number + 1), np.zeros((number + 1, self._alone.shape[1]))
-        load = self._sketched * (1 - 1 / width) + self._alone / width
+        own, shared = np.zeros(number + 1), np.zeros((number + 1, self._load.shape[1]))
         for share, coordinates in zip(shares(dim), (1, width - 1), strict=True):
             own[1:] += coordinates * np.cumsum(told(of.reads, share, 0.0) * of.ids)
             for g in range(number):
-                shared[g] += coordinates * (of.ids[g:] @ told(of.reads[g:, None], share, load[g]))
+                shared[g] += coordinates * (of.ids[g:] @ told(of.reads[g:, None], share, self._load[g]))
         return own, shared
 
 
