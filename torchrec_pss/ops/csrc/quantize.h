@@ -17,7 +17,8 @@ PSS_INLINE float rounded_scale(float value) {
   return value;
 }
 
-PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, float factor, float half) {
+// Of `length` elements, by the largest of them.
+PSS_INLINE float scale_of_group(const float* from, int64_t length, float factor) {
   int32_t largest = 0; // numbers without their sign are in the order of their bits, NaN above all
   for (int64_t i = 0; i < length; ++i) {
     int32_t bits;
@@ -27,14 +28,21 @@ PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, flo
   }
   float amplitude;
   __builtin_memcpy(&amplitude, &largest, sizeof amplitude);
-  const float scale = rounded_scale(amplitude * factor), inverse = 1 / scale;
+  return rounded_scale(amplitude * factor);
+}
+
+// q of an element over its scale.
+PSS_INLINE float floor_of_level(float level, float half) {
+  level = level > -half ? level : -half; // a NaN too: the scale is one then
+  level = level < half - 0.5F ? level : half - 0.5F;
+  const float below = static_cast<float>(static_cast<int32_t>(level));
+  return below - (level < below ? 1.0F : 0.0F);
+}
+
+PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, float factor, float half) {
+  const float scale = scale_of_group(from, length, factor), inverse = 1 / scale;
   for (int64_t i = 0; i < length; ++i) {
-    float level = from[i] * inverse;
-    level = level > -half ? level : -half; // a NaN too: the scale is one then
-    level = level < half - 0.5F ? level : half - 0.5F;
-    float below = static_cast<float>(static_cast<int32_t>(level));
-    below -= level < below ? 1.0F : 0.0F;
-    to[i] = (below + 0.5F) * scale;
+    to[i] = (floor_of_level(from[i] * inverse, half) + 0.5F) * scale;
   }
 }
 
