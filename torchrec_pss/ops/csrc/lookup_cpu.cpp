@@ -462,9 +462,9 @@ std::tuple<at::Tensor, at::Tensor> pack_cpu(const at::Tensor& array, int64_t bit
   const at::Tensor scales = at::empty({groups}, from.options().dtype(at::kBFloat16));
   uint8_t* const to = codes.mutable_data_ptr<uint8_t>();
   const auto scale_bits = reinterpret_cast<uint16_t*>(scales.mutable_data_ptr<at::BFloat16>());
-  const float factor = static_cast<float>(1 / ((1 << (bits - 1)) - 0.5));
+  const float half = static_cast<float>(1 << (bits - 1)), factor = static_cast<float>(1 / (half - 0.5));
   at::parallel_for(0, groups, kUpdateGrain / kGroup, [&](int64_t first, int64_t last) {
-    best_kernels().pack(from.const_data_ptr<float>(), from.numel(), bits, factor, first, last, to, scale_bits);
+    best_kernels().pack(from.const_data_ptr<float>(), from.numel(), bits, factor, half, first, last, to, scale_bits);
   });
   std::fill_n(to + bytes, kCodesBehind, uint8_t(0));
   return {codes, scales};

@@ -16,43 +16,47 @@ PSS_INLINE void store_codes(const uint8_t* codes, uint8_t* to) {
     w = (w | w >> (16 - 2 * b)) & kOf32;
     words[i] = w | w >> (32 - 4 * b);
   }
-  for (int64_t i = 0; i < kWords; ++i) {
-    __builtin_memcpy(to + i * b, words + i, b);
-  }
-}
-
-template <int b>
-PSS_INLINE void pack_group(const float* from, int64_t length, float factor, uint8_t* codes, uint16_t* scale_bits) {
-  constexpr float kHalf = 1 << (b - 1);
-  const float scale = scale_of_group(from, length, factor), inverse = 1 / scale;
-  uint32_t bits;
-  __builtin_memcpy(&bits, &scale, sizeof bits);
-  *scale_bits = scale == scale ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
-  uint8_t bytes[kGroup] = {}; // a last group's missing elements are zeros
-  for (int64_t i = 0; i < length; ++i) {
-    bytes[i] = static_cast<uint8_t>(static_cast<int32_t>(floor_of_level(from[i] * inverse, kHalf) + kHalf));
-  }
-  store_codes<b>(bytes, codes);
-}
-
-// Groups [first, last).
-template <int b>
-void pack_bits(const float* from, int64_t numel, float factor, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
-  for (int64_t group = first; group < last; ++group) {
-    const int64_t at = group * kGroup;
-    uint8_t* const to = codes + group * (kGroup * b / 8);
-    if (at + kGroup <= numel) {
-      pack_group<b>(from + at, kGroup, factor, to, scales + group);
-    } else {
-      pack_group<b>(from + at, numel - at, factor, to, scales + group);
+  if constexpr (b == 4 || b == 2) {
+    std::conditional_t<b == 4, uint32_t, uint16_t> kept[kWords];
+    for (int64_t i = 0; i < kWords; ++i) {
+      kept[i] = words[i];
+    }
+    __builtin_memcpy(to, kept, sizeof kept);
+  } else {
+    for (int64_t i = 0; i < kWords; ++i) {
+      __builtin_memcpy(to + i * b, words + i, b);
     }
   }
 }
 
+// Groups [first, last).
+template <int b>
+void pack_bits(const float* from, int64_t numel, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
+  each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, float scale) __attribute__((always_inline)) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &scale, sizeof bits);
+    scales[group] = scale == scale ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
+    int32_t wide[kGroup];
+    each_level(elements, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
+      const Ints code = q + (1 << (b - 1));
+      __builtin_memcpy(wide + i, &code, sizeof code);
+    });
+    uint8_t bytes[kGroup];
+    for (int64_t i = 0; i < kGroup; ++i) {
+      bytes[i] = static_cast<uint8_t>(wide[i]);
+    }
+    const int64_t left = numel - group * kGroup; // codes behind the last element are zeros
+    for (int64_t i = left < 0 ? 0 : left; i < kGroup; ++i) {
+      bytes[i] = 0;
+    }
+    store_codes<b>(bytes, codes + group * (kGroup * b / 8));
+  });
+}
+
 void pack(
-    const float* from, int64_t numel, int64_t bits, float factor, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
+    const float* from, int64_t numel, int64_t bits, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
   const auto by = bits == 8 ? pack_bits<8> : bits == 4 ? pack_bits<4> : bits == 3 ? pack_bits<3> : pack_bits<2>;
-  by(from, numel, factor, first, last, codes, scales);
+  by(from, numel, factor, half, first, last, codes, scales);
 }
 
 } // namespace PSS_ISA

@@ -9,7 +9,7 @@
 
 namespace torchrec_pss {
 
-constexpr int64_t kGroup = 64; // elements of one scale
+constexpr int64_t kGroupBits = 6, kGroup = 1 << kGroupBits; // elements of one scale
 // Bytes that codes have behind their groups, which are whole: so many are loaded at once.
 constexpr int64_t kCodesBehind = 8;
 
@@ -27,13 +27,18 @@ struct Packed {
     return there;
   }
 
-  // The codes from element `address` on, in the lowest bits: eight of up to four bits, or of eight bits.
-  PSS_INLINE uint64_t word(int64_t address) const {
-    uint64_t found;
+  // The codes from element `address` on, in the lowest bits: in a word of 16 bits one, or two of up to four bits, and so on. No more is loaded
+  // than that, for the next line of the cache is far.
+  template <typename Word>
+  PSS_INLINE Word word(int64_t address) const {
+    Word found;
     const int64_t bit = address * bits;
     __builtin_memcpy(&found, codes + (bit >> 3), sizeof found);
-    return found >> (bit & 7);
+    return static_cast<Word>(found >> (bit & 7));
   }
+
+  // Whether blocks of that many elements, from `first` on, have a word and a scale each: packed_lanes.h, `load_blocks`.
+  PSS_INLINE static bool has_words(int64_t block, int64_t first) { return block == 1 || (block == 4 && first % 4 == 0); }
 
   PSS_INLINE float scale(int64_t group) const {
     const uint32_t wide = static_cast<uint32_t>(scales[group]) << 16;
@@ -44,8 +49,8 @@ struct Packed {
 
   // Exact, but for the product's rounding: the difference has nine bits.
   PSS_INLINE float operator[](int64_t j) const {
-    const int32_t code = static_cast<int32_t>(static_cast<uint32_t>(word(at + j)) & mask);
-    return (static_cast<float>(code) - middle) * scale((at + j) / kGroup);
+    const int32_t code = static_cast<int32_t>(word<uint16_t>(at + j) & mask);
+    return (static_cast<float>(code) - middle) * scale((at + j) >> kGroupBits);
   }
 };
 

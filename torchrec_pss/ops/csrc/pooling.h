@@ -81,21 +81,23 @@ struct Place {
   int64_t index, address;
 };
 
-// Packed elements in hashed blocks of one: calls visit(c, j, values, length) for runs of the c-th cold index' coordinates, from `j` on, made of
-// them with their signs. False, and nothing done, for other elements or blocks.
+// Packed elements in hashed blocks of one, or of four that lie within a group: calls visit(c, j, values, length) for runs of the c-th cold index'
+// coordinates, from `j` on, made of them with their signs. False, and nothing done, for other elements or blocks.
 template <typename Source, typename Acc, typename Visit>
-PSS_INLINE bool each_packed_single(const Tile<Acc>& tile, Source array, Visit&& visit) {
+PSS_INLINE bool each_packed_run(const Tile<Acc>& tile, Source array, Visit&& visit) {
   if constexpr (kIsPacked<Source>) {
-    const int64_t n = tile.num_cold, blocks = tile.f.num_blocks();
-    if (tile.f.block != 1) {
+    const FeatureWork& f = tile.f;
+    if (!array.has_words(f.block, f.first) || tile.problem.hash == kRobe) {
       return false;
     }
-    Acc values[kMostRows * kMostEach];
+    const int64_t n = tile.num_cold, blocks = f.num_blocks();
+    Acc values[kMostRows * kMostEach * 4];
     for (int64_t b = 0; n > 0 && b < blocks; b += kMostEach) {
-      const int64_t each = b + kMostEach < blocks ? kMostEach : blocks - b;
-      load_singles(array, tile.addresses.data + b * n, n, each, values);
+      const int64_t each = b + kMostEach < blocks ? kMostEach : blocks - b, length = each * f.block;
+      const int64_t* const addresses = tile.addresses.data + b * n;
+      f.block == 1 ? load_blocks<1>(array, addresses, n, each, values) : load_blocks<4>(array, addresses, n, each, values);
       for (int64_t c = 0; c < n; ++c) {
-        visit(c, tile.f.prefix + b, values + c * each, each);
+        visit(c, f.prefix + b * f.block, values + c * length, length);
       }
     }
     return true;
@@ -126,11 +128,11 @@ void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
       add_run<true>(to + tile.row[k] * stride + f.prefix, array + tile.own[h], own, tile.factor[k]);
     }
   }
-  const bool single = each_packed_single(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
+  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
     const int64_t k = tile.cold[c];
     add_run<true>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
   });
-  for (int64_t c = 0; !single && c < tile.num_cold; ++c) {
+  for (int64_t c = 0; !made && c < tile.num_cold; ++c) {
     const int64_t k = tile.cold[c];
     Acc* const row = to + tile.row[k] * stride;
     each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
@@ -209,11 +211,11 @@ void add_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
   });
   const int64_t blocks = f.num_blocks(), n = tile.num_cold;
   const auto row_of_cold = [&](int64_t c) { return tile.row[tile.cold[c]]; };
-  const bool single = each_packed_single(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
+  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
     const int64_t k = tile.cold[c];
     add_run<false>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
   });
-  each_row(single ? 0 : n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
+  each_row(made ? 0 : n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
     const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t* const address = tile.addresses.data + b * n;

@@ -144,7 +144,7 @@ using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last)
 using Quantize = void (*)(const float* from, float* to, int64_t numel, float factor, float half, int64_t first, int64_t last);
 // The same groups packed: codes, and scales as the bits of bf16.
 using Pack = void (*)(
-    const float* from, int64_t numel, int64_t bits, float factor, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales);
+    const float* from, int64_t numel, int64_t bits, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales);
 
 constexpr int64_t kTileRows = 64;
 

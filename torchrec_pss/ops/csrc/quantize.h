@@ -17,7 +17,7 @@ PSS_INLINE float rounded_scale(float value) {
   return value;
 }
 
-// Of `length` elements, by the largest of them.
+// By the largest of `length` elements.
 PSS_INLINE float scale_of_group(const float* from, int64_t length, float factor) {
   int32_t largest = 0; // numbers without their sign are in the order of their bits, NaN above all
   for (int64_t i = 0; i < length; ++i) {
@@ -31,30 +31,60 @@ PSS_INLINE float scale_of_group(const float* from, int64_t length, float factor)
   return rounded_scale(amplitude * factor);
 }
 
-// q of an element over its scale.
-PSS_INLINE float floor_of_level(float level, float half) {
-  level = level > -half ? level : -half; // a NaN too: the scale is one then
-  level = level < half - 0.5F ? level : half - 0.5F;
-  const float below = static_cast<float>(static_cast<int32_t>(level));
-  return below - (level < below ? 1.0F : 0.0F);
+// Registers by name, for what a compiler makes of the comparisons differs: whole numbers q of a group, of which `from` has `length`.
+typedef float Floats __attribute__((vector_size(PSS_REGISTER_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(PSS_REGISTER_BYTES)));
+constexpr int64_t kFloats = PSS_REGISTER_BYTES / sizeof(float);
+
+template <typename Visit>
+PSS_INLINE void each_level(const float* from, float scale, float half, Visit&& visit) {
+  const float inverse = 1 / scale;
+  const Floats least = -half - Floats{}, most = half - 0.5F - Floats{};
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kGroup; i += kFloats) {
+    Floats level;
+    __builtin_memcpy(&level, from + i, sizeof level);
+    level *= inverse;
+    level = level > least ? level : least; // a NaN too: the scale is one then
+    level = level < most ? level : most;
+    const Ints whole = __builtin_convertvector(level, Ints); // towards zero
+    visit(i, whole + (level < __builtin_convertvector(whole, Floats)));
+  }
 }
 
-PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, float factor, float half) {
-  const float scale = scale_of_group(from, length, factor), inverse = 1 / scale;
-  for (int64_t i = 0; i < length; ++i) {
-    to[i] = (floor_of_level(from[i] * inverse, half) + 0.5F) * scale;
+PSS_INLINE void quantize_group(const float* from, float* to, float scale, float half) {
+  each_level(from, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
+    const Floats value = (__builtin_convertvector(q, Floats) + 0.5F) * scale;
+    __builtin_memcpy(to + i, &value, sizeof value);
+  });
+}
+
+// Calls visit(group, elements, scale) for groups [first, last), a shorter one with zeros behind.
+template <typename Visit>
+PSS_INLINE void each_group(const float* from, int64_t numel, float factor, int64_t first, int64_t last, Visit&& visit) {
+  for (int64_t group = first; group < last; ++group) {
+    const float* const elements = from + group * kGroup;
+    const int64_t length = numel - group * kGroup;
+    if (length >= kGroup) {
+      visit(group, elements, scale_of_group(elements, kGroup, factor));
+    } else {
+      float some[kGroup] = {};
+      __builtin_memcpy(some, elements, length * sizeof(float));
+      visit(group, static_cast<const float*>(some), scale_of_group(some, kGroup, factor));
+    }
   }
 }
 
 void quantize(const float* from, float* to, int64_t numel, float factor, float half, int64_t first, int64_t last) {
-  for (int64_t group = first; group < last; ++group) {
+  each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, float scale) __attribute__((always_inline)) {
     const int64_t at = group * kGroup;
     if (at + kGroup <= numel) {
-      quantize_group(from + at, to + at, kGroup, factor, half);
-    } else {
-      quantize_group(from + at, to + at, numel - at, factor, half);
+      return quantize_group(elements, to + at, scale, half);
     }
-  }
+    float some[kGroup];
+    quantize_group(elements, some, scale, half);
+    __builtin_memcpy(to + at, some, (numel - at) * sizeof(float));
+  });
 }
 
 } // namespace PSS_ISA
