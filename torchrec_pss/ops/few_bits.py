@@ -23,10 +23,12 @@ def check_trained(array: torch.Tensor, bits: int) -> None:
         raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
 
 
-def check_packed(codes: torch.Tensor, scales: torch.Tensor, numel: int, bits: int) -> None:
+def check_packed(
+    codes: torch.Tensor, scales: torch.Tensor, numel: int, bits: int, array: torch.Tensor | None = None
+) -> None:
     """
     Raises:
-        ValueError: bits that are not few, or codes and scales that are not those of ``numel`` elements.
+        ValueError: bits that are not few; codes, scales or an array that are not those of ``numel`` elements, or not on one device.
     """
     if bits not in FEW_BITS:
         raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
@@ -40,3 +42,8 @@ def check_packed(codes: torch.Tensor, scales: torch.Tensor, numel: int, bits: in
         raise ValueError(
             f"scales must be bf16 [{groups}] for {numel} elements, got {scales.dtype} {tuple(scales.shape)}"
         )
+    if array is not None and (array.dim() != 1 or array.dtype != torch.float32 or array.shape[0] != numel):
+        raise ValueError(f"array must be fp32 [{numel}], got {array.dtype} {tuple(array.shape)}")
+    for name, tensor in (("scales", scales), ("array", array)):
+        if tensor is not None and tensor.device != codes.device:
+            raise ValueError(f"{name} must be on {codes.device} as the codes are, got {tensor.device}")

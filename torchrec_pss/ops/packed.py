@@ -34,7 +34,7 @@ def unpack_reference(codes: torch.Tensor, scales: torch.Tensor, numel: int, bits
 
 def lookup_packed_reference(codes, scales, array, numel, bits, *arguments):
     """The op in plain PyTorch: the lookup in what the codes stand for."""
-    check_packed(codes, scales, numel, bits)
+    check_packed(codes, scales, numel, bits, array)
     return reference.lookup(unpack_reference(codes, scales, numel, bits), *arguments)
 
 
@@ -91,16 +91,13 @@ def lookup_packed(
     Raises:
         ValueError, NotImplementedError, IndexError: as `lookup`; codes, scales or an array of other sizes or dtypes.
     """
-    check_packed(codes, scales, numel, bits)
-    if array is not None and (array.dtype != torch.float32 or tuple(array.shape) != (numel,)):
-        raise ValueError(f"array must be fp32 [{numel}], got {array.dtype} {tuple(array.shape)}")
+    check_packed(codes, scales, numel, bits, array)
     like = codes.new_empty(0, dtype=torch.float32)
     hot_keys = features.new_zeros(0, dtype=torch.int32) if hot_keys is None else hot_keys
     projections = like if projections is None else projections
     check_arguments(
         like, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
-    check_devices(codes, *[None] * 6, scales, array)
     refuse_forward_mode(array, projections, per_sample_weights)
     out, _ = torch.ops.torchrec_pss.lookup_packed(
         codes, scales, array, numel, bits, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width,
@@ -141,7 +138,7 @@ def _(array, bits) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.library.register_fake("torchrec_pss::lookup_packed")
 def _(codes, scales, array, numel, bits, *arguments) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    check_devices(codes, *[None] * 6, scales, array)
+    check_packed(codes, scales, numel, bits, array)
     return _fake_lookup(codes.new_empty(numel, dtype=torch.float32), *arguments)
 
 

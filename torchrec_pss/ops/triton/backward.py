@@ -10,7 +10,7 @@ from torchrec_pss.ops.triton.columns import (
     PROJECTION,
     output_columns,
 )
-from torchrec_pss.ops.triton.elements import load_elements
+from torchrec_pss.ops.triton.elements import load_units
 from torchrec_pss.ops.triton.reads import load_read, matrix_rows, with_bias
 from torchrec_pss.ops.triton.rows import MEAN, SIZES, ids_at, index_scale, row_range, tile_rows
 
@@ -100,7 +100,7 @@ def backward_kernel(
         else:
             tl.atomic_add(grad_array + element, step, mask=there[:, :, None], sem="relaxed")
         if WEIGHTED:
-            values = load_elements(array, group_scales, element, there[:, :, None], BITS)
+            values = load_units(array, group_scales, place, there, VEC, BITS)
             products = values * grad_units * sign[:, :, None]
             total = tl.sum(tl.sum(products, axis=2), axis=1) + bias
             if POOLING == MEAN:

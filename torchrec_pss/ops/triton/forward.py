@@ -5,7 +5,7 @@ import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import hot_numbers, row_units
 from torchrec_pss.ops.triton.columns import COLUMNS, PROJECTION, output_columns
-from torchrec_pss.ops.triton.elements import load_elements
+from torchrec_pss.ops.triton.elements import load_units
 from torchrec_pss.ops.triton.reads import matrix_rows, store_read, with_bias
 from torchrec_pss.ops.triton.rows import SIZES, ids_at, index_scale, tile_rows
 
@@ -64,8 +64,7 @@ def forward_kernel(
         if CHECKED:
             bad = here & (valid == 0)
             tl.store(fine + tl.zeros_like(ids), 0, mask=bad)
-        element = (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
-        values = load_elements(array, group_scales, element, there[:, :, None], BITS)
+        values = load_units(array, group_scales, place, there, VEC, BITS)
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
         pooled += values * (sign * scale[:, None])[:, :, None]
         scales += scale

@@ -83,7 +83,7 @@ def lookup_packed(
     read_width, pooling_mode, hash, sign,
 ):  # fmt: skip
     """Forward; see `torchrec_pss.ops.packed.lookup_packed_reference`."""
-    check_packed(codes, scales, numel, bits)
+    check_packed(codes, scales, numel, bits, array)
     elements = _Elements.packed(codes, scales, numel, bits)
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights)
     check_arguments(codes.new_empty(0, dtype=torch.float32), *arguments, pooling_mode, hash)
