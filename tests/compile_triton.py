@@ -17,7 +17,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchrec_pss.ops.few_bits import FEW_BITS
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
@@ -93,7 +92,7 @@ def main() -> None:
                 launch = ProjectionLaunch(launch.vec * launch.units, launch.dim, True, None)
                 own = constants | {"WIDTH": launch.width}
                 report.append(describe(projection_kernel, own, projection_tiling(launch), capability, layout))
-        for bits in FEW_BITS:
+        for bits in (4, 3):
             constants = _COMMON | {"BITS": bits, "WEIGHTED": True}
             launch = Launch(**{f.name: constants.get(f.name.upper()) for f in fields(Launch)})
             report.append(
