@@ -32,10 +32,10 @@ PSS_INLINE void store_codes(const uint8_t* codes, uint8_t* to) {
 // Groups [first, last).
 template <int b>
 void pack_bits(const float* from, int64_t numel, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
-  each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, float scale) __attribute__((always_inline)) {
+  each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, Scale scale) __attribute__((always_inline)) {
     uint32_t bits;
-    __builtin_memcpy(&bits, &scale, sizeof bits);
-    scales[group] = scale == scale ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
+    __builtin_memcpy(&bits, &scale.value, sizeof bits);
+    scales[group] = scale.value == scale.value ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
     int32_t wide[kGroup];
     each_level(elements, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
       const Ints code = q + (1 << (b - 1));
