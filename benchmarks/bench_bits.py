@@ -5,7 +5,7 @@ forward, backward and Adam (torch's fused one) on array and projections. One thr
 
 To read: the lookup alone, in codes and scales that are there already, in each case of ``bench_lookup --quick``, on the case's threads.
 
-All in turn; medians, and the ratio to 32 bits.
+All in turn; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
 
 import statistics
@@ -81,18 +81,19 @@ def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
     return read
 
 
-def medians(calls: Calls, repeats: int, turn: float) -> dict[tuple[int, str], float]:
+def medians(calls: Calls, repeats: int, turn: float, busy: bool) -> dict[tuple[int, str], float]:
     """Seconds of each call, in turn; of a turn of that many seconds, the mean, after one call that leaves its own in the caches."""
     seconds: dict[tuple[int, str], list[float]] = {key: [] for key in calls}
     number_of = dict.fromkeys(calls, 1)
+    clock = time.process_time if busy else time.perf_counter
     for repeat in range(repeats + _WARM_UP):
         for key, call in calls.items():
             if turn:
                 call(0)
-            start = time.perf_counter()
+            start = clock()
             for number in range(number_of[key]):
                 call((number + 1) % _BATCHES)
-            spent = (time.perf_counter() - start) / number_of[key]
+            spent = (clock() - start) / number_of[key]
             number_of[key] = max(1, int(turn / spent))
             if repeat >= _WARM_UP:
                 seconds[key].append(spent)
@@ -106,7 +107,7 @@ def _lines(median: dict[tuple[int, str], float], **of_all) -> list[dict]:
     ]
 
 
-def measure(array_bytes: int, repeats: int) -> list[dict]:
+def measure(array_bytes: int, repeats: int, busy: bool = False) -> list[dict]:
     """To train."""
     torch.set_num_threads(CASE.threads)
     case = replace(CASE, array_bytes=array_bytes)
@@ -116,32 +117,38 @@ def measure(array_bytes: int, repeats: int) -> list[dict]:
     wide = collection(case, rows)
     made = {bits: of_bits(wide, bits) for bits in BITS}
     calls = {(bits, part): call for bits, ebc in made.items() for part, call in steps_of(ebc, batch, grad).items()}
-    return [line | {"elements": made[line["bits"]].layout.numel} for line in _lines(medians(calls, repeats, 0))]
+    return [line | {"elements": made[line["bits"]].layout.numel} for line in _lines(medians(calls, repeats, 0, busy))]
 
 
 @torch.no_grad()
-def measure_read(case: Case, repeats: int, table_gib: float = _TABLE_GIB) -> list[dict]:
+def measure_read(case: Case, repeats: int, busy: bool = False, table_gib: float = _TABLE_GIB) -> list[dict]:
     """To read."""
+    case = replace(case, threads=1) if busy else case
     torch.set_num_threads(case.threads)
     rows = rows_of(case, table_gib)
     number = case.batch_size * case.ids_per_bag
     batches = [batch_of(case, draw_ids(rows, number, case.ids, seed)) for seed in range(2, 2 + _BATCHES)]
     wide = collection(case, rows)
     calls = {(bits, "read"): read_of(of_bits(wide, bits), batches) for bits in BITS}
-    return _lines(medians(calls, repeats, _TURN), elements=wide.layout.numel, **asdict(case))
+    return _lines(medians(calls, repeats, _TURN, busy), elements=wide.layout.numel, **asdict(case))
 
 
 def main() -> None:
     keep_freed_memory("benchmarks.bench_bits")
     parser = Parser(prog="python -m benchmarks.bench_bits", description=__doc__.split("\n")[0])
     add_number(parser, "--repeats", default=30, help="of each call")
+    parser.add_argument("--busy", action="store_true", help="others use the machine: one thread, time of the processor")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/bench_bits.json"))
     args = parser.parse_args()
-    found = {"train": [line for array_bytes in tqdm(ARRAYS) for line in measure(array_bytes, args.repeats)]}
+    cases = [c for c in QUICK if not args.busy or replace(c, threads=1) not in QUICK or c.threads == 1]
+    found = {
+        "busy": args.busy,
+        "train": [line for array_bytes in tqdm(ARRAYS) for line in measure(array_bytes, args.repeats, args.busy)],
+    }
     print("| elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|")
     for line in found["train"]:
         print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {ratio:.2f} |".format(**line))
-    found["read"] = [line for case in tqdm(QUICK) for line in measure_read(case, args.repeats)]
+    found["read"] = [line for case in tqdm(cases) for line in measure_read(case, args.repeats, args.busy)]
     print("| case | elements | bits | ms | of 32 bits |\n|---|---|---|---|---|")
     for line in found["read"]:
         print(
