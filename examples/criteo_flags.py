@@ -80,7 +80,7 @@ def parser() -> Parser:
     add_number(model, "--compression", help="instead: full tables' bytes over the array's (default 1000)")
     model.add_argument(
         "--layout",
-        choices=["auto", "plain"],
+        choices=["auto", "rules", "plain"],
         help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
     )
     add_number(model, "--bits", choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)")
@@ -115,13 +115,12 @@ def parser() -> Parser:
     add_number(
         train,
         "--epochs",
-        help="passes over the training rows (default: 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for --recipe torchrec_dlrm, --planner_pss and --keep_array); of several, the last that did not lose is evaluated",
+        help="passes over the training rows (default: as validation says, at most 20 where embeddings are kept; else 3 over fewer than 250,000, 2 over fewer than 3,000,000, else 1; at most 2 with --interaction_type dcn; 1 for --recipe torchrec_dlrm and --planner_pss); of several, the last that did not lose is evaluated",
     )
     train.add_argument(
         "--keep_array",
-        action="store_true",
-        default=None,
-        help="from epoch to epoch; without it, array and projections, or full tables, begin anew before each (docs/training.md)",
+        action=argparse.BooleanOptionalAction,
+        help="keep array and projections, or full tables, from pass to pass, or have them begin anew before each (default: kept where a row is read 60 times in a pass; docs/training.md)",
     )
     add_number(
         train,

@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import time
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,8 @@ from torchrec_pss.distributed.together import together
 from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.best_pass import has_lost
-from torchrec_pss.optim.recipe import default_batch_size, num_passes
+from torchrec_pss.optim.passes import Passes, automatic_passes, last_gain, more_would_pay
+from torchrec_pss.optim.recipe import default_batch_size
 from torchrec_pss.watch import ArrayWatcher, collision_load
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -54,10 +56,9 @@ class Trainer:
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
         in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
-        begins_anew = not in_backward and not args.keep_array
-        if not args.epochs:
-            crosses = args.interaction_type == "dcn"
-            args.epochs = num_passes(len(self.data.splits.train), crosses) if begins_anew else 1
+        self.passes = self._passes(in_backward)
+        args.epochs, args.keep_array = self.passes.most, self.passes.keeps
+        begins_anew = not self.passes.keeps
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
@@ -96,6 +97,15 @@ class Trainer:
             for name, load in (self.load or {}).items():
                 self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
 
+    def _passes(self, in_backward: bool) -> Passes:
+        """Those of the flags, or automatic ones."""
+        args, data = self.args, self.data
+        if in_backward:
+            return Passes(args.epochs or 1, keeps=True, stops_early=False)
+        crosses = args.interaction_type == "dcn"
+        found = automatic_passes(len(data.splits.train), data.num_embeddings, crosses, args.keep_array)
+        return replace(found, most=args.epochs, stops_early=False) if args.epochs else found
+
     def run(self) -> dict:
         """Trains to the end; what `results.json` says.
 
@@ -130,7 +140,7 @@ class Trainer:
         with tqdm(
             total=total, initial=self.step, desc="training", unit="step", disable=self.rank > 0, mininterval=5
         ) as bar:
-            while self.step < total and not reached:
+            while self.step < total and not reached and self._goes_on():
                 self._train(min(self._segment_end(), total), bar)
                 require_finite(self._state())
                 metrics = self.evaluator.evaluate(self.data.splits.val, args.limit_val_batches)
@@ -141,7 +151,21 @@ class Trainer:
                 self._save()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
+        elif more_would_pay(self._pass_ends()):
+            ends = self._pass_ends()
+            logger.info(
+                "pass %d gained %.4f of validation AUROC: more passes may pay, --epochs %d",
+                len(ends),
+                last_gain(ends),
+                2 * len(ends),
+            )
         return self._results(reached)
+
+    def _goes_on(self) -> bool:
+        """Whether, where a pass has ended, there is another."""
+        ends = self._pass_ends()
+        within = self.step % self.steps_per_epoch != 0 or not ends
+        return within or self.passes.go_on(ends)
 
     def _pass_ends(self) -> list[float]:
         """Validation AUROC at the end of each pass so far."""

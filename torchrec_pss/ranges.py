@@ -169,6 +169,7 @@ RANGES: dict[str, Range] = {
     "optimizer_states": Range(int, 0, 64),
     "width": _DIM,
     "prefix": Range(int, 0, 8192),
+    "slices": Range(int, 1, 1 << 40),  # elements
     "block_size": _DIM,
     "init_range": Range(float, _LEAST_FP32, 1e4),  # what fp16 holds
     "exact_fraction": Range(float, 0.0, 1.0),

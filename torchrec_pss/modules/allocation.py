@@ -16,7 +16,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops.hashing import hot_keys_of, table_key
-from torchrec_pss.ops.quantize import element_bytes, key_bytes, projection_bytes, short_keys, stored_bytes
+from torchrec_pss.ops.quantize import element_bytes, kept_keys, key_bytes, projection_bytes, stored_bytes
 
 ALIGNMENT = 16  # elements; exact, prefix and hot regions and slices start at multiples of it
 _MAX_SLOTS = (1 << 32) - 1
@@ -114,8 +114,8 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
         )
     slices = {s.name: (0, shared) for s in shapes}
     by_name = sorted(shapes, key=lambda s: s.name)
-    if config.segments and least:
-        slices = _slices(by_name, shared)
+    if config.has_slices and least:
+        slices = _slices(by_name, shared, config.slices or {})
         shared = sum(numel for _, numel in slices.values())
     bases = _consecutive(shared, {s.name: s.prefix_numel for s in by_name})
     hot_first = shared + sum(s.prefix_numel for s in shapes)
@@ -125,7 +125,16 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     sign = config.sign is not False
     hot_keys = torch.cat([s.hot_keys for s in by_name])
     return ArrayLayout(
-        "mix64", config.seed, sign, shared + own, shared, itemsize, tuple(layouts), hot_keys, config.bits
+        "mix64",
+        config.seed,
+        sign,
+        shared + own,
+        shared,
+        itemsize,
+        tuple(layouts),
+        hot_keys,
+        config.bits,
+        config.has_short_keys,
     )
 
 
@@ -143,7 +152,7 @@ def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> No
             )
     if not tables:
         raise ValueError("at least one table is needed")
-    for field in ("exact", "width", "prefix", "hot", "counts"):
+    for field in ("exact", "width", "prefix", "hot", "slices", "counts"):
         value = getattr(config, field)
         named = value if isinstance(value, Mapping) or (field == "exact" and value != "auto") else ()
         for name in named:
@@ -168,13 +177,15 @@ def _consecutive(first: int, sizes: Mapping[str, int]) -> dict[str, int]:
     return dict(zip(sizes, accumulate(sizes.values(), initial=first), strict=False))
 
 
-def _slices(shapes: Sequence[_Shape], numel: int) -> dict[str, tuple[int, int]]:
-    """(first element, elements) of each table's slice of the shared region: all rows of small tables, and one cap of rows
-    for the others, the largest that fits."""
-    sharing = [s for s in shapes if s.shared_width]
-    most = max(s.config.num_embeddings for s in sharing)
-    cap = largest_fitting(1, most, lambda c: sum(s.slice_numel(c) for s in sharing) <= numel)
-    sizes = {s.name: s.slice_numel(cap) if s.shared_width else 0 for s in shapes}
+def _slices(shapes: Sequence[_Shape], numel: int, given: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """(first element, elements) of each table's slice of the shared region: those ``given``, and of what they leave, all rows of small
+    tables, and one cap of rows for the others, the largest that fits."""
+    sizes = {s.name: aligned(given[s.name]) if s.name in given and s.shared_width else 0 for s in shapes}
+    sharing = [s for s in shapes if s.shared_width and s.name not in given]
+    if sharing:
+        most, numel = max(s.config.num_embeddings for s in sharing), numel - sum(sizes.values())
+        cap = largest_fitting(1, most, lambda c: sum(s.slice_numel(c) for s in sharing) <= numel)
+        sizes |= {s.name: s.slice_numel(cap) for s in sharing}
     firsts = _consecutive(0, sizes)
     return {name: (firsts[name], sizes[name]) for name in sizes}
 
@@ -198,6 +209,8 @@ def _width(table: BaseEmbeddingConfig, config: PSSConfig, named_only: bool) -> i
 def _exact_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
     if config.hot and len(config.hot.get(table.name, ())):
         raise ValueError(f"table {table.name!r} is exact: it has no use for hot rows")
+    if table.name in (config.slices or {}):
+        raise ValueError(f"table {table.name!r} is exact: it has no use for a slice")
     width = _width(table, config, named_only=True)
     return _Shape(table, width, width, 1, _no_keys(), bool(config.bias))
 
@@ -228,11 +241,13 @@ def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tup
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
     if prefix:
         _check_ids(table, "hot", ids)
-    return short_keys(hot_keys_of(table_key(table.name, config.seed), ids), config.bits)
+    return kept_keys(hot_keys_of(table_key(table.name, config.seed), ids), config.has_short_keys)
 
 
 def _has_own_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> bool:
-    return any(isinstance(v, Mapping) and table.name in v for v in (config.width, config.prefix, config.hot))
+    return any(
+        isinstance(v, Mapping) and table.name in v for v in (config.width, config.prefix, config.hot, config.slices)
+    )
 
 
 def _exact_names(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> set[str]:
@@ -259,9 +274,11 @@ def _exact_names(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, items
 
 
 def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
-    """The smallest shared region: one row of the widest table, or with slices of every table."""
-    widths = [s.shared_width for s in shapes]
-    return sum(map(aligned, widths)) if config.segments else aligned(max(widths, default=0))
+    """The smallest shared region: one row of the widest table, or with slices those given, and one row of every other table."""
+    if config.has_slices:
+        given = config.slices or {}
+        return sum(aligned(given.get(s.name, s.shared_width)) for s in shapes if s.shared_width)
+    return aligned(max((s.shared_width for s in shapes), default=0))
 
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
@@ -275,7 +292,7 @@ def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> 
 def _bytes_beside(shapes: Sequence[_Shape], config: PSSConfig) -> int:
     """Of what is not in the array: projections and hot keys."""
     keys, numel = sum(len(s.hot_keys) for s in shapes), sum(s.projection_numel for s in shapes)
-    return projection_bytes(numel, config.bits) + key_bytes(keys, config.bits)
+    return projection_bytes(numel, config.bits) + key_bytes(keys, config.has_short_keys)
 
 
 def _place(

@@ -11,7 +11,7 @@ import torch
 from torchrec_pss.ops import FeatureColumn
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
-FORMAT_VERSION = 2  # of arrays of few bits 3
+FORMAT_VERSION = 2  # of arrays of few bits or short keys 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class ArrayLayout:
     tables: tuple[TableLayout, ...]
     hot_keys: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32), compare=False)
     bits: int = 32  # of a stored element; 32: it is stored as it is trained, in `itemsize` bytes
+    has_short_keys: bool = False
 
     @property
     def array_bytes(self) -> int:
@@ -96,7 +97,7 @@ class ArrayLayout:
         """What of the array a table has for itself: own elements, projection, keys of hot rows."""
         rows, columns = table.projection_shape
         own = self.stored_bytes(table.own_numel) + projection_bytes(rows * columns, self.bits)
-        return own + key_bytes(table.num_hot, self.bits)
+        return own + key_bytes(table.num_hot, self.has_short_keys)
 
     @property
     def projection_numel(self) -> int:
@@ -110,7 +111,7 @@ class ArrayLayout:
 
     @property
     def key_bytes(self) -> int:
-        return key_bytes(self.hot_keys.numel(), self.bits)
+        return key_bytes(self.hot_keys.numel(), self.has_short_keys)
 
     @cached_property
     def projection_places(self) -> dict[str, int]:
@@ -148,7 +149,7 @@ class ArrayLayout:
                 entry |= {"hot_drop": t.hot_drop} if t.hot_drop else {}
             tables[t.name] = entry
         return {
-            **({"format_version": FORMAT_VERSION} if self.bits == 32 else {"format_version": 3, "bits": self.bits}),
+            **self._version(),
             "hash": self.hash,
             "seed": self.seed,
             "sign": self.sign,
@@ -156,6 +157,12 @@ class ArrayLayout:
             "shared_numel": self.shared_numel,
             "tables": tables,
         }
+
+    def _version(self) -> dict:
+        """Of the format, with what version 2 has not."""
+        if self.bits < 32:
+            return {"format_version": 3, "bits": self.bits}
+        return {"format_version": 3, "short_keys": True} if self.has_short_keys else {"format_version": FORMAT_VERSION}
 
     def __str__(self) -> str:
         """The allocation as a table, one line a table."""
@@ -183,9 +190,10 @@ def describe_difference(
     """Names the first difference between two fingerprints, found ``where``; None where they agree."""
     there, here = where
     saved = _upgraded(saved)
-    bits = [found.get("bits", 32) for found in (saved, wanted)]
-    if bits[0] != bits[1]:
-        return f"bits is {bits[0]!r} {there} and {bits[1]!r} {here}"
+    for name, otherwise in (("bits", 32), ("short_keys", False)):
+        old, new = (found.get(name, otherwise) for found in (saved, wanted))
+        if old != new:
+            return f"{name} is {old!r} {there} and {new!r} {here}"
     for name in ("format_version", "hash", "seed", "sign"):
         if saved.get(name) != wanted[name]:
             return f"{name} is {saved.get(name)!r} {there} and {wanted[name]!r} {here}"

@@ -11,6 +11,8 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
+from torchrec_pss.modules.layout_objective import reads_of
+from torchrec_pss.modules.layout_search import Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
@@ -22,7 +24,7 @@ _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
 # and at most so much of the embedding_dim, which leaves every table a projection; but at least `_LEAST_WIDTH`, or so many times
 # the elements that the array has a row (at 2x, which was not measured, nothing is narrower).
 _MANY_READS, _MANY_READS_OF_ROWS = 200_000, 60_000
-_EXAMPLES_PER_COORDINATE = 5000
+_EXAMPLES_PER_COORDINATE = 6000
 _WIDTH_PER_DIM = 3 / 4
 _WIDTH_PER_OWN_ELEMENT = 2
 _FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
@@ -33,6 +35,7 @@ _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _EXACT_ALONE = 3  # exact coordinates a row from which on none are hashed beside them, before a dot product
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
+_ROUNDING = 16  # bytes that scales of parts of groups may take more
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
 
@@ -57,13 +60,17 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     if config.layout == "plain" or config.hash == "robe":
         return config
     check_tables(tables, config)
-    itemsize = cell_bytes(config.bits, itemsize)
+    itemsize_trained, itemsize = itemsize, cell_bytes(config.bits, itemsize)
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
     contiguous = config.exact == "auto" and stated == [None] * 3
     dims = [t.embedding_dim for t in tables]
     if contiguous and _exact_bytes(tables, max(dims), itemsize, False, config.bits) <= config.array_bytes:
         return replace(plain, exact=[t.name for t in tables])
+    if _may_search(config):
+        found = _searched(tables, config, itemsize_trained)
+        if found is not None:
+            return found
     plain = replace(
         plain,
         bias=config.head == "mlp" if config.bias is None else config.bias,
@@ -94,6 +101,54 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         share = _FEW_BYTES_HOT_SHARE if few_bytes_width else _HOT_SHARE
         plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize, share))
     return plain
+
+
+def _may_search(config: PSSConfig) -> bool:
+    stated = [
+        getattr(config, f)
+        for f in ("block_size", "sign", "exact_fraction", "width", "prefix", "hot", "segments", "slices", "bias")
+    ]
+    return (
+        config.layout == "auto"
+        and config.head == "mlp"
+        and bool(config.counts)
+        and stated == [None] * len(stated)
+        and config.exact in ("auto", ())
+    )
+
+
+def _searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
+    """The layout that resolves most (`torchrec_pss.modules.layout_search`); None where nothing fits."""
+    total = max(known.total for known in config.counts.values())
+    given = [
+        Table(
+            reads_of(config.counts.get(t.name), t.num_embeddings, total),
+            t.num_embeddings,
+            t.embedding_dim,
+            config.exact == "auto",
+            itemsize,
+        )
+        for t in tables
+    ]
+    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, _widest(tables, config))
+    if found is None:
+        return None
+    choices = dict(zip((t.name for t in tables), found[0], strict=True))
+    return replace(
+        config, layout="plain", counts=None, block_size=1, sign=False, segments=True, bias=True, short_keys=True,
+        exact=[n for n, c in choices.items() if c.is_exact],
+        width={n: c.width for n, c in choices.items()},
+        slices={n: c.slice_numel for n, c in choices.items() if not c.is_exact},
+        hot={n: np.sort(config.counts[n].ids[: c.hot]) for n, c in choices.items() if c.hot},
+    )  # fmt: skip
+
+
+def _widest(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
+    """That a row may be read: from few examples wide rows are learned by heart."""
+    dim, examples = max(t.embedding_dim for t in tables), _examples(config.counts)
+    if examples >= _MANY_READS:
+        return dim
+    return max(min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim)), min(_FEW_LEAST_WIDTH, dim), 1)
 
 
 def _exact_bytes(
@@ -236,7 +291,10 @@ def _hot_rows(
     left = min(share * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
     all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
     cost = np.concatenate(
-        [np.full(len(counts[t.name].counts), w + key_bytes(8, plain.bits) / 8 / float(itemsize)) for t, w in sharing]
+        [
+            np.full(len(counts[t.name].counts), w + key_bytes(8, plain.has_short_keys) / 8 / float(itemsize))
+            for t, w in sharing
+        ]
     )
     order = np.argsort(-all_counts, kind="stable")
     order = order[all_counts[order] >= _HOT_COUNT]

@@ -12,7 +12,7 @@ from torchrec_pss.ops.quantize import FEW_BITS
 from torchrec_pss.ranges import RANGES, SEED, checked, shown
 
 HASHES = ("mix64", "robe")
-LAYOUTS = ("auto", "plain")
+LAYOUTS = ("auto", "rules", "plain")
 HEADS = ("mlp", "dot")
 BITS = (32, *FEW_BITS)
 
@@ -28,7 +28,8 @@ class PSSConfig:
         array_bytes: budget in bytes, a whole number or text such as "10MB" or "1.5GiB", for everything that is learned or must be stored: the array, the projections of
             tables read narrower than their embedding_dim, and the keys of hot rows. Optimizer state is not counted.
         layout: "auto" picks what is None below from the tables, the budget and `counts`
-            (torchrec_pss.modules.auto_layout says how); "plain" takes PSS's own choices, those in brackets.
+            (torchrec_pss.modules.auto_layout says how); "rules" is what "auto" picked before it searched, for checkpoints of that
+            time; "plain" takes PSS's own choices, those in brackets.
         head: what follows the embeddings: "mlp" (interactions, an MLP) or "dot" (a dot product or attention's scores, where
             a row must have elements of its own to be told apart). Decides what "auto" chooses, and how projections start.
         block_size: Z, consecutive coordinates read from one hashed place; divides the shared coordinates of every shared
@@ -46,6 +47,9 @@ class PSSConfig:
         hot: by table name, ids whose shared coordinates are their own elements instead. [none]
         segments: whether each table hashes into a slice of the shared region of its own, so that rows meet only rows of
             their table, instead of all tables into all of it. [False]
+        slices: by table name, elements of its slice, rounded up to a multiple of 16; the other tables divide what is left. [none]
+        short_keys: whether keys of hot rows are kept in some 11 bits instead of 32, so that one other id in 256 to 512 takes a hot
+            row's place (docs/hashing.md, section 6). [True beside elements of few bits]
         bias: whether a projection has a bias: a learned vector of the table that every row's embedding includes. [False]
             "auto" takes True for ``head="mlp"``; say True before a plain dot product, where nothing else can
             learn that an item is popular.
@@ -72,6 +76,8 @@ class PSSConfig:
     prefix: int | Mapping[str, int] | None = None
     hot: Mapping[str, Sequence[int]] | None = None
     segments: bool | None = None
+    slices: Mapping[str, int] | None = None
+    short_keys: bool | None = None
     bias: bool | None = None
     counts: Mapping[str, IdCounts] | None = None
     bits: int = 32
@@ -83,7 +89,7 @@ class PSSConfig:
                 raise ValueError(f"{field} must be one of {allowed}, got {shown(getattr(self, field))}")
         if type(self.bits) is not int or self.bits not in BITS:
             raise ValueError(f"bits must be one of {BITS}, got {shown(self.bits)}")
-        for field in ("sign", "segments", "bias"):
+        for field in ("sign", "segments", "short_keys", "bias"):
             if not isinstance(getattr(self, field), bool | None):
                 raise ValueError(f"{field} must be True, False or None, got {shown(getattr(self, field))}")
         self._set(
@@ -94,6 +100,12 @@ class PSSConfig:
             if getattr(self, field) is not None:
                 self._set(**{field: checked(field, getattr(self, field))})
         self._set(width=_by_table("width", self.width), prefix=_by_table("prefix", self.prefix))
+        if self.slices is not None:
+            self._set(slices=_by_table("slices", _mapping("slices", self.slices)))
+            if self.segments is False:
+                raise ValueError("slices are given, and segments=False says that there are none")
+        if self.short_keys is False and self.bits != 32:
+            raise ValueError(f"short_keys=False: beside elements of {self.bits} bits keys are short")
         if self.hot is not None:
             self._set(
                 hot={t: whole_numbers(f"hot of table {t!r}", ids) for t, ids in _mapping("hot", self.hot).items()}
@@ -101,7 +113,7 @@ class PSSConfig:
         if self.counts is not None:
             self._set(counts=checked_counts(self.counts))
         if self.hash == "robe":
-            given = self.width is not None or self.prefix not in (None, 0) or self.hot or self.segments or self.bias
+            given = self.width is not None or self.prefix not in (None, 0) or self.hot or self.has_slices or self.bias
             if given or self.exact not in ("auto", ()) or self.bits != 32:
                 raise ValueError(
                     'hash="robe" has no exact tables, widths, prefixes, hot rows, segments, bias or few bits'
@@ -110,6 +122,15 @@ class PSSConfig:
     def _set(self, **values: object) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def has_short_keys(self) -> bool:
+        return bool(self.short_keys) or self.bits != 32
+
+    @property
+    def has_slices(self) -> bool:
+        """Whether each table hashes into a slice of its own."""
+        return bool(self.segments) or self.slices is not None
 
     def to_json(self) -> str:
         """The config as JSON, one line; hot ids and counts as lists of numbers."""

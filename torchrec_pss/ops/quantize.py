@@ -37,17 +37,17 @@ def projection_bytes(numel: int, bits: int) -> int:
     return stored_bytes(numel, 32 if bits == 32 else PROJECTION_BITS)
 
 
-def key_bytes(number: int, bits: int) -> int:
-    """Of so many keys of hot rows. Beside elements of few bits a table's ``H`` keys are the upper `KEY_BITS` + log2 H bits of the hash, of which
-    the first ``log2 H`` take two when all are in order (Elias and Fano)."""
-    return 4 * number if bits == 32 else -(-11 * number // 8)
+def key_bytes(number: int, short: bool) -> int:
+    """Of so many keys of hot rows. Of ``H`` short ones a table has the upper `KEY_BITS` + log2 H bits of the hash, of which the first
+    ``log2 H`` take two when all are in order (Elias and Fano)."""
+    return -(-11 * number // 8) if short else 4 * number
 
 
-def short_keys(keys: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+def kept_keys(keys: torch.Tensor, short: bool) -> tuple[torch.Tensor, int]:
     """A table's keys as they are kept, ascending and each once, and the lower bits that they are without. How many are left says how long
     they may be: `key_bytes` has no room for the upper bits of more."""
     keys, drop = keys.unique(), 0
-    while bits < 32 and len(keys) and drop < (needed := 33 - KEY_BITS - len(keys).bit_length()):
+    while short and len(keys) and drop < (needed := 33 - KEY_BITS - len(keys).bit_length()):
         keys, drop = shortened(keys, needed).unique(), needed
     return keys, drop
 

@@ -1,0 +1,140 @@
+"""`search`: widths, hot rows, exact tables and slices of all tables that together resolve most in so many bytes.
+
+Given a price of a byte, the best choice of a table does not depend on the others: the search is for the price at which all fit, and then
+for what the bytes that are left over buy. Choices are made alike for alike counts, whatever the tables' order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchrec_pss.modules.allocation import aligned, cell_bytes
+from torchrec_pss.modules.layout_objective import Reads, kept_by_bits, shares, sketched, told
+from torchrec_pss.ops.quantize import key_bytes, projection_bytes
+
+_WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # and D
+_SLICES_PER_DOUBLING = 4
+_KEYS = 1024  # that are counted together, for no part of a byte
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a choice is made of.
+
+    Attributes:
+        reads: of its ids.
+        rows, dim: of the full table.
+        may_be_exact: its ids are its rows.
+        itemsize: bytes of an element while it is trained.
+    """
+
+    reads: Reads
+    rows: int
+    dim: int
+    may_be_exact: bool
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Of a table. ``hot`` ids have elements of their own: 0 of an exact table, where all have."""
+
+    width: int
+    hot: int
+    slice_numel: int
+    is_exact: bool
+
+
+class _Choices:
+    """All choices of one table that no other beats at fewer bytes, from the cheapest to the dearest."""
+
+    def __init__(self, table: Table, bits: int, bias: bool, widest: int) -> None:
+        widths = [w for w in _WIDTHS if w < table.dim and w <= widest] + [table.dim] * (table.dim <= widest)
+        cell, key = float(cell_bytes(bits, table.itemsize)), key_bytes(_KEYS, True) / _KEYS
+        of = table.reads
+        hot = np.concatenate([[0.0], np.cumsum(of.ids)]).astype(np.int64)[: of.counted + 1]
+        slices = _slice_sizes(int(of.ids.sum()), widths[-1])
+        shares_left = _Sharing(of, slices)
+        gains, costs, whats = [], [], []
+        for width in widths:
+            projection = projection_bytes((width + bias) * table.dim, bits) if width < table.dim else 0
+            own, shared = shares_left.told(width, table.dim)
+            elements = -(-(hot * width)[:, None] // 16) * 16 + slices
+            gains.append((own[: of.counted + 1, None] + shared[: of.counted + 1]).ravel())
+            costs.append((elements * cell + key * hot[:, None] + projection).ravel())
+            grid = np.meshgrid(width, hot, slices, 0, indexing="ij")
+            whats.append(np.stack([g.ravel() for g in grid], 1))
+            if table.may_be_exact:
+                gains.append(own[-1:])
+                costs.append(np.array([aligned(table.rows * width) * cell + projection]))
+                whats.append(np.array([[width, 0, 0, 1]]))
+        gain, cost, what = np.concatenate(gains), np.concatenate(costs), np.concatenate(whats)
+        order = np.lexsort((-gain, cost))
+        gain, cost, what = gain[order], cost[order], what[order]
+        better = np.concatenate([[True], gain[1:] > np.maximum.accumulate(gain)[:-1]])
+        self.gains = gain[better] * (kept_by_bits(bits) * of.weight / of.total if of.total else 0.0)
+        self.costs, self._whats = cost[better], what[better]
+
+    def __getitem__(self, number: int) -> Choice:
+        width, hot, slice_numel, is_exact = self._whats[number].tolist()
+        return Choice(width, hot, slice_numel, bool(is_exact))
+
+
+def _slice_sizes(ids: int, widest: int) -> np.ndarray:
+    """From the least to one in which every id would have its own elements."""
+    most = max(aligned(ids * widest), 16)
+    number = max(int(np.log2(most / 16) * _SLICES_PER_DOUBLING), 0) + 1
+    return np.unique(-(-np.geomspace(16, most, number).astype(np.int64) // 16) * 16)
+
+
+class _Sharing:
+    """What a table's rows tell when the most frequent groups are hot and the others share a slice."""
+
+    def __init__(self, of: Reads, slices: np.ndarray) -> None:
+        self._of = of
+        left = np.cumsum((of.reads * of.ids)[::-1])[::-1]
+        self._alone = left[:, None] / slices  # ``[groups, slices]``
+        self._sketched = np.stack([sketched(of.reads[g:], of.ids[g:], slices) for g in range(len(of.ids))])
+
+    def told(self, width: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """By so many coordinates: ``[groups + 1]`` of hot rows, if so many groups are hot; ``[groups + 1, slices]`` of the others."""
+        of, number = self._of, len(self._of.ids)
+        own, shared = np.zeros(number + 1), np.zeros((number + 1, self._alone.shape[1]))
+        load = self._sketched * (1 - 1 / width) + self._alone / width
+        for share, coordinates in zip(shares(dim), (1, width - 1), strict=True):
+            own[1:] += coordinates * np.cumsum(told(of.reads, share, 0.0) * of.ids)
+            for g in range(number):
+                shared[g] += coordinates * (of.ids[g:] @ told(of.reads[g:, None], share, load[g]))
+        return own, shared
+
+
+def search(
+    tables: Sequence[Table], array_bytes: int, bits: int, bias: bool, widest: int
+) -> tuple[list[Choice], float] | None:
+    """A choice for each table, read at most ``widest`` wide, and what all resolve, as a sum of tables' weighed shares; None where
+    nothing fits."""
+    all_choices = [_Choices(table, bits, bias, widest) for table in tables]
+    if sum(c.costs[0] for c in all_choices) > array_bytes:
+        return None
+
+    def at(price: float) -> list[int]:
+        return [int(np.argmax(c.gains - price * c.costs)) for c in all_choices]
+
+    def cost(numbers: list[int]) -> float:
+        return sum(float(c.costs[i]) for c, i in zip(all_choices, numbers, strict=True))
+
+    low, high = 1e-18, 1e3  # of a byte; at the higher one the cheapest choices are taken
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if cost(at(middle)) <= array_bytes else (middle, high)
+    numbers = at(high)
+    while True:
+        left = array_bytes - cost(numbers)
+        best = max(((c.gains[j] - c.gains[i], -t, j) for t, (c, i) in enumerate(zip(all_choices, numbers, strict=True))
+                    if (j := int(np.searchsorted(c.costs, c.costs[i] + left, "right")) - 1) > i), default=None)  # fmt: skip
+        if best is None or best[0] <= 0:
+            break
+        numbers[-best[1]] = best[2]
+    choices = [c[i] for c, i in zip(all_choices, numbers, strict=True)]
+    return choices, sum(float(c.gains[i]) for c, i in zip(all_choices, numbers, strict=True))
