@@ -1,46 +1,61 @@
 """What few bits cost: ``python -m benchmarks.bench_bits [--json FILE]``.
 
-Kaggle's 26 tables at the default layout, one id a bag; arrays of as many elements in 32 and in 8, 4 and 2 bits. A forward, and a step of
-forward, backward and Adam (torch's fused one) on array and projections, in turn; medians, and the ratio to 32 bits. One thread.
+To train: Kaggle's 26 tables at the default layout, one id a bag; arrays of as many elements in 32 and in 8, 4 and 2 bits. A forward, and a step of
+forward, backward and Adam (torch's fused one) on array and projections. One thread.
+
+To read: the lookup alone, in codes and scales that are there already, in each case of ``bench_lookup --quick``, on the case's threads.
+
+All in turn; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from tqdm import tqdm
 
-from benchmarks.lookup_cases import MB, Case, draw_ids
+from benchmarks.bench_lookup import keep_freed_memory, rows_of
+from benchmarks.lookup_cases import MB, QUICK, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.ops import PoolingMode, lookup
+from torchrec_pss.ops.packed import lookup_packed, pack
 from torchrec_pss.whole_file import write_json
 
 BITS = (32, 8, 4, 2)
 ARRAYS = (MB, 10 * MB, 40 * MB)  # bytes in fp32
 CASE = Case("kaggle", "default", MB, 16, 4096, 1, "power_law", 1)
+_WARM_UP = 3  # calls, or turns
+_TURN = 0.01  # seconds that a side reads for when it is its turn
+_BATCHES = 4
+_TABLE_GIB = 2.5  # to which bench_lookup scales its tables down
+
+Calls = dict[tuple[int, str], Callable[[int], object]]  # by bits and part; of the batch with that number
 
 
 def of_bits(like: PSSEmbeddingBagCollection, bits: int) -> PSSEmbeddingBagCollection:
     """The same layout, in elements of other bits: as many of them, or some bytes' more."""
+    if bits == 32:
+        return like
     config, layout = like.config, replace(like.layout, bits=bits)
     tables: list[EmbeddingBagConfig] = like.embedding_bag_configs()
     return PSSEmbeddingBagCollection(tables, config=replace(config, bits=bits, array_bytes=layout.embedding_bytes))
 
 
-def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[str, Callable[[], None]]:
+def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[str, Callable[[int], object]]:
     optimizer = torch.optim.Adam(ebc.parameters(), fused=True)
 
-    def forward() -> None:
+    def forward(_: int) -> None:
         with torch.no_grad():
             ebc(batch)
 
-    def step() -> None:
+    def step(_: int) -> None:
         optimizer.zero_grad()
         ebc(batch).values().backward(grad)
         optimizer.step()
@@ -48,41 +63,98 @@ def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[
     return {"forward": forward, "step": step}
 
 
-def measure(array_bytes: int, repeats: int) -> list[dict]:
+def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
+    """The lookup of a collection's features and nothing beside it, of elements as they are stored."""
+    bits, numel = ebc.config.bits, ebc.layout.numel
+    given = ebc._arguments(range(len(ebc.layout.tables)), PoolingMode.SUM)
+    if "projections" in given:
+        given["projections"] = given["projections"].detach()
+    array = ebc.array.detach()
+    codes, scales = (None, None) if bits == 32 else pack(array, bits)
+
+    def read(number: int) -> torch.Tensor:
+        ids = {"indices": batches[number].values(), "offsets": batches[number].offsets()}
+        if bits == 32:
+            return lookup(array, **ids, **given)
+        return lookup_packed(codes, scales, numel=numel, bits=bits, **ids, **given)
+
+    return read
+
+
+def medians(calls: Calls, repeats: int, turn: float, busy: bool) -> dict[tuple[int, str], float]:
+    """Seconds of each call, in turn; of a turn of that many seconds, the mean, after one call that leaves its own in the caches."""
+    seconds: dict[tuple[int, str], list[float]] = {key: [] for key in calls}
+    number_of = dict.fromkeys(calls, 1)
+    clock = time.process_time if busy else time.perf_counter
+    for repeat in range(repeats + _WARM_UP):
+        for key, call in calls.items():
+            if turn:
+                call(0)
+            start = clock()
+            for number in range(number_of[key]):
+                call((number + 1) % _BATCHES)
+            spent = (clock() - start) / number_of[key]
+            number_of[key] = max(1, int(turn / spent))
+            if repeat >= _WARM_UP:
+                seconds[key].append(spent)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _lines(median: dict[tuple[int, str], float], **of_all) -> list[dict]:
+    return [
+        of_all | {"bits": bits, "part": part, "milliseconds": 1e3 * spent, "ratio": spent / median[32, part]}
+        for (bits, part), spent in median.items()
+    ]
+
+
+def measure(array_bytes: int, repeats: int, busy: bool = False) -> list[dict]:
+    """To train."""
+    torch.set_num_threads(CASE.threads)
     case = replace(CASE, array_bytes=array_bytes)
     rows = list(KAGGLE_NUM_EMBEDDINGS)
     batch = batch_of(case, draw_ids(rows, case.batch_size, case.ids))
     grad = torch.randn(case.batch_size, len(rows) * case.embedding_dim)
     wide = collection(case, rows)
-    made = {bits: wide if bits == 32 else of_bits(wide, bits) for bits in BITS}
+    made = {bits: of_bits(wide, bits) for bits in BITS}
     calls = {(bits, part): call for bits, ebc in made.items() for part, call in steps_of(ebc, batch, grad).items()}
-    seconds: dict[tuple, list[float]] = {key: [] for key in calls}
-    for number in range(repeats + 3):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if number >= 3:
-                seconds[key].append(time.perf_counter() - start)
-    median = {key: statistics.median(values) for key, values in seconds.items()}
-    return [
-        {
-            "elements": made[bits].layout.numel, "bits": bits, "part": part, "milliseconds": 1e3 * median[bits, part],
-            "ratio": median[bits, part] / median[32, part],
-        }
-        for bits, part in calls
-    ]  # fmt: skip
+    return [line | {"elements": made[line["bits"]].layout.numel} for line in _lines(medians(calls, repeats, 0, busy))]
+
+
+@torch.no_grad()
+def measure_read(case: Case, repeats: int, busy: bool = False, table_gib: float = _TABLE_GIB) -> list[dict]:
+    """To read."""
+    case = replace(case, threads=1) if busy else case
+    torch.set_num_threads(case.threads)
+    rows = rows_of(case, table_gib)
+    number = case.batch_size * case.ids_per_bag
+    batches = [batch_of(case, draw_ids(rows, number, case.ids, seed)) for seed in range(2, 2 + _BATCHES)]
+    wide = collection(case, rows)
+    calls = {(bits, "read"): read_of(of_bits(wide, bits), batches) for bits in BITS}
+    return _lines(medians(calls, repeats, _TURN, busy), elements=wide.layout.numel, **asdict(case))
 
 
 def main() -> None:
+    keep_freed_memory("benchmarks.bench_bits")
     parser = Parser(prog="python -m benchmarks.bench_bits", description=__doc__.split("\n")[0])
     add_number(parser, "--repeats", default=30, help="of each call")
+    parser.add_argument("--busy", action="store_true", help="others use the machine: one thread, time of the processor")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/bench_bits.json"))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    found = [line for array_bytes in tqdm(ARRAYS) for line in measure(array_bytes, args.repeats)]
+    cases = [c for c in QUICK if not args.busy or replace(c, threads=1) not in QUICK or c.threads == 1]
+    found = {
+        "busy": args.busy,
+        "train": [line for array_bytes in tqdm(ARRAYS) for line in measure(array_bytes, args.repeats, args.busy)],
+    }
     print("| elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|")
-    for line in found:
+    for line in found["train"]:
         print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {ratio:.2f} |".format(**line))
+    found["read"] = [line for case in tqdm(cases) for line in measure_read(case, args.repeats, args.busy)]
+    print("| case | elements | bits | ms | of 32 bits |\n|---|---|---|---|---|")
+    for line in found["read"]:
+        print(
+            "| {tables} {layout}, D {embedding_dim}, B {batch_size} x {ids_per_bag}, {ids}, {threads} thr. | {elements:,} | {bits} | "
+            "{milliseconds:.2f} | {ratio:.2f} |".format(**line)
+        )
     write_json(args.json, found)
 
 

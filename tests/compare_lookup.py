@@ -1,4 +1,4 @@
-"""The CPU kernel against the reference on random configurations: output, every gradient, and every fused update.
+"""The CPU kernel against the reference on random configurations: output, every gradient, and every fused update; and of packed elements.
 
     python tests/compare_lookup.py --number 10000 [--first 0]
 
@@ -69,8 +69,11 @@ def main() -> None:
     os.environ.setdefault("TORCHREC_PSS_PARALLEL_ELEMENTS", "16384")  # threads share the work of small cases too
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built")
+    from test_packed_lookup import compare as compare_packed  # after the environment
+
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
         compare(seed)
+        compare_packed(seed)
         refuse(seed)
     print(f"{args.number} configurations equal the reference ({torchrec_pss.__file__})")
 

@@ -20,13 +20,14 @@ from triton.compiler import ASTSource
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
+from torchrec_pss.ops.triton.pack import pack_kernel
 from torchrec_pss.ops.triton.rows import SIZES
 from torchrec_pss.ops.triton.tiling import Tiling, backward_tiling, forward_tiling, projection_tiling
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
 _POINTERS = {
-    "array": "*fp32", "metadata": "*i64", "hot_keys": "*i32", "projections": "*fp32", "indices": "*i64", "offsets": "*i64",
+    "array": "*fp32", "group_scales": "*bf16", "codes": "*u8", "scales": "*i16", "metadata": "*i64", "hot_keys": "*i32", "projections": "*fp32", "indices": "*i64", "offsets": "*i64",
     "weights": "*fp32", "out": "*fp32", "read": "*fp32", "numbers": "*i32", "fine": "*i32", "grad": "*fp32", "grad_array": "*fp32",
     "places": "*fp32", "contributions": "*fp32", "partials": "*fp32", "grad_weights": "*fp32", "sink": "*fp32",
     "state": "*fp32", "second": "*fp32",
@@ -34,6 +35,7 @@ _POINTERS = {
 _COMMON = {
     "VEC": 4, "UNITS": 4, "DIM": 16, "PROJECTED": True, "HASHED": True, "HOT": False, "CHECKED": False, "ALIGNED": True,
     "POOLING": 0, "WEIGHTED": False, "HASH": 0, "SIGN": True, "NARROW": True, "SORTED": False,
+    "BITS": 32,
 }  # fmt: skip
 # What a layout makes of the kernels: blocks of 4 elements, the default layout's single ones, and reads at full width.
 LAYOUTS = {
@@ -90,6 +92,17 @@ def main() -> None:
                 launch = ProjectionLaunch(launch.vec * launch.units, launch.dim, True, None)
                 own = constants | {"WIDTH": launch.width}
                 report.append(describe(projection_kernel, own, projection_tiling(launch), capability, layout))
+        for bits in (4, 3):
+            constants = _COMMON | {"BITS": bits, "WEIGHTED": True}
+            launch = Launch(**{f.name: constants.get(f.name.upper()) for f in fields(Launch)})
+            report.append(
+                describe(forward_kernel, constants, forward_tiling(launch), capability, f"{bits} bits", "*u8")
+            )
+            report.append(
+                describe(backward_kernel, constants, backward_tiling(launch), capability, f"{bits} bits", "*u8")
+            )
+            constants = {"FACTOR": 1 / (2 ** (bits - 1) - 0.5), "BITS": bits, "G": 32}
+            report.append(describe(pack_kernel, constants, None, capability, f"{bits} bits"))
         for kind in UpdateKind:
             for array in ("*fp32", "*bf16"):
                 constants = {"KIND": kind.value, "ALIGNED": True, "BLOCK": 1024}

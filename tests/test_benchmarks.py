@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -48,3 +49,11 @@ def test_bits_are_compared_at_as_many_elements():
     assert {line["bits"] for line in found} == set(bench_bits.BITS)
     elements = [line["elements"] for line in found]
     assert max(elements) < 1.02 * min(elements) and all(line["ratio"] > 0 for line in found)
+
+
+def test_packed_elements_are_read_in_the_cases_of_the_lookup():
+    from benchmarks import bench_bits
+
+    case = replace(bench_bits.CASE, array_bytes=300_000, batch_size=32)
+    found = bench_bits.measure_read(case, 1, table_gib=0.001)
+    assert [line["bits"] for line in found] == list(bench_bits.BITS) and all(line["ratio"] > 0 for line in found)

@@ -16,7 +16,7 @@ from lookup_cases import of_backward, random_case
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
-from torchrec_pss.ops import FeatureColumn, PoolingMode, reference  # noqa: E402
+from torchrec_pss.ops import FeatureColumn, PoolingMode, few_bits, packed, reference  # noqa: E402
 from torchrec_pss.ops.triton import lookup as ours  # noqa: E402
 from torchrec_pss.ops.triton.launches import plan  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
@@ -116,6 +116,41 @@ def test_the_same_bits_by_sorting(by_sorting):
         assert torch.equal(first[0], second[0])
 
 
+def test_packed_elements_have_the_references_bits_and_read_the_same():
+    for bits in few_bits.FEW_BITS:
+        for numel in (0, 1, 63, 65, 3000):
+            array = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+            array[: numel // 3] = 0
+            found = ours.pack(array.to(DEVICE), bits)
+            for actual, expected in zip(found, packed.pack_reference(array, bits), strict=True):
+                assert torch.equal(actual.cpu(), expected)
+    bad = torch.tensor([1.0, float("nan")])
+    assert torch.equal(ours.pack(bad.to(DEVICE), 4)[1].cpu().isnan(), torch.tensor([True]))
+
+
+def test_packed_lookups_equal_those_in_fp32(by_sorting):
+    """By sorting, so that gradients are added up in one order."""
+    for seed, case in small_cases(60, most_indices=150):
+        bits = few_bits.FEW_BITS[seed % 4]
+        codes, scales = packed.pack_reference(case["array"].float(), bits)
+        numel = len(case["array"])
+        values = packed.unpack_reference(codes, scales, numel, bits)
+        if case["array"].dtype == torch.float64:
+            case = case | {
+                n: None if case[n] is None else case[n].float() for n in ("projections", "per_sample_weights")
+            }
+        there = on_device(case | {"array": values})
+        arguments, behind = list(there.values())[1:], list(of_backward(there).values())[1:]
+        elements = codes.to(DEVICE), scales.to(DEVICE)
+        out, saved = ours.lookup_packed(*elements, None, numel, bits, *arguments)
+        wide_out, wide_saved = ours.lookup(there["array"], *arguments)
+        assert torch.equal(out, wide_out)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+        found = ours.lookup_packed_backward(grad, saved, *elements, numel, bits, *behind)
+        wide = ours.lookup_backward(grad, wide_saved, there["array"], *behind)
+        assert all(torch.equal(actual, expected) for actual, expected in zip(found, wide, strict=True))
+
+
 def test_metadata_that_leaves_the_array_is_refused():
     case = on_device(next(c for _, c in small_cases(40) if c["array"].dtype == torch.float32 and len(c["indices"])))
     with pytest.raises(ValueError, match="add up to|must all have width"):
@@ -170,6 +205,7 @@ def test_compiled_for_sm_80_and_sm_90_without_local_memory(compiled):
         "backward_kernel",
         "projection_kernel",
         "update_kernel",
+        "pack_kernel",
     }
     for report in compiled:
         assert report["STACK"] == 0 and report["LOCAL"] == 0 and report["REG"] <= 255, report

@@ -21,6 +21,7 @@ from torchrec_pss.modules.tracing import TracedLookup
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup, gradient_only
+from torchrec_pss.ops.packed import lookup_trained
 from torchrec_pss.ops.quantize import PROJECTION_BITS, quantize
 from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
@@ -147,23 +148,17 @@ class SharedArrayModule(nn.Module):
         ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
         arguments = self._arguments(positions, pooling)
         try:
-            read = self._reader()(
-                self._elements(), indices=ids, offsets=offsets, per_sample_weights=weights, **arguments
-            )
+            read = self._reader()(self.array, indices=ids, offsets=offsets, per_sample_weights=weights, **arguments)
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, features, tables, self._layout.hash) from error
         return read.to(self.output_dtype)
 
-    def _elements(self) -> torch.Tensor:
-        """The array as it is read."""
-        return self.array if self._config.bits == 32 else quantize(self.array, self._config.bits)
-
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
         self._refuse_ddp()
-        if not self.array.requires_grad:
-            return lookup
+        if self._config.bits < 32 or not self.array.requires_grad:
+            return self._plain_reader()
         if self._step_in_backward is not None:
             return partial(fused_lookup, update=self._step_in_backward.of_lookup())
         is_half = self.array.dtype in (torch.float16, torch.bfloat16)
@@ -183,6 +178,10 @@ class SharedArrayModule(nn.Module):
                 stacklevel=5,
             )
         return lookup
+
+    def _plain_reader(self) -> Callable[..., torch.Tensor]:
+        """The lookup in the array as it is read, with its gradient."""
+        return lookup if self._config.bits == 32 else partial(lookup_trained, bits=self._config.bits)
 
     def _refuse_ddp(self) -> None:
         """That takes an optimizer in backward from a parameter, or makes it step before gradients are reduced."""
@@ -266,7 +265,7 @@ class SharedArrayModule(nn.Module):
         """
         _, position = self._table(table)
         try:
-            return self._read_rows(self._elements(), ids, self._arguments([position], PoolingMode.SUM))
+            return self._read_rows(self.array, ids, self._arguments([position], PoolingMode.SUM), self._plain_reader())
         except IndexError as error:
             raise IndexError(str(error).replace("feature 0", f"table {table!r}")) from error
 
@@ -299,10 +298,12 @@ class SharedArrayModule(nn.Module):
                 return layout, self._table_of_feature.index(number)
         raise ValueError(f"no table {name!r}; there are {[t.name for t in self._layout.tables]}")
 
-    def _read_rows(self, array: torch.Tensor, ids: torch.Tensor, arguments: dict) -> torch.Tensor:
+    def _read_rows(
+        self, array: torch.Tensor, ids: torch.Tensor, arguments: dict, reader: Callable[..., torch.Tensor] = lookup
+    ) -> torch.Tensor:
         """One bag an id."""
         offsets = torch.arange(len(ids) + 1, device=ids.device)
-        return lookup(array, indices=ids, offsets=offsets, **arguments)
+        return reader(array, indices=ids, offsets=offsets, **arguments)
 
     def step_in_backward(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Has backward take the optimizer's steps on the array, which then gets no gradient; None undoes it.

@@ -68,11 +68,17 @@ class TracedLookup(nn.Module):
             matrices = torch.ops.torchrec_pss.quantize(matrices, self.projection_bits)
         features, hot_keys = self.features.to(array.device), self.hot_keys.to(array.device)
         weights = None if weights is None else weights.to(dtype)
-        array = array if self.bits == 32 else torch.ops.torchrec_pss.quantize(array, self.bits)
-        read, _ = torch.ops.torchrec_pss.lookup(
-            array, features, hot_keys, matrices, ids, offsets, weights, self.total_width, self.read_width, self.pooling_mode,
-            self.hash_kind, self.sign,
-        )  # fmt: skip
+        if self.bits < 32:
+            codes, scales = torch.ops.torchrec_pss.pack(array, self.bits)
+            read, _ = torch.ops.torchrec_pss.lookup_packed(
+                codes, scales, array, array.numel(), self.bits, features, hot_keys, matrices, ids, offsets, weights, self.total_width,
+                self.read_width, self.pooling_mode, self.hash_kind, self.sign,
+            )  # fmt: skip
+        else:
+            read, _ = torch.ops.torchrec_pss.lookup(
+                array, features, hot_keys, matrices, ids, offsets, weights, self.total_width, self.read_width, self.pooling_mode,
+                self.hash_kind, self.sign,
+            )  # fmt: skip
         return read.to(self.output_dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TracedLookup":

@@ -38,8 +38,16 @@ _library.define(
     "-> (Tensor, Tensor)",
 )
 
-# Of an array whose elements have few bits, what is read: ops/quantize.py.
-_library.define("quantize(Tensor array, int bits) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+# Of an array whose elements have few bits, what is read: in fp32 (ops/quantize.py), or as it is stored, and the lookup in that
+# (ops/packed.py); `array` takes the gradient.
+_PACKED = _ARGUMENTS.replace("Tensor array, ", "Tensor codes, Tensor scales, {array}SymInt numel, int bits, ")
+for _schema in (
+    "quantize(Tensor array, int bits) -> Tensor",
+    "pack(Tensor array, int bits) -> (Tensor, Tensor)",
+    f"lookup_packed({_PACKED.format(array='Tensor? array, ', extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor[])",
+    f"lookup_packed_backward(Tensor grad, Tensor[] saved, {_PACKED.format(array='', extra='')}) -> (Tensor, Tensor, Tensor)",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 try:
     importlib.import_module("torchrec_pss._C")
@@ -124,7 +132,7 @@ def lookup(
 
 
 @torch.library.register_fake("torchrec_pss::lookup")
-def _(
+def _fake_lookup(
     array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     check_devices(array, features, hot_keys, projections, indices, offsets, weights)

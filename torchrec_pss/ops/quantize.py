@@ -10,11 +10,11 @@ from fractions import Fraction
 import torch
 
 from torchrec_pss.ops.arguments import refuse_forward_mode
+from torchrec_pss.ops.few_bits import FEW_BITS as FEW_BITS
+from torchrec_pss.ops.few_bits import GROUP, check_trained
 from torchrec_pss.ops.hashing import shortened
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
 
-GROUP = 64  # elements
-FEW_BITS = (8, 4, 3, 2)
 SCALE_BYTES = 2  # bf16
 PROJECTION_BITS = 8
 KEY_BITS = 9  # that a key has beyond those that number the keys
@@ -92,10 +92,7 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
         ValueError: other bits, or an array that is no fp32 vector.
         NotImplementedError: the array has a forward-mode derivative, which the op would drop.
     """
-    if bits not in FEW_BITS:
-        raise ValueError(f"bits must be one of {FEW_BITS}, got {bits}")
-    if array.dim() != 1 or array.dtype != torch.float32:
-        raise ValueError(f"array must be an fp32 vector, got {array.dtype} {tuple(array.shape)}")
+    check_trained(array, bits)
     refuse_forward_mode(array)
     return torch.ops.torchrec_pss.quantize(array, bits)
 

@@ -58,8 +58,8 @@ void add_gradient(
   add_blocks<kShared>(tile, grad, stride, sink, sink_scale, share);
 }
 
-template <typename T, typename Acc>
-PSS_INLINE Acc dot(const T* values, const Acc* grad, int64_t length) {
+template <typename Source, typename Acc>
+PSS_INLINE Acc dot(Source values, const Acc* grad, int64_t length) {
   Acc sum = 0;
   for (int64_t j = 0; j < length; ++j) {
     sum += static_cast<Acc>(values[j]) * grad[j];
@@ -67,8 +67,23 @@ PSS_INLINE Acc dot(const T* values, const Acc* grad, int64_t length) {
   return sum;
 }
 
-template <typename T, typename Acc>
-void weight_gradient(const Tile<Acc>& tile, const T* array, const Acc* grad, int64_t stride, Acc* to) {
+template <typename Acc>
+PSS_INLINE Acc dot(Packed values, const Acc* grad, int64_t length) {
+  Acc sum = 0;
+  each_run<Acc>(
+      length,
+      [&](int64_t j, auto tag) __attribute__((always_inline)) {
+        constexpr int n = LanesOf<decltype(tag)>::kCount;
+        Acc made[n];
+        store(made, load<n, Acc>(values + j));
+        sum += dot(static_cast<const Acc*>(made), grad + j, n);
+      },
+      [&](int64_t j) __attribute__((always_inline)) { sum += values[j] * grad[j]; });
+  return sum;
+}
+
+template <typename Source, typename Acc>
+void weight_gradient(const Tile<Acc>& tile, Source array, const Acc* grad, int64_t stride, Acc* to) {
   const FeatureWork& f = tile.f;
   Acc sums[kTileIds];
   for (int64_t k = 0; k < tile.size; ++k) {

@@ -9,19 +9,35 @@
 
 namespace torchrec_pss {
 
+Elements::Elements(const at::Tensor& array_) : array(array_.contiguous()), numel(array_.numel()), type(array_.scalar_type()) {
+  TORCH_CHECK_VALUE(
+      array_.dim() == 1 && array_.is_floating_point(), "array must be a floating-point vector, got ", type, " ", array_.sizes());
+}
+
+Elements::Elements(const at::Tensor& codes_, const at::Tensor& scales_, int64_t numel_, int64_t bits_)
+    : codes(codes_.contiguous()), scales(scales_.contiguous()), numel(numel_), bits(bits_), type(at::kFloat) {
+  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be 8, 4, 3 or 2, got ", bits);
+  TORCH_CHECK_VALUE(numel >= 0 && numel < int64_t(1) << 48, "numel must be from 0 to 2^48, got ", numel);
+  const int64_t groups = (numel + kGroup - 1) / kGroup, bytes = groups * (kGroup / 8) * bits + kCodesBehind;
+  TORCH_CHECK_VALUE(
+      codes.dim() == 1 && codes.scalar_type() == at::kByte && codes.device().is_cpu() && codes.numel() >= bytes,
+      "codes must be a uint8 vector of at least ", bytes, " bytes for ", numel, " elements of ", bits, " bits, got ", codes.scalar_type(), " ",
+      codes.sizes());
+  TORCH_CHECK_VALUE(
+      scales.dim() == 1 && scales.scalar_type() == at::kBFloat16 && scales.device().is_cpu() && scales.numel() == groups,
+      "scales must be bf16 [", groups, "] for ", numel, " elements, got ", scales.scalar_type(), " ", scales.sizes());
+}
+
 // ops/arguments.py has the same rules, for those who do not call the op itself.
 static void check_arguments(
-    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
+    const Elements& elements, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
     const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& weights, int64_t pooling_mode,
     int64_t hash) {
-  const at::ScalarType accumulator = array.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType accumulator = elements.type == at::kDouble ? at::kDouble : at::kFloat;
   const auto is = [](const at::Tensor& tensor, int64_t dim, at::ScalarType type) {
     return tensor.dim() == dim && tensor.scalar_type() == type && tensor.device().is_cpu();
   };
   const auto is_integers = [&](const at::Tensor& t) { return is(t, 1, at::kInt) || is(t, 1, at::kLong); };
-  TORCH_CHECK_VALUE(
-      array.dim() == 1 && array.is_floating_point(), "array must be a floating-point vector, got ", array.scalar_type(), " ",
-      array.sizes());
   TORCH_CHECK_VALUE(
       is(features, 2, at::kLong) && features.size(1) == kNumColumns, "features must be int64 [F, ", int64_t(kNumColumns), "], got ",
       features.scalar_type(), " ", features.sizes());
@@ -48,13 +64,13 @@ static void check_arguments(
 }
 
 Inputs::Inputs(
-    const at::Tensor& array_, const at::Tensor& feature_rows, const at::Tensor& hot_keys_,
+    const Elements& elements_, const at::Tensor& feature_rows, const at::Tensor& hot_keys_,
     const at::Tensor& projections_, const at::Tensor& indices_, const at::Tensor& offsets_,
     const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
     bool sign)
-    : array(array_.contiguous()), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
+    : elements(elements_), hot_keys(hot_keys_.contiguous()), projections(projections_.contiguous()),
       indices(indices_.contiguous()), num_indices(indices_.numel()) {
-  check_arguments(array_, feature_rows, hot_keys_, projections_, indices_, offsets_, per_sample_weights, pooling_mode, hash);
+  check_arguments(elements, feature_rows, hot_keys_, projections_, indices_, offsets_, per_sample_weights, pooling_mode, hash);
   if (per_sample_weights) {
     weights = per_sample_weights->contiguous();
   }
@@ -74,8 +90,8 @@ Inputs::Inputs(
   problem.pooling_mode = static_cast<int>(pooling_mode);
   problem.hash = static_cast<int>(hash);
   problem.sign = sign;
-  problem.numel = array.numel();
-  problem.prefetch = array.nbytes() > (1 << 19);
+  problem.numel = elements.numel;
+  problem.prefetch = elements.nbytes() > kNearBytes;
   check_features();
   lay_out(total_width);
   lay_out_reads();
@@ -160,7 +176,7 @@ static bool is_layout(const Feature& f, int64_t numel, int64_t num_hot, bool rob
 }
 
 void Inputs::check_features() const {
-  const int64_t numel = array.numel(), num_projected = projections.numel();
+  const int64_t numel = elements.numel, num_projected = projections.numel();
   for (int64_t i = 0; i < num_features(); ++i) {
     const FeatureWork& f = features[i];
     TORCH_CHECK_VALUE(

@@ -1,5 +1,6 @@
 // The kernels of one instruction set. Included once for each, which PSS_ISA names; no include guard.
 #include "lanes.h"
+#include "packed_lanes.h"
 #include "gemm.h"
 #include "tile.h"
 #include "distinct.h"
@@ -8,6 +9,7 @@
 #include "backward.h"
 #include "update.h"
 #include "quantize.h"
+#include "pack.h"
 
 namespace torchrec_pss {
 namespace PSS_ISA {
@@ -15,7 +17,10 @@ namespace PSS_ISA {
 template <typename T, typename Acc>
 constexpr KernelsOf<T, Acc> kKernelsOf{forward<T, Acc>, prepare<T, Acc>, add<T, Acc>, apply<T, Acc>, apply_to_all<T, Acc>};
 
-const Kernels kKernels = {kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>, quantize};
+constexpr KernelsOf<Code, float> kPackedKernels{forward<Code, float>, prepare<Code, float>, add<Code, float>, nullptr, nullptr};
+
+const Kernels kKernels = {
+    kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>, kPackedKernels, quantize, pack};
 
 } // namespace PSS_ISA
 } // namespace torchrec_pss

@@ -15,6 +15,8 @@
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys)), _mm256_set1_epi32(key)))) | \
       256)
 #define PSS_STREAM(to, v) _mm512_stream_ps(to, (__m512)(v))
+#define PSS_WIDEN_BYTES(from) _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))
+#define PSS_WIDEN_16_BYTES(from) _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))
 #include "kernels.h"
 #pragma GCC pop_options
 

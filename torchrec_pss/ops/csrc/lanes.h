@@ -52,6 +52,9 @@ struct Lanes {
   }
 };
 
+template <int n, typename Acc>
+PSS_INLINE Lanes<Acc, n> load(const Packed& from); // packed_lanes.h
+
 template <int n, typename Acc, typename T>
 PSS_INLINE Lanes<Acc, n> load(const T* from) {
   Lanes<Acc, n> v;
@@ -128,8 +131,8 @@ struct LanesOf<Lanes<Acc, n>> {
 };
 
 // to[0 .. length) = or += factor * from[0 .. length)
-template <bool kAssign, typename T, typename Acc>
-PSS_INLINE void add_run(Acc* to, const T* from, int64_t length, Acc factor) {
+template <bool kAssign, typename Source, typename Acc>
+PSS_INLINE void add_run(Acc* to, Source from, int64_t length, Acc factor) {
   const auto one = [&](int64_t j) __attribute__((always_inline)) {
     const Acc value = factor * static_cast<Acc>(from[j]);
     to[j] = kAssign ? value : to[j] + value;

@@ -1,4 +1,4 @@
-// CPU implementation of torchrec_pss::lookup and torchrec_pss::lookup_backward.
+// CPU implementation of torchrec_pss::lookup and torchrec_pss::lookup_backward, and of their kin for packed elements.
 //
 // The schema and the checks that need no data stand in torchrec_pss/ops/lookup.py; the meaning of every argument, and the
 // results to reproduce, in torchrec_pss/ops/reference.py. No index tensor is written: addresses are computed, tile by tile,
@@ -143,6 +143,16 @@ bool is_worth_threads(const Inputs& inputs) {
   return inputs.num_indices * (p.out_stride / widths) >= least;
 }
 
+Packed packed_of(const Elements& elements) {
+  Packed packed;
+  packed.codes = elements.codes.const_data_ptr<uint8_t>();
+  packed.scales = reinterpret_cast<const uint16_t*>(elements.scales.const_data_ptr<at::BFloat16>());
+  packed.bits = elements.bits;
+  packed.mask = (1U << elements.bits) - 1;
+  packed.middle = static_cast<float>(1 << (elements.bits - 1)) - 0.5F;
+  return packed;
+}
+
 // Calls run(kernels, tensors) for the array's element type.
 template <typename Run>
 void dispatch(const Inputs& inputs, Run&& run) {
@@ -150,12 +160,19 @@ void dispatch(const Inputs& inputs, Run&& run) {
     using T = decltype(element);
     using Acc = decltype(accumulator);
     Tensors<T, Acc> tensors;
-    tensors.array = inputs.array.const_data_ptr<T>();
+    if constexpr (std::is_same_v<T, Code>) {
+      tensors.array = packed_of(inputs.elements);
+    } else {
+      tensors.array = inputs.elements.array.const_data_ptr<T>();
+    }
     tensors.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<Acc>() : nullptr;
     tensors.projections = inputs.projections.const_data_ptr<Acc>();
     run(kernels_of, tensors);
   };
-  switch (inputs.array.scalar_type()) {
+  if (inputs.elements.is_packed()) {
+    return with(best_kernels().packed, Code{}, float{});
+  }
+  switch (inputs.elements.type) {
     case at::kFloat:
       return with(best_kernels().fp32, float{}, float{});
     case at::kDouble:
@@ -165,28 +182,23 @@ void dispatch(const Inputs& inputs, Run&& run) {
     case at::kBFloat16:
       return with(best_kernels().bf16, c10::BFloat16{}, float{});
     default:
-      TORCH_CHECK_TYPE(false, "the array must be fp32, fp16, bf16 or fp64, got ", inputs.array.scalar_type());
+      TORCH_CHECK_TYPE(false, "the array must be fp32, fp16, bf16 or fp64, got ", inputs.elements.type);
   }
 }
 
-std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_cpu(
-    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
-    const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights,
-    int64_t total_width, int64_t read_width, int64_t pooling_mode, int64_t hash, bool sign) {
-  const Inputs inputs(
-      array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash,
-      sign);
+// The output, and what backward needs.
+std::tuple<at::Tensor, std::vector<at::Tensor>> forward(const Inputs& inputs, int64_t total_width, int64_t read_width) {
   TORCH_CHECK_VALUE(
       read_width == inputs.read_width(), "read_width is ", read_width, ", but the projected features are read ",
       inputs.read_width(), " columns wide");
   Problem problem = inputs.problem;
   problem.stream = inputs.rows() * total_width > kStreamed;
-  const auto options = array.options().dtype(inputs.accumulator());
+  const auto options = inputs.projections.options();
   const at::Tensor out = at::empty({inputs.rows(), total_width}, options);
   std::vector<Rows> tasks = chunks_of(inputs);
   longest_first(inputs, tasks, [](const Rows& rows) { return rows.feature; });
   const at::Tensor reads = at::empty({inputs.rows(), read_width}, options);
-  const at::Tensor numbers = at::empty({inputs.num_indices}, indices.options().dtype(at::kInt));
+  const at::Tensor numbers = at::empty({inputs.num_indices}, options.dtype(at::kInt));
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
     tensors.out = out.template mutable_data_ptr<Acc>();
@@ -197,6 +209,28 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_cpu(
     });
   });
   return {out, {reads, numbers}};
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_cpu(
+    const at::Tensor& array, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections,
+    const at::Tensor& indices, const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights,
+    int64_t total_width, int64_t read_width, int64_t pooling_mode, int64_t hash, bool sign) {
+  const Inputs inputs(
+      array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash,
+      sign);
+  return forward(inputs, total_width, read_width);
+}
+
+// The array, which takes the gradient alone, is not read.
+std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_packed_cpu(
+    const at::Tensor& codes, const at::Tensor& scales, const std::optional<at::Tensor>&, int64_t numel, int64_t bits,
+    const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices,
+    const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t read_width,
+    int64_t pooling_mode, int64_t hash, bool sign) {
+  const Inputs inputs(
+      Elements(codes, scales, numel, bits), features, hot_keys, projections, indices, offsets, per_sample_weights, total_width,
+      pooling_mode, hash, sign);
+  return forward(inputs, total_width, read_width);
 }
 
 // Elements that the gradients of a chunk's rows take: one for each distinct id, or, if those are not told apart, for each row that is
@@ -308,9 +342,11 @@ Gradients backward(
     add_projections(inputs, tensors.grad_projections, gradients.projections.template mutable_data_ptr<Acc>());
     bool apply = fused.update.kind != kNoUpdate && !fused.moves_all();
     tensors.sink = sink.template mutable_data_ptr<Acc>();
+    if constexpr (!std::is_same_v<T, Code>) {
+      tensors.updated = fused.array.defined() ? fused.array.template mutable_data_ptr<T>() : nullptr;
+    }
     if (fused.update.kind != kNoUpdate) {
       tensors.update = fused.update;
-      tensors.updated = fused.array.template mutable_data_ptr<T>();
       tensors.state = fused.state.defined() ? fused.state.template mutable_data_ptr<Acc>() : nullptr;
       tensors.second = fused.second.defined() ? fused.second.template mutable_data_ptr<Acc>() : nullptr;
     }
@@ -362,6 +398,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
   return {sink.to(array.scalar_type()), gradients.projections, gradients.weights};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_packed_backward_cpu(
+    const at::Tensor& grad, at::TensorList saved, const at::Tensor& codes, const at::Tensor& scales, int64_t numel, int64_t bits,
+    const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices,
+    const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign) {
+  Inputs inputs(
+      Elements(codes, scales, numel, bits), features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1),
+      pooling_mode, hash, sign);
+  const at::Tensor sink = at::zeros({numel}, projections.options());
+  inputs.problem.prefetch = static_cast<int64_t>(sink.nbytes()) > kNearBytes; // what is added to is larger than what was read
+  const Gradients gradients = backward(inputs, grad, saved, sink, {});
+  return {sink, gradients.projections, gradients.weights};
+}
+
 std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
     const at::Tensor& grad, at::TensorList saved, at::Tensor array, at::Tensor sink,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
@@ -402,6 +451,25 @@ at::Tensor quantize_cpu(const at::Tensor& array, int64_t bits) {
   return to;
 }
 
+// ops/packed.py: `pack`.
+std::tuple<at::Tensor, at::Tensor> pack_cpu(const at::Tensor& array, int64_t bits) {
+  TORCH_CHECK_VALUE(
+      array.dim() == 1 && array.scalar_type() == at::kFloat, "array must be an fp32 vector, got ", array.scalar_type(), " ", array.sizes());
+  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be 8, 4, 3 or 2, got ", bits);
+  const at::Tensor from = array.contiguous();
+  const int64_t groups = (from.numel() + kGroup - 1) / kGroup, bytes = groups * (kGroup / 8) * bits;
+  const at::Tensor codes = at::empty({bytes + kCodesBehind}, from.options().dtype(at::kByte));
+  const at::Tensor scales = at::empty({groups}, from.options().dtype(at::kBFloat16));
+  uint8_t* const to = codes.mutable_data_ptr<uint8_t>();
+  const auto scale_bits = reinterpret_cast<uint16_t*>(scales.mutable_data_ptr<at::BFloat16>());
+  const float half = static_cast<float>(1 << (bits - 1)), factor = static_cast<float>(1 / (half - 0.5));
+  at::parallel_for(0, groups, kUpdateGrain / kGroup, [&](int64_t first, int64_t last) {
+    best_kernels().pack(from.const_data_ptr<float>(), from.numel(), bits, factor, half, first, last, to, scale_bits);
+  });
+  std::fill_n(to + bytes, kCodesBehind, uint8_t(0));
+  return {codes, scales};
+}
+
 } // namespace
 
 TORCH_LIBRARY_IMPL(torchrec_pss, CPU, m) {
@@ -409,6 +477,9 @@ TORCH_LIBRARY_IMPL(torchrec_pss, CPU, m) {
   m.impl("lookup_backward", lookup_backward_cpu);
   m.impl("lookup_backward_update_", lookup_backward_update_cpu);
   m.impl("quantize", quantize_cpu);
+  m.impl("pack", pack_cpu);
+  m.impl("lookup_packed", lookup_packed_cpu);
+  m.impl("lookup_packed_backward", lookup_packed_backward_cpu);
 }
 
 } // namespace torchrec_pss

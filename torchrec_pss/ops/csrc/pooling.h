@@ -52,9 +52,9 @@ PSS_INLINE BadId each_tile(const RowTile<Acc>& rows, Tile<Acc>& tile, const Acc*
 
 // Rows of one index each, whose coordinates and bias fit one register of `n` numbers, and lie in the array one after another: of hot
 // rows, or of exact tables. `to` has room for the register, and what of it is no coordinate becomes the bias and zeros.
-template <int n, typename T, typename Acc, typename Address>
+template <int n, typename Source, typename Acc, typename Address>
 PSS_INLINE void assign_whole_rows(
-    const Tile<Acc>& tile, int64_t count, const T* array, Acc* to, int64_t stride, Address&& address_of) {
+    const Tile<Acc>& tile, int64_t count, Source array, Acc* to, int64_t stride, Address&& address_of) {
   const FeatureWork& f = tile.f;
   Acc keep[n], rest[n];
   for (int j = 0; j < n; ++j) {
@@ -81,9 +81,33 @@ struct Place {
   int64_t index, address;
 };
 
+// Packed elements in hashed blocks of one, or of four that lie within a group: calls visit(c, j, values, length) for runs of the c-th cold index'
+// coordinates, from `j` on, made of them with their signs. False, and nothing done, for other elements or blocks.
+template <typename Source, typename Acc, typename Visit>
+PSS_INLINE bool each_packed_run(const Tile<Acc>& tile, Source array, Visit&& visit) {
+  if constexpr (kIsPacked<Source>) {
+    const FeatureWork& f = tile.f;
+    if (!array.has_words(f.block, f.first) || tile.problem.hash == kRobe) {
+      return false;
+    }
+    const int64_t n = tile.num_cold, blocks = f.num_blocks();
+    Acc values[kMostRows * kMostEach * 4];
+    for (int64_t b = 0; n > 0 && b < blocks; b += kMostEach) {
+      const int64_t each = b + kMostEach < blocks ? kMostEach : blocks - b, length = each * f.block;
+      const int64_t* const addresses = tile.addresses.data + b * n;
+      f.block == 1 ? load_blocks<1>(array, addresses, n, each, values) : load_blocks<4>(array, addresses, n, each, values);
+      for (int64_t c = 0; c < n; ++c) {
+        visit(c, f.prefix + b * f.block, values + c * length, length);
+      }
+    }
+    return true;
+  }
+  return false;
+}
+
 // Rows of one index each.
-template <typename T, typename Acc>
-void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
+template <typename Source, typename Acc>
+void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
   const FeatureWork& f = tile.f;
   const int64_t width = f.width + f.bias, own = f.width - f.prefix;
   const auto exact = [&](int64_t k) { return Place{k, f.base + tile.id[k] * f.prefix}; };
@@ -104,7 +128,11 @@ void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride)
       add_run<true>(to + tile.row[k] * stride + f.prefix, array + tile.own[h], own, tile.factor[k]);
     }
   }
-  for (int64_t c = 0; c < tile.num_cold; ++c) {
+  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
+    const int64_t k = tile.cold[c];
+    add_run<true>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
+  });
+  for (int64_t c = 0; !made && c < tile.num_cold; ++c) {
     const int64_t k = tile.cold[c];
     Acc* const row = to + tile.row[k] * stride;
     each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
@@ -120,9 +148,9 @@ void assign_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride)
 }
 
 // Sums over the indices [first, last) of one row: to[j] += their factors times what lies `length` long at their addresses.
-template <typename T, typename Acc, typename Address>
+template <typename Source, typename Acc, typename Address>
 PSS_INLINE void add_sum(
-    Acc* to, const T* array, int64_t length, int64_t first, int64_t last, Address&& address_and_factor) {
+    Acc* to, Source array, int64_t length, int64_t first, int64_t last, Address&& address_and_factor) {
   each_run<Acc>(
       length,
       [&](int64_t j, auto tag) __attribute__((always_inline)) {
@@ -159,8 +187,8 @@ PSS_INLINE void each_row(int64_t count, Row&& row_of, Visit&& visit) {
 }
 
 // Rows of several indices: a row's sum stays in a register over its indices.
-template <typename T, typename Acc>
-void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
+template <typename Source, typename Acc>
+void add_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
   const FeatureWork& f = tile.f;
   if (f.prefix > 0 || f.bias) {
     const auto row_of = [&](int64_t k) { return tile.row[k]; };
@@ -183,7 +211,11 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
   });
   const int64_t blocks = f.num_blocks(), n = tile.num_cold;
   const auto row_of_cold = [&](int64_t c) { return tile.row[tile.cold[c]]; };
-  each_row(n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
+  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
+    const int64_t k = tile.cold[c];
+    add_run<false>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
+  });
+  each_row(made ? 0 : n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
     const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t* const address = tile.addresses.data + b * n;
@@ -201,9 +233,9 @@ void add_tile(const Tile<Acc>& tile, const T* array, Acc* to, int64_t stride) {
 
 // Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`, with their weights or null; tile.row
 // counts from `first`. The next tile is located, and what it has in `fetched` fetched, before a tile is visited.
-template <int kWrite, typename Acc, typename T, typename Visit>
+template <int kWrite, typename Acc, typename Source, typename Visit>
 PSS_INLINE BadId each_id_tile(
-    const Problem& p, const FeatureWork& f, const int64_t* ids, const Acc* weights, int64_t count, const T* fetched, Visit&& visit) {
+    const Problem& p, const FeatureWork& f, const int64_t* ids, const Acc* weights, int64_t count, Source fetched, Visit&& visit) {
   Problem of_ids = p;
   of_ids.indices = ids;
   of_ids.narrow_indices = false;

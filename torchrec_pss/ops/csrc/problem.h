@@ -9,6 +9,7 @@
 #include <c10/util/Half.h>
 
 #include "hashing.h"
+#include "packed.h"
 
 namespace torchrec_pss {
 
@@ -68,10 +69,10 @@ struct Update {
   double correction2 = 1;
 };
 
-// Tensors of one element type `T` and its accumulator `Acc` (float, or double for double).
+// Tensors of one element type `T`, `Code` of packed elements, and its accumulator `Acc` (float, or double for double).
 template <typename T, typename Acc>
 struct Tensors {
-  const T* array = nullptr;
+  typename SourceOf<T>::Type array{}; // or packed elements
   const Acc* weights = nullptr; // of the indices, or null
   const Acc* projections = nullptr;
   Acc* out = nullptr;
@@ -141,7 +142,9 @@ using ApplyToAll = void (*)(const Tensors<T, Acc>&, int64_t first, int64_t last)
 // Of an array of few bits, groups [first, last) of kGroup elements, as they are read: largest element times `factor` is a group's scale, levels
 // go from `-half` to `half - 1`, and a half.
 using Quantize = void (*)(const float* from, float* to, int64_t numel, float factor, float half, int64_t first, int64_t last);
-constexpr int64_t kGroup = 64;
+// The same groups packed: codes, and scales as the bits of bf16.
+using Pack = void (*)(
+    const float* from, int64_t numel, int64_t bits, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales);
 
 constexpr int64_t kTileRows = 64;
 
@@ -160,7 +163,9 @@ struct Kernels {
   KernelsOf<float, float> fp32;
   KernelsOf<c10::Half, float> fp16;
   KernelsOf<c10::BFloat16, float> bf16;
+  KernelsOf<Code, float> packed; // that steps nothing
   Quantize quantize;
+  Pack pack;
 };
 
 } // namespace torchrec_pss

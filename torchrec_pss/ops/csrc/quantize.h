@@ -5,21 +5,20 @@ namespace PSS_ISA {
 
 // bf16 of `value`, rounded to even, as fp32; not below the smallest normal number.
 PSS_INLINE float rounded_scale(float value) {
+  constexpr uint32_t kSmallest = 0x00800000U;
   uint32_t bits;
   __builtin_memcpy(&bits, &value, sizeof bits);
-  if (value != value) {
-    return value;
-  }
   bits = (bits + 0x7FFFU + (bits >> 16 & 1U)) & 0xFFFF0000U;
-  constexpr uint32_t kSmallest = 0x00800000U;
   bits = bits < kSmallest ? kSmallest : bits;
-  __builtin_memcpy(&value, &bits, sizeof bits);
-  return value;
+  float rounded;
+  __builtin_memcpy(&rounded, &bits, sizeof rounded);
+  return value == value ? rounded : value;
 }
 
-PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, float factor, float half) {
+// The largest of a group's elements.
+PSS_INLINE float amplitude_of(const float* from) {
   int32_t largest = 0; // numbers without their sign are in the order of their bits, NaN above all
-  for (int64_t i = 0; i < length; ++i) {
+  for (int64_t i = 0; i < kGroup; ++i) {
     int32_t bits;
     __builtin_memcpy(&bits, from + i, sizeof bits);
     bits &= 0x7FFFFFFF;
@@ -27,26 +26,77 @@ PSS_INLINE void quantize_group(const float* from, float* to, int64_t length, flo
   }
   float amplitude;
   __builtin_memcpy(&amplitude, &largest, sizeof amplitude);
-  const float scale = rounded_scale(amplitude * factor), inverse = 1 / scale;
-  for (int64_t i = 0; i < length; ++i) {
-    float level = from[i] * inverse;
-    level = level > -half ? level : -half; // a NaN too: the scale is one then
-    level = level < half - 0.5F ? level : half - 0.5F;
-    float below = static_cast<float>(static_cast<int32_t>(level));
-    below -= level < below ? 1.0F : 0.0F;
-    to[i] = (below + 0.5F) * scale;
+  return amplitude;
+}
+
+struct Scale {
+  float value, inverse;
+};
+
+// Registers by name, for what a compiler makes of the comparisons differs. Calls visit(i, q) for a group's whole numbers from the i-th on.
+typedef float Floats __attribute__((vector_size(PSS_REGISTER_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(PSS_REGISTER_BYTES)));
+constexpr int64_t kFloats = PSS_REGISTER_BYTES / sizeof(float);
+
+template <typename Visit>
+PSS_INLINE void each_level(const float* from, Scale scale, float half, Visit&& visit) {
+  const Floats least = -half - Floats{}, most = half - 0.5F - Floats{};
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kGroup; i += kFloats) {
+    Floats level;
+    __builtin_memcpy(&level, from + i, sizeof level);
+    level *= scale.inverse;
+    level = level > least ? level : least; // a NaN too: the scale is one then
+    level = level < most ? level : most;
+    const Ints whole = __builtin_convertvector(level, Ints); // towards zero
+    visit(i, whole + (level < __builtin_convertvector(whole, Floats)));
+  }
+}
+
+PSS_INLINE void quantize_group(const float* from, float* to, Scale scale, float half) {
+  each_level(from, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
+    const Floats value = (__builtin_convertvector(q, Floats) + 0.5F) * scale.value;
+    __builtin_memcpy(to + i, &value, sizeof value);
+  });
+}
+
+// Calls visit(group, elements, scale) for groups [first, last), a shorter one with zeros behind. Of some groups the scales are found first: one
+// after the other each would wait for its division.
+template <typename Visit>
+PSS_INLINE void each_group(const float* from, int64_t numel, float factor, int64_t first, int64_t last, Visit&& visit) {
+  constexpr int64_t kAtOnce = 16;
+  for (int64_t group = first; group < last; group += kAtOnce) {
+    const int64_t count = group + kAtOnce < last ? kAtOnce : last - group;
+    const int64_t whole = (group + count) * kGroup <= numel ? count : count - 1; // but for the array's last group
+    float last_group[kGroup] = {};
+    float scales[kAtOnce] = {}, inverses[kAtOnce];
+    if (whole < count) {
+      __builtin_memcpy(last_group, from + (group + whole) * kGroup, (numel - (group + whole) * kGroup) * sizeof(float));
+    }
+    const auto elements_of = [&](int64_t g) { return g < whole ? from + (group + g) * kGroup : static_cast<const float*>(last_group); };
+    for (int64_t g = 0; g < count; ++g) {
+      scales[g] = amplitude_of(elements_of(g));
+    }
+    for (int64_t g = 0; g < kAtOnce; ++g) {
+      scales[g] = rounded_scale(scales[g] * factor);
+      inverses[g] = 1 / scales[g];
+    }
+    for (int64_t g = 0; g < count; ++g) {
+      visit(group + g, elements_of(g), Scale{scales[g], inverses[g]});
+    }
   }
 }
 
 void quantize(const float* from, float* to, int64_t numel, float factor, float half, int64_t first, int64_t last) {
-  for (int64_t group = first; group < last; ++group) {
+  each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, Scale scale) __attribute__((always_inline)) {
     const int64_t at = group * kGroup;
     if (at + kGroup <= numel) {
-      quantize_group(from + at, to + at, kGroup, factor, half);
-    } else {
-      quantize_group(from + at, to + at, numel - at, factor, half);
+      return quantize_group(elements, to + at, scale, half);
     }
-  }
+    float some[kGroup];
+    quantize_group(elements, some, scale, half);
+    __builtin_memcpy(to + at, some, (numel - at) * sizeof(float));
+  });
 }
 
 } // namespace PSS_ISA

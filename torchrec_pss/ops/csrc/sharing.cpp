@@ -29,7 +29,7 @@ std::vector<Region> regions_of(const Inputs& inputs) {
     const int64_t own = f.width - f.prefix;
     add({f.base, f.base + f.rows * f.prefix, f.prefix, i, false});
     if (own > 0 && inputs.problem.hash == kRobe) {
-      add({0, inputs.array.numel(), 0, i, false});
+      add({0, inputs.elements.numel, 0, i, false});
     } else if (own > 0) {
       add({f.first, f.first + f.slots * f.block, f.block, i, true});
       add({f.hot_base, f.hot_base + f.num_hot() * own, own, i, false});

@@ -105,12 +105,20 @@ struct Tile {
   }
 
   // Fetches what the tile reads of an array that no near cache holds, so that misses overlap; `kWrite` takes it from other cores.
-  template <int kWrite, typename T>
-  void prefetch(const T* array) const {
-    constexpr int64_t line = 64 / sizeof(T);
+  template <int kWrite, typename Source>
+  void prefetch(Source array) const {
     const auto fetch = [&](int64_t address, int64_t length) {
-      for (int64_t j = 0; j < length; j += line) {
-        __builtin_prefetch(array + address + j, kWrite);
+      if constexpr (kIsPacked<Source>) {
+        const int64_t begin = address * array.bits >> 3, end = (address + length - 1) * array.bits >> 3;
+        for (int64_t j = begin; j <= end; j += 64) {
+          __builtin_prefetch(array.codes + j, kWrite);
+        }
+        __builtin_prefetch(array.scales + (address >> kGroupBits), kWrite);
+      } else {
+        constexpr int64_t line = 64 / sizeof(*array);
+        for (int64_t j = 0; j < length; j += line) {
+          __builtin_prefetch(array + address + j, kWrite);
+        }
       }
     };
     for (int64_t k = 0; f.prefix > 0 && k < size; ++k) {
@@ -119,7 +127,11 @@ struct Tile {
     for (int64_t h = 0; h < num_hot; ++h) {
       fetch(own[h], f.width - f.prefix);
     }
-    const int64_t runs = num_cold * f.num_blocks();
+    bool loaded_apart = false; // many misses overlap then without this
+    if constexpr (kIsPacked<Source>) {
+      loaded_apart = array.has_words(f.block, f.first);
+    }
+    const int64_t runs = loaded_apart ? 0 : num_cold * f.num_blocks();
     for (int64_t r = 0; r < runs; ++r) {
       const int64_t a = addresses.data[r];
       fetch(a ^ (a >> 63), f.block);

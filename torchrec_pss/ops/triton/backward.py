@@ -10,6 +10,7 @@ from torchrec_pss.ops.triton.columns import (
     PROJECTION,
     output_columns,
 )
+from torchrec_pss.ops.triton.elements import load_units
 from torchrec_pss.ops.triton.reads import load_read, matrix_rows, with_bias
 from torchrec_pss.ops.triton.rows import MEAN, SIZES, ids_at, index_scale, row_range, tile_rows
 
@@ -18,6 +19,7 @@ from torchrec_pss.ops.triton.rows import MEAN, SIZES, ids_at, index_scale, row_r
 def backward_kernel(
     grad,
     array,
+    group_scales,
     metadata,
     numbers,
     projections,
@@ -48,6 +50,7 @@ def backward_kernel(
     HASH: tl.constexpr,
     SIGN: tl.constexpr,
     NARROW: tl.constexpr,
+    BITS: tl.constexpr,
     SORTED: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -97,7 +100,7 @@ def backward_kernel(
         else:
             tl.atomic_add(grad_array + element, step, mask=there[:, :, None], sem="relaxed")
         if WEIGHTED:
-            values = tl.load(array + element, mask=there[:, :, None], other=0.0).to(tl.float32)
+            values = load_units(array, group_scales, place, there, VEC, BITS)
             products = values * grad_units * sign[:, :, None]
             total = tl.sum(tl.sum(products, axis=2), axis=1) + bias
             if POOLING == MEAN:

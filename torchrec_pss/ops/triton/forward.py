@@ -5,6 +5,7 @@ import triton.language as tl
 
 from torchrec_pss.ops.triton.addresses import hot_numbers, row_units
 from torchrec_pss.ops.triton.columns import COLUMNS, PROJECTION, output_columns
+from torchrec_pss.ops.triton.elements import load_units
 from torchrec_pss.ops.triton.reads import matrix_rows, store_read, with_bias
 from torchrec_pss.ops.triton.rows import SIZES, ids_at, index_scale, tile_rows
 
@@ -12,6 +13,7 @@ from torchrec_pss.ops.triton.rows import SIZES, ids_at, index_scale, tile_rows
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     array,
+    group_scales,
     metadata,
     hot_keys,
     projections,
@@ -41,6 +43,7 @@ def forward_kernel(
     HASH: tl.constexpr,
     SIGN: tl.constexpr,
     NARROW: tl.constexpr,
+    BITS: tl.constexpr,
 ):
     """One program: ``T`` rows of one feature. Programs beside each other serve the features of one tile, whose outputs are neighbours."""
     feature = metadata + tl.program_id(0) % num_features * COLUMNS
@@ -61,8 +64,7 @@ def forward_kernel(
         if CHECKED:
             bad = here & (valid == 0)
             tl.store(fine + tl.zeros_like(ids), 0, mask=bad)
-        element = array + (place * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
-        values = tl.load(element, mask=there[:, :, None], other=0.0).to(tl.float32)
+        values = load_units(array, group_scales, place, there, VEC, BITS)
         scale = index_scale(weights, index, here, length, POOLING, WEIGHTED)
         pooled += values * (sign * scale[:, None])[:, :, None]
         scales += scale

@@ -8,11 +8,15 @@ Gradients are added up in the order in which they come, unless ``torch.use_deter
 sorted by place first (`index_put_`), and the same inputs give the same bits. fp64 arrays go through the reference.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments
 from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
+from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
+from torchrec_pss.ops.triton import pack as pack_kernels
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import launch
@@ -28,6 +32,25 @@ _MOST_PARTIALS = 128  # of a projection's gradient
 _fine: dict[torch.device, torch.Tensor] = {}
 
 
+class _Elements(NamedTuple):
+    """What is read: an array, or codes and the scales of groups; ``like`` has the array's size and dtype."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    like: torch.Tensor
+    bits: int
+
+    @classmethod
+    def of(cls, array: torch.Tensor) -> "_Elements":
+        array = array.contiguous()
+        return cls(array, array, array, 32)
+
+    @classmethod
+    def packed(cls, codes: torch.Tensor, scales: torch.Tensor, numel: int, bits: int) -> "_Elements":
+        like = torch.empty(numel, dtype=torch.float32, device="meta")
+        return cls(codes.contiguous(), scales.contiguous(), like, bits)
+
+
 def lookup(
     array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
     pooling_mode, hash, sign,
@@ -39,23 +62,69 @@ def lookup(
             array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
             pooling_mode, hash, sign,
         )  # fmt: skip
+    return _forward(
+        _Elements.of(array), features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
+        pooling_mode, hash, sign,
+    )  # fmt: skip
+
+
+def pack(array, bits):
+    """See `torchrec_pss.ops.packed.pack`."""
+    check_trained(array, bits)
+    codes = array.new_empty(code_bytes(array.numel(), bits), dtype=torch.uint8)
+    codes[-CODES_BEHIND:].zero_()
+    scales = array.new_empty(-(-array.numel() // GROUP), dtype=torch.bfloat16)
+    pack_kernels.pack(array, codes, scales, bits)
+    return codes, scales
+
+
+def lookup_packed(
+    codes, scales, array, numel, bits, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width,
+    read_width, pooling_mode, hash, sign,
+):  # fmt: skip
+    """Forward; see `torchrec_pss.ops.packed.lookup_packed_reference`."""
+    check_packed(codes, scales, numel, bits, array)
+    elements = _Elements.packed(codes, scales, numel, bits)
+    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights)
+    check_arguments(codes.new_empty(0, dtype=torch.float32), *arguments, pooling_mode, hash)
+    return _forward(elements, *arguments, total_width, read_width, pooling_mode, hash, sign)
+
+
+def _forward(
+    elements, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width, pooling_mode, hash,
+    sign,
+):  # fmt: skip
+    device = elements.values.device
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
+    planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
     check_read_width(read_width, planned.read_width)
     check_total_width(total_width, planned.dims, pooling_mode)
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
-    out = empty(rows, total_width, dtype=torch.float32, device=array.device)
-    read = empty(rows, read_width, dtype=torch.float32, device=array.device)
+    out = empty(rows, total_width, dtype=torch.float32, device=device)
+    read = empty(rows, read_width, dtype=torch.float32, device=device)
     numbers = indices.new_empty(indices.numel() if hot_keys.numel() else 0, dtype=torch.int32)
-    projections, fine = projections.contiguous(), _fine_flag(array.device)
+    projections, fine = projections.contiguous(), _fine_flag(device)
     num_indices = indices.numel()
-    array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
+    indices, offsets, weights = _contiguous(offsets, indices, out, per_sample_weights)
     for group in planned.launches if rows else ():
         tiling = forward_tiling(group)
-        tensors = (array, group.metadata, hot_keys, projections, indices, offsets, weights, out, read, numbers, fine)
+        tensors = (
+            elements.values,
+            elements.scales,
+            group.metadata,
+            hot_keys,
+            projections,
+            indices,
+            offsets,
+            weights,
+            out,
+            read,
+            numbers,
+            fine,
+        )
         sizes = (group.num_features, batch_size, num_indices, out.stride(0), read.stride(0))
-        constants = _constants(group, array, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
+        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
         launch(forward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
     _assert_fine(fine)
     return out, [read, numbers]
@@ -69,8 +138,15 @@ def lookup_backward(
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, saved, array, *arguments)
     grad_array = torch.zeros_like(array, dtype=torch.float32)
-    grad_projections, grad_weights = _backward(grad, *saved, array, grad_array, 1.0, *arguments)
+    grad_projections, grad_weights = _backward(grad, *saved, _Elements.of(array), grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
+
+
+def lookup_packed_backward(grad, saved, codes, scales, numel, bits, *arguments):
+    """Gradients; see `torchrec_pss.ops.packed.lookup_packed_backward_reference`."""
+    grad_array = torch.zeros(numel, dtype=torch.float32, device=grad.device)
+    elements = _Elements.packed(codes, scales, numel, bits)
+    return grad_array, *_backward(grad, *saved, elements, grad_array, 1.0, *arguments)
 
 
 def lookup_backward_update_(
@@ -83,8 +159,8 @@ def lookup_backward_update_(
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, *saved, array, array, -numbers[0], *arguments)
-    results = _backward(grad, *saved, array, sink, 1.0, *arguments)
+        return _backward(grad, *saved, _Elements.of(array), array, -numbers[0], *arguments)
+    results = _backward(grad, *saved, _Elements.of(array), sink, 1.0, *arguments)
     if array.numel() and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
@@ -95,17 +171,17 @@ def lookup_backward_update_(
 
 
 def _backward(
-    grad, read, numbers, array, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
+    grad, read, numbers, elements, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
     pooling_mode, hash, sign,
 ):  # fmt: skip
     """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections', and the weights'."""
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    projections, fine = projections.contiguous(), _fine_flag(array.device)
+    projections, fine = projections.contiguous(), _fine_flag(grad.device)
     grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
     num_indices = indices.numel()
-    array, indices, offsets, weights = _contiguous(array, indices, offsets, per_sample_weights)
     grad = grad.contiguous()
-    planned = plan(features, array, hot_keys, projections, pooling_mode, hash)
+    indices, offsets, weights = _contiguous(offsets, indices, grad, per_sample_weights)
+    planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
     by_sorting = torch.are_deterministic_algorithms_enabled()
     for group in planned.launches if rows else ():
         places = contributions = grad
@@ -116,11 +192,11 @@ def _backward(
             contributions = grad.new_zeros(*shape, group.vec)
         tiling = backward_tiling(group)
         tensors = (
-            grad, array, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
+            grad, elements.values, elements.scales, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
             grad_weights, fine,
         )  # fmt: skip
         sizes = (group.num_features, batch_size, num_indices, grad.stride(0), factor)
-        constants = _constants(group, array, pooling_mode, per_sample_weights, hash, sign)
+        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign)
         constants |= {"SORTED": by_sorting, "T": tiling.rows, "CHUNK": tiling.columns}
         launch(backward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
         if by_sorting:
@@ -167,14 +243,14 @@ def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
     return batch_size, indices.numel() if pooling_mode == PoolingMode.NONE else batch_size
 
 
-def _contiguous(array, indices, offsets, weights):
+def _contiguous(offsets, indices, no_weights, weights):
     """With something to be read in place of weights and indices where there are none."""
-    weights = array if weights is None else weights.contiguous()
+    weights = no_weights if weights is None else weights.contiguous()
     indices = indices if indices.numel() else offsets
-    return array.contiguous(), indices.contiguous(), offsets.contiguous(), weights
+    return indices.contiguous(), offsets.contiguous(), weights
 
 
-def _constants(group: Launch, array, pooling_mode: int, weights, hash: int, sign: bool) -> dict:
+def _constants(group: Launch, elements: "_Elements", pooling_mode: int, weights, hash: int, sign: bool) -> dict:
     return {
         "VEC": group.vec,
         "UNITS": group.units,
@@ -188,7 +264,8 @@ def _constants(group: Launch, array, pooling_mode: int, weights, hash: int, sign
         "WEIGHTED": weights is not None,
         "HASH": int(hash),
         "SIGN": bool(sign),
-        "NARROW": array.numel() < 1 << 31,
+        "NARROW": elements.like.numel() < 1 << 31,
+        "BITS": elements.bits,
     }
 
 
