@@ -11,9 +11,8 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
-from torchrec_pss.modules.layout_objective import reads_of
-from torchrec_pss.modules.layout_search import Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.searched_layout import searched
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
@@ -24,7 +23,7 @@ _FEW_LEAST_WIDTH, _FEW_WIDTH_PER_ELEMENT = 4, 16
 # and at most so much of the embedding_dim, which leaves every table a projection; but at least `_LEAST_WIDTH`, or so many times
 # the elements that the array has a row (at 2x, which was not measured, nothing is narrower).
 _MANY_READS, _MANY_READS_OF_ROWS = 200_000, 60_000
-_EXAMPLES_PER_COORDINATE = 6000
+_EXAMPLES_PER_COORDINATE = 5000
 _WIDTH_PER_DIM = 3 / 4
 _WIDTH_PER_OWN_ELEMENT = 2
 _FEW_BYTES_WIDTH = 2  # at most, without a bias, where few examples meet a budget too small for the least width
@@ -35,7 +34,6 @@ _SHARED_BESIDE_PREFIX = 2  # hashed coordinates beside exact ones
 _EXACT_ALONE = 3  # exact coordinates a row from which on none are hashed beside them, before a dot product
 _PROJECTION_SHARE = 1 / 6  # of the budget, at most, for projections
 _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
-_ROUNDING = 16  # bytes that scales of parts of groups may take more
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
 
@@ -68,7 +66,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     if contiguous and _exact_bytes(tables, max(dims), itemsize, False, config.bits) <= config.array_bytes:
         return replace(plain, exact=[t.name for t in tables])
     if _may_search(config):
-        found = _searched(tables, config, itemsize_trained)
+        found = searched(tables, config, itemsize_trained)
         if found is not None:
             return found
     plain = replace(
@@ -104,52 +102,19 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
 
 
 def _may_search(config: PSSConfig) -> bool:
-    stated = [
-        getattr(config, f)
-        for f in ("block_size", "sign", "exact_fraction", "width", "prefix", "hot", "segments", "slices", "bias")
-    ]
-    return (
-        config.layout == "auto"
-        and config.head == "mlp"
-        and bool(config.counts)
-        and stated == [None] * len(stated)
-        and config.exact in ("auto", ())
+    """Whether all is open that a search decides, and counts say what it is to decide by."""
+    stated = (
+        config.block_size,
+        config.sign,
+        config.exact_fraction,
+        config.width,
+        config.prefix,
+        config.hot,
+        config.segments,
     )
-
-
-def _searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
-    """The layout that resolves most (`torchrec_pss.modules.layout_search`); None where nothing fits."""
-    total = max(known.total for known in config.counts.values())
-    given = [
-        Table(
-            reads_of(config.counts.get(t.name), t.num_embeddings, total),
-            t.num_embeddings,
-            t.embedding_dim,
-            config.exact == "auto",
-            itemsize,
-        )
-        for t in tables
-    ]
-    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, _widest(tables, config, itemsize))
-    if found is None:
-        return None
-    choices = dict(zip((t.name for t in tables), found[0], strict=True))
-    return replace(
-        config, layout="plain", counts=None, block_size=1, sign=False, segments=True, bias=True, short_keys=True,
-        exact=[n for n, c in choices.items() if c.is_exact],
-        width={n: c.width for n, c in choices.items()},
-        slices={n: c.slice_numel for n, c in choices.items() if not c.is_exact},
-        hot={n: np.sort(config.counts[n].ids[: c.hot]) for n, c in choices.items() if c.hot},
-    )  # fmt: skip
-
-
-def _widest(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> int:
-    """That a row may be read: from few examples wide rows are learned by heart, unless nearly all are shared anyway."""
-    dim, examples = max(t.embedding_dim for t in tables), _examples(config.counts)
-    elements = config.array_bytes / float(cell_bytes(config.bits, itemsize)) / sum(t.num_embeddings for t in tables)
-    if examples >= _MANY_READS or elements < 1:
-        return dim
-    return max(min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim)), min(_FEW_LEAST_WIDTH, dim), 1)
+    stated += (config.slices, config.bias)
+    is_open = all(value is None for value in stated) and config.exact in ("auto", ())
+    return config.layout == "auto" and config.head == "mlp" and bool(config.counts) and is_open
 
 
 def _exact_bytes(

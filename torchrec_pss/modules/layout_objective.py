@@ -10,10 +10,15 @@ of that: `NOISE` reads of a row are as much as the labels' noise, and ``load`` i
 for one that shares the reads of all that share over the elements of their slice (theorem 1 in docs/theory.md, weighed by reads). A table
 counts by the odds that two of its reads are of different ids: of a table that is one id nothing is lost.
 
+Rows read all D wide from one region of all tables meet others in every element, those of one-id tables aside. But each has a code of D
+elements that no other has, and what a code stands for the dense layers can learn: of rows that are read `DECODED` times half. So ``load`` is no
+more than that there.
+
 Few bits add noise of their own: a group's largest of 64 normal elements is some 2.6 deviations, and the levels are that far apart.
-docs/layout.md has the runs that `SPREAD` and `NOISE` were fitted to, and how well the order of layouts is foreseen.
+docs/layout.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to, and how well the order of layouts is foreseen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +27,7 @@ from torchrec_pss.modules.id_counts import IdCounts
 
 SPREAD = 0.1
 NOISE = 10.0  # reads
+DECODED = 50.0  # reads
 _GROUPS = 64
 _ALONE = 16  # of the most frequent ids, a group each
 _LARGEST = 2.6  # of 64 elements, in deviations
@@ -97,6 +103,14 @@ def resolved(of: Reads, dim: int, width: int, hot: float, load: float = 0.0) -> 
         told_of = told(of.reads, share, 0.0) * own + told(of.reads, share, load) * (of.ids - own)
         found += number * float(told_of.sum())
     return found / of.total
+
+
+def resolved_in_region(reads: Sequence[Reads], dims: Sequence[int], numel: float, bits: int) -> float:
+    """As a sum of tables' weighed shares: all read D wide from one region of so many elements, none of them hot."""
+    met = sum(of.total * of.weight for of in reads) / max(numel, 1.0)
+    load = met * DECODED / (met + DECODED)
+    found = sum(of.weight * resolved(of, dim, dim, 0.0, load) for of, dim in zip(reads, dims, strict=True))
+    return kept_by_bits(bits) * found
 
 
 def own_ids(of: Reads, hot: float) -> np.ndarray:

@@ -5,7 +5,7 @@ for what the bytes that are left over buy. Choices are made alike for alike coun
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,4 +135,17 @@ def search(
             break
         numbers[-best[1]] = best[2]
     choices = [c[i] for c, i in zip(all_choices, numbers, strict=True)]
-    return choices, sum(float(c.gains[i]) for c, i in zip(all_choices, numbers, strict=True))
+    left = (array_bytes - cost(numbers)) / float(cell_bytes(bits, tables[0].itemsize))
+    return _filled(tables, choices, left), sum(float(c.gains[i]) for c, i in zip(all_choices, numbers, strict=True))
+
+
+def _filled(tables: Sequence[Table], choices: list[Choice], left: float) -> list[Choice]:
+    """With the elements that are left over, which nothing that was counted needs, in the slices of tables that have more ids."""
+    wanted = [
+        0 if c.is_exact else max(aligned((t.rows - c.hot) * c.width) - c.slice_numel, 0)
+        for t, c in zip(tables, choices, strict=True)
+    ]
+    share = min(left / max(sum(wanted), 1), 1.0)
+    return [
+        replace(c, slice_numel=c.slice_numel + int(share * w) // 16 * 16) for c, w in zip(choices, wanted, strict=True)
+    ]
