@@ -120,7 +120,7 @@ def parser() -> Parser:
     train.add_argument(
         "--keep_array",
         action=argparse.BooleanOptionalAction,
-        help="keep array and projections, or full tables, from pass to pass, or have them begin anew before each (default: kept where a row is read 60 times in a pass; docs/training.md)",
+        help="keep array and projections, or full tables, from pass to pass, or have them begin anew before each (default: kept where a row is read 40 times in a pass; docs/training.md)",
     )
     add_number(
         train,

@@ -291,6 +291,7 @@ class Trainer:
             **held_out,
             "auroc_val": auroc_val,
             "auroc_val_best": max(validated, default=None),
+            "passes": self.step / self.steps_per_epoch,
             "of_pass": of_pass,
             "steps": self.step,
             "target_reached": reached,

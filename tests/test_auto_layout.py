@@ -1,4 +1,4 @@
-"""layout="auto": what it chooses from tables, budget and counts, and what it refuses."""
+"""layout="auto" where it goes by rules, what it refuses, and layout="rules"; tests/test_layout_search.py has the search."""
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ def counts_of_two_ids(configs, total):
     return {t.name: IdCounts(np.arange(2), np.array([6000, 20]), total) for t in configs}
 
 
-def layout_of(configs, array_bytes, **choices):
-    return allocate(configs, choose(configs, PSSConfig(array_bytes=array_bytes, **choices), 4), 4)
+def layout_of(configs, array_bytes, layout="rules", **choices):
+    return allocate(configs, choose(configs, PSSConfig(array_bytes=array_bytes, layout=layout, **choices), 4), 4)
 
 
 def by_name(layout):
@@ -48,7 +48,8 @@ def by_name(layout):
 @pytest.mark.parametrize("head", ["mlp", "dot"])
 @pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize("contiguous", [False, True])
-def test_the_budget_is_kept_and_used(rows, dim, head, counted, contiguous):
+@pytest.mark.parametrize("layout", ["auto", "rules"])
+def test_the_budget_is_kept_and_used(rows, dim, head, counted, contiguous, layout):
     configs = tables(rows, dim)
     full = sum(rows) * dim * 4
     for compression in (4, 10, 100, 1000, 10_000):
@@ -56,12 +57,13 @@ def test_the_budget_is_kept_and_used(rows, dim, head, counted, contiguous):
         if array_bytes < 20_000:
             continue
         choices = {"counts": power_law_counts(configs)} if counted else {}
-        layout = layout_of(configs, array_bytes, head=head, exact="auto" if contiguous else (), **choices)
-        assert layout.embedding_bytes <= array_bytes
+        exact = "auto" if contiguous else ()
+        found = layout_of(configs, array_bytes, layout, head=head, exact=exact, **choices)
+        assert found.embedding_bytes <= array_bytes
         # Whole coordinates, rows and aligned regions leave something; narrow tables of D = 64 up to a coordinate a row.
-        assert layout.embedding_bytes > 0.7 * array_bytes
+        assert found.embedding_bytes > 0.7 * array_bytes
         if not contiguous:
-            assert not any(t.prefix for t in layout.tables)
+            assert not any(t.prefix for t in found.tables)
 
 
 def test_tables_that_fit_are_full_tables():
@@ -203,7 +205,7 @@ def test_hot_rows_are_the_most_frequent_of_all_tables():
     configs = tables([10**6, 10**6])
     frequent = IdCounts(np.array([7, 8, 9]), np.array([900, 800, 3]), 10_000)
     rare = IdCounts(np.array([1, 2]), np.array([850, 2]), 10_000)
-    config = choose(configs, PSSConfig(array_bytes=4096, counts={"t0": frequent, "t1": rare}), 4)
+    config = choose(configs, PSSConfig(array_bytes=4096, layout="rules", counts={"t0": frequent, "t1": rare}), 4)
     # Three occurrences are too few to be told from chance.
     assert {name: list(ids) for name, ids in config.hot.items()} == {"t0": [7, 8], "t1": [1]}
 

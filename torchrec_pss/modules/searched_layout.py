@@ -8,6 +8,7 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import cell_bytes
+from torchrec_pss.modules.density import DENSE_READS, reads_a_row
 from torchrec_pss.modules.layout_objective import reads_of, resolved_in_region
 from torchrec_pss.modules.layout_search import Choice, Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
@@ -19,8 +20,8 @@ _MANY, _EXAMPLES_PER_COORDINATE, _WIDTH_PER_DIM, _LEAST_WIDTH = 200_000, 5000, 3
 
 
 def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
-    """``config`` as a plain layout; None where no choice fits, and where the array has half of all rows' elements, so that rows may be
-    read D wide by rules. ``itemsize``: bytes of an element while it is trained."""
+    """``config`` as a plain layout; None where no choice fits, and where rules are better (`_is_searched`). ``itemsize``: bytes of an
+    element while it is trained."""
     total = max(known.total for known in config.counts.values())
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
     contiguous = config.exact == "auto"
@@ -28,7 +29,7 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
         Table(r, t.num_embeddings, t.embedding_dim, contiguous, itemsize) for r, t in zip(reads, tables, strict=True)
     ]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
-    if 2 * elements >= sum(t.num_embeddings * t.embedding_dim for t in tables):
+    if not _is_searched(tables, total, elements):
         return None
     dims, widest = [t.embedding_dim for t in tables], _widest(tables, total, elements)
     found = search(given, config.array_bytes - _ROUNDING, config.bits, True, widest)
@@ -37,6 +38,15 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     if of_region > (found[1] if found else 0.0):
         return replace(plain, sign=True, segments=False, bias=True, exact=[], hot={})
     return found and _sliced(plain, dict(zip((t.name for t in tables), found[0], strict=True)), config)
+
+
+def _is_searched(tables: Sequence[BaseEmbeddingConfig], examples: int, elements: float) -> bool:
+    """Dense logs are, but where the array has half of all rows' elements; and logs of few examples with less than an element a row.
+    Elsewhere the objective has not foreseen the lab's runs (docs/layout.md), and rules decide."""
+    rows = [t.num_embeddings for t in tables]
+    if reads_a_row(examples, rows) >= DENSE_READS:
+        return 2 * elements < sum(t.num_embeddings * t.embedding_dim for t in tables)
+    return examples < _MANY and elements < sum(rows)
 
 
 def _sliced(plain: PSSConfig, choices: dict[str, Choice], config: PSSConfig) -> PSSConfig:

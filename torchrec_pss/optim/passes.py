@@ -8,10 +8,10 @@ of dense logs are kept, for as many passes as validation says.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torchrec_pss.modules.density import DENSE_READS, reads_a_row
 from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.recipe import num_passes
 
-_DENSE_READS = 60  # of a row in a pass, on the mean, from which a log is dense
 _MOST_PASSES, _MOST_ROWS = 20, 30_000_000  # of a dense log; of all its passes together
 _WORTH = 0.0005  # of validation AUROC, that another pass must promise
 
@@ -50,18 +50,12 @@ def more_would_pay(aurocs: Sequence[float]) -> bool:
     return last_gain(aurocs) >= _WORTH
 
 
-def reads_a_row(num_rows: int, num_embeddings: Sequence[int]) -> float:
-    """Mean reads of a row of full tables in a pass over so many examples of one id a table; tables of one row are none."""
-    tables = [n for n in num_embeddings if n > 1]
-    return num_rows * len(tables) / sum(tables) if tables else 0.0
-
-
 def automatic_passes(
     num_rows: int, num_embeddings: Sequence[int], cross_layers: bool = False, keeps: bool | None = None
 ) -> Passes:
     """Over so many training rows, with full tables of so many rows each. ``keeps`` None: those of dense logs."""
     if keeps is None:
-        keeps = reads_a_row(num_rows, num_embeddings) >= _DENSE_READS
+        keeps = reads_a_row(num_rows, num_embeddings) >= DENSE_READS
     if not keeps:
         return Passes(num_passes(num_rows, cross_layers), keeps=False)
     return Passes(max(min(_MOST_PASSES, _MOST_ROWS // max(num_rows, 1)), 1), keeps=True)

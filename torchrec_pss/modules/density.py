@@ -1,0 +1,11 @@
+"""How often the rows of a log are read: what tells sparse logs from dense ones, which are trained and laid out otherwise."""
+
+from collections.abc import Sequence
+
+DENSE_READS = 40  # of a row in a pass, on the mean, from which a log is dense; docs/training.md has the measurements
+
+
+def reads_a_row(num_reads: float, num_embeddings: Sequence[int]) -> float:
+    """Mean reads of a row in a pass that reads each table so often; tables of one row are none."""
+    tables = [n for n in num_embeddings if n > 1]
+    return num_reads * len(tables) / sum(tables) if tables else 0.0
