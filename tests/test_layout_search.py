@@ -114,7 +114,7 @@ def test_the_order_of_tables_decides_nothing():
     configs = tables(rows)
     counts = counts_of(configs, reads, skew)
     for bits in (32, 4):
-        layouts = [chosen(order, 40_000, counts, bits=bits)[1] for order in (configs, configs[::-1])]
+        layouts = [chosen(order, 1250 * bits, counts, bits=bits)[1] for order in (configs, configs[::-1])]
         assert layouts[0].fingerprint() == layouts[1].fingerprint()
 
 
