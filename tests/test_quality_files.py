@@ -9,10 +9,12 @@ import pytest
 
 from benchmarks.quality import (
     click_data,
+    dense_rows,
     files,
     pair_files,
     script_run,
 )
+from benchmarks.quality.dense_rows import Ratings, Usage
 from benchmarks.quality.other_pairs import OtherPairs, draw
 from benchmarks.quality.other_rows import OtherRows, write
 from torchrec_pss.datasets.interactions import Interactions
@@ -52,6 +54,33 @@ def test_files_are_made_and_the_script_runs_on_them(tmp_path, monkeypatch):
     assert found[0]["pss_above_by"] == pytest.approx([0.01, 0.01]) and found[1]["impossible"] == "too small"
     text = files.markdown(found)
     assert "| a b | 10x | .7500 | hash | .7400 | +0.0100, +0.0100 |" in text and "| narrow | does not fit | - |" in text
+
+
+def test_all_contestants_have_as_few_bits_and_kinds_may_be_picked(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "KINDS", {"dense, a": files._generated(1.1), "b": files._generated(1.4)})
+    calls = []
+    monkeypatch.setattr(files, "results_of", lambda folder, flags: calls.append(flags) or {"auroc_held_out": 0.7})
+    found = files.study(tmp_path, workers=1, quick=False, bits=4, only="dense")
+    assert {r["data"] for r in found} == {"dense, a"}
+    assert len(calls) == 5 and all(flags[flags.index("--bits") + 1] == "4" for flags in calls)
+
+
+@pytest.mark.parametrize(
+    "rows, fields", [(Ratings(3000, users=60, items=40), 8), (Usage(3000, users=30, items=50), 10)]
+)
+def test_dense_logs_are_written_as_criteo_files(tmp_path, rows, fields):
+    """Few fields, no numbers, every large field's ids many times; labels that user and item together explain."""
+    for name, made in (("a", rows), ("again", rows), ("b", replace(rows, seed=6))):
+        dense_rows.write(made, tmp_path / name)
+    assert (tmp_path / "a").read_text() == (tmp_path / "again").read_text() != (tmp_path / "b").read_text()
+    lines = [line.split("\t") for line in (tmp_path / "a").read_text().splitlines()]
+    assert len(lines) == 3000 and {len(line) for line in lines} == {40}
+    assert {(all(line[14 : 14 + fields]), any(line[1:14] + line[14 + fields :])) for line in lines} == {(True, False)}
+    assert len({line[14] for line in lines}) <= rows.users and len({line[15] for line in lines}) <= rows.items
+    ids, labels = rows.fields()
+    assert [int(line[0]) for line in lines] == labels.astype(int).tolist() and 0.2 < labels.mean() < 0.8
+    means = [np.array([labels[ids[:, f] == k].mean() for k in set(ids[:, f])]) for f in (0, 1)]
+    assert max(m.std() for m in means) > 0.1
 
 
 @pytest.mark.parametrize("of_ids", [{}, {"clusters": True}, {"pairs": 0}])

@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import other_rows
+from benchmarks.quality import dense_rows, other_rows
 from benchmarks.quality.click_data import CRITEO_ROWS
+from benchmarks.quality.dense_rows import DenseRows, Ratings, Usage
 from benchmarks.quality.other_rows import OtherRows
 from benchmarks.quality.script_run import each, results_of
 from torchrec_pss.datasets.rows import NUM_DENSE
@@ -51,14 +52,14 @@ class Kind:
     Attributes:
         change: of each row of the Criteo file.
         limit: rows of it to keep.
-        rows: of another generator's file.
+        rows: of another generator's file, or of a dense log's.
         flags: of the script, where it generates rows itself.
         seeds: of the script.
     """
 
     change: Callable[[Row], Row] | None = None
     limit: int | None = None
-    rows: OtherRows | None = None
+    rows: OtherRows | DenseRows | None = None
     flags: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1)
 
@@ -66,6 +67,10 @@ class Kind:
 def _generated(skew: float) -> Kind:
     flags = ("--synthetic_rows", "100000", "--synthetic_scale", "0.01", "--synthetic_skew", str(skew))
     return Kind(flags=flags, seeds=(0,))
+
+
+def _dense(rows: DenseRows) -> Kind:
+    return Kind(rows=rows, seeds=(0,))
 
 
 def _other(num_rows: int, num_ids: tuple[int, int], skew: tuple[float, float], seed: int, **more: Any) -> Kind:
@@ -87,6 +92,8 @@ KINDS = {
     "other generator, other clusters": _other(60_000, (10, 20_000), (0.9, 1.3), clusters=True, seed=204),
     "other generator, 30,000 rows": _other(30_000, (3, 5000), (0.8, 1.4), seed=203),
     "other generator, main effects alone": _other(100_000, (4, 20_000), (1.0, 1.1), pairs=0, seed=206),
+    "dense, ratings": _dense(Ratings(800_000, seed=1)),
+    "dense, usage": _dense(Usage(288_000, seed=2)),
     # Drawn once, when nothing was changed any more.
     "unseen, 80,000 rows": _other(80_000, (3, 40_000), (0.8, 1.4), seed=501),
     "unseen, 150,000 rows": _other(150_000, (10, 100_000), (0.9, 1.2), seed=502),
@@ -97,15 +104,15 @@ KINDS = {
 }
 
 
-def study(out: Path, workers: int, quick: bool) -> list[dict]:
+def study(out: Path, workers: int, quick: bool, bits: int = 32, only: str = "") -> list[dict]:
     """A row for each kind, compression and rival: means over seeds of ``auroc_held_out``, and what the array is above by, seed by
-    seed.
+    seed. All have elements of so many ``bits``; ``only``: kinds whose names have this in them.
 
     Raises:
         ValueError: the script refused the array.
         subprocess.CalledProcessError: the script failed; its log is in its folder.
     """
-    names = list(KINDS)[1:2] if quick else list(KINDS)
+    names = list(KINDS)[1:2] if quick else [name for name in KINDS if only in name]
     seeds = {name: KINDS[name].seeds[: 1 if quick else None] for name in names}
     flags = {name: _flags_of(name, out / "files") for name in names}
     runs = [
@@ -119,7 +126,9 @@ def study(out: Path, workers: int, quick: bool) -> list[dict]:
     def run(name: str, compression: int, embedding: str, seed: int) -> float | str:
         """The AUROC, or why there is none."""
         own = ("--embedding", embedding, "--compression", str(compression), "--seed", str(seed))
-        folder = out / "files" / folder_name(name) / f"{embedding}_{compression}x_{seed}"
+        own += ("--bits", str(bits)) if bits < 32 else ()
+        of_bits = f"_{bits}_bits" if bits < 32 else ""
+        folder = out / "files" / folder_name(name) / f"{embedding}_{compression}x_{seed}{of_bits}"
         try:
             found = results_of(folder, (*flags[name], *own, "--cache_dir", str(folder / "cache")))["auroc_held_out"]
         except ValueError as error:
@@ -176,7 +185,8 @@ def make(name: str, folder: Path) -> Path:
     if path.exists():
         return path
     if kind.rows is not None:
-        other_rows.write(kind.rows, path)
+        module = other_rows if isinstance(kind.rows, OtherRows) else dense_rows
+        module.write(kind.rows, path)
     else:
         with gzip.open(CRITEO_ROWS, "rt") as stream:
             rows = (kind.change(line.rstrip("\n").split("\t")) for line in islice(stream, kind.limit))

@@ -32,6 +32,7 @@ from benchmarks.quality import calibrate, files, headline, main_study, pair_file
 from benchmarks.quality.jobs import Results
 from torchrec_pss.advise.prediction import CALIBRATION
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.modules.pss_config import BITS
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("benchmarks.quality")
@@ -52,8 +53,11 @@ def main() -> None:
     parser.add_argument(
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
     )
-    parser.add_argument("--only", default="", help="of headline: runs whose names have this in them, such as kaggle")
+    parser.add_argument(
+        "--only", default="", help="of headline and files: those whose names have this in them, such as kaggle or dense"
+    )
     add_number(parser, "--seeds", default=3, help="of headline: so many, from 0 on")
+    add_number(parser, "--bits", default=32, choices=BITS, help="of files: of an element, the rivals' too")
     parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
     add_number(parser, "--workers", default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="default runs/quality, or runs/quality_quick")
@@ -79,7 +83,7 @@ def main() -> None:
         found = splits.study_kinds(results, out, args.workers, args.quick)
         print(splits.markdown(found))
     elif args.study == "files":
-        found = files.study(out, args.workers, args.quick)
+        found = files.study(out, args.workers, args.quick, args.bits, args.only)
         print(files.markdown(found))
     elif args.study == "pair_files":
         found = pair_files.study(out, args.workers, args.quick)
