@@ -25,9 +25,9 @@ import numpy as np
 
 from torchrec_pss.modules.id_counts import IdCounts
 
-SPREAD = 0.1
+SPREAD = 0.02
 NOISE = 10.0  # reads
-DECODED = 50.0  # reads
+DECODED = 25.0  # reads
 _GROUPS = 64
 _ALONE = 16  # of the most frequent ids, a group each
 _LARGEST = 2.6  # of 64 elements, in deviations
