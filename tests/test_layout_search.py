@@ -70,6 +70,16 @@ def test_a_dense_log_has_elements_of_its_own_for_nearly_every_row():
     assert widths[6000] == 1 and widths[2] > 1  # few rows may be wide
 
 
+@pytest.mark.parametrize("bits, wide", [(32, False), (4, True)])
+def test_a_dense_log_is_read_whole_where_half_of_its_elements_fit(bits, wide):
+    """At 10x a row has 1.6 elements of 32 bits, 12 of 4."""
+    rows, reads, skew = DENSE
+    configs = tables(rows)
+    _, layout = chosen(configs, sum(rows) * 64 / 10, counts_of(configs, reads, skew), bits=bits)
+    assert (({t.width for t in layout.tables} == {16}) == wide and layout.projection_bytes == 0) or not wide
+    assert 0.3 < own_share(layout) < 1
+
+
 def test_a_sparse_log_has_hot_rows_and_shares_the_rest():
     rows, reads, skew = SPARSE
     configs = tables(rows)
@@ -83,6 +93,13 @@ def test_far_too_few_bytes_for_a_dense_log_are_one_region_that_all_read_wide():
     configs = tables(rows)
     _, layout = chosen(configs, sum(rows) * 64 / 200, counts_of(configs, reads, skew))
     assert {(t.first, t.width, t.num_hot) for t in layout.tables} == {(0, 16, 0)} and layout.sign
+
+
+def test_where_ids_are_many_a_mean_does_not_make_a_log_dense():
+    configs = tables([10**6, 10**5])
+    counts = {t.name: IdCounts(np.arange(1000), np.full(1000, 50_000), 50_000_000) for t in configs}
+    config, _ = chosen(configs, 1 << 20, counts)
+    assert config == choose(configs, PSSConfig(array_bytes=1 << 20, counts=counts, exact=(), layout="rules"), 4)
 
 
 def test_hot_rows_are_the_most_frequent_of_their_table():
@@ -104,7 +121,7 @@ def test_more_bytes_never_resolve_less_and_steps_are_small():
         for t in configs
     ]
     most = sum(t.reads.weight for t in given)
-    values = [search(given, int(20_000 * 1.05**k), 32, True, 16)[1] / most for k in range(60)]
+    values = [search(given, int(20_000 * 1.05**k), 32, True)[1] / most for k in range(60)]
     steps = np.diff(values)
     assert steps.min() >= 0 and steps.max() < 0.02
 

@@ -49,8 +49,8 @@ class Choice:
 class _Choices:
     """All choices of one table that no other beats at fewer bytes, from the cheapest to the dearest."""
 
-    def __init__(self, table: Table, bits: int, bias: bool, widest: int) -> None:
-        widths = [w for w in _WIDTHS if w < table.dim and w <= widest] + [table.dim] * (table.dim <= widest)
+    def __init__(self, table: Table, bits: int, bias: bool, whole: bool) -> None:
+        widths = [w for w in _WIDTHS if w < table.dim and not whole] + [table.dim]
         cell, key = float(cell_bytes(bits, table.itemsize)), key_bytes(_KEYS, True) / _KEYS
         of = table.reads
         hot = np.concatenate([[0.0], np.cumsum(of.ids)]).astype(np.int64)[: of.counted + 1]
@@ -108,11 +108,11 @@ class _Sharing:
 
 
 def search(
-    tables: Sequence[Table], array_bytes: int, bits: int, bias: bool, widest: int
+    tables: Sequence[Table], array_bytes: int, bits: int, bias: bool, whole: bool = False
 ) -> tuple[list[Choice], float] | None:
-    """A choice for each table, read at most ``widest`` wide, and what all resolve, as a sum of tables' weighed shares; None where
+    """A choice for each table, ``whole`` of rows read D wide alone, and what all resolve, as a sum of tables' weighed shares; None where
     nothing fits."""
-    all_choices = [_Choices(table, bits, bias, widest) for table in tables]
+    all_choices = [_Choices(table, bits, bias, whole) for table in tables]
     if sum(c.costs[0] for c in all_choices) > array_bytes:
         return None
 

@@ -14,14 +14,16 @@ from torchrec_pss.modules.layout_search import Choice, Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
 
 _ROUNDING = 16  # bytes that scales of parts of groups may take more
-# From fewer examples than `_MANY` rows are read at most a coordinate for so many of them wide, and at most so much of the
-# embedding_dim, which leaves every table a projection: wide rows are learned by heart. Not where nearly all share.
-_MANY, _EXAMPLES_PER_COORDINATE, _WIDTH_PER_DIM, _LEAST_WIDTH = 200_000, 5000, 3 / 4, 4
+_MANY = 200_000  # examples from which sparse logs are laid out by rules
+_FEW_IDS = (
+    1_000_000  # rows of all tables up to which dense logs are not: where they are more, a mean says little of most
+)
 
 
 def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
-    """``config`` as a plain layout; None where no choice fits, and where rules are better (`_is_searched`). ``itemsize``: bytes of an
-    element while it is trained."""
+    """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
+    foreseen the lab's runs (docs/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
+    their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained."""
     total = max(known.total for known in config.counts.values())
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
     contiguous = config.exact == "auto"
@@ -29,24 +31,17 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
         Table(r, t.num_embeddings, t.embedding_dim, contiguous, itemsize) for r, t in zip(reads, tables, strict=True)
     ]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
-    if not _is_searched(tables, total, elements):
+    dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
+    is_dense = reads_a_row(total, rows) >= DENSE_READS and sum(rows) <= _FEW_IDS
+    if not is_dense and not (total < _MANY and elements < sum(rows)):
         return None
-    dims, widest = [t.embedding_dim for t in tables], _widest(tables, total, elements)
-    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, widest)
-    of_region = resolved_in_region(reads, dims, elements, config.bits) if widest >= max(dims) else 0.0
+    whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
+    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, whole)
+    of_region = 0.0 if whole else resolved_in_region(reads, dims, elements, config.bits)
     plain = replace(config, layout="plain", counts=None, block_size=1)
     if of_region > (found[1] if found else 0.0):
         return replace(plain, sign=True, segments=False, bias=True, exact=[], hot={})
     return found and _sliced(plain, dict(zip((t.name for t in tables), found[0], strict=True)), config)
-
-
-def _is_searched(tables: Sequence[BaseEmbeddingConfig], examples: int, elements: float) -> bool:
-    """Dense logs are, but where the array has half of all rows' elements; and logs of few examples with less than an element a row.
-    Elsewhere the objective has not foreseen the lab's runs (docs/layout.md), and rules decide."""
-    rows = [t.num_embeddings for t in tables]
-    if reads_a_row(examples, rows) >= DENSE_READS:
-        return 2 * elements < sum(t.num_embeddings * t.embedding_dim for t in tables)
-    return examples < _MANY and elements < sum(rows)
 
 
 def _sliced(plain: PSSConfig, choices: dict[str, Choice], config: PSSConfig) -> PSSConfig:
@@ -57,11 +52,3 @@ def _sliced(plain: PSSConfig, choices: dict[str, Choice], config: PSSConfig) -> 
         slices={n: c.slice_numel for n, c in choices.items() if not c.is_exact},
         hot={n: np.sort(config.counts[n].ids[: c.hot]) for n, c in choices.items() if c.hot},
     )  # fmt: skip
-
-
-def _widest(tables: Sequence[BaseEmbeddingConfig], examples: int, elements: float) -> int:
-    """That a row may be read."""
-    dim = max(t.embedding_dim for t in tables)
-    if examples >= _MANY or elements < sum(t.num_embeddings for t in tables):
-        return dim
-    return max(min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim)), min(_LEAST_WIDTH, dim), 1)
