@@ -11,7 +11,7 @@ from torchrec_pss.flags import Number, Parser, plot_path
 from torchrec_pss.ranges import RANGES
 
 ROOT = Path(__file__).parent.parent
-OF_ARGUMENTS_ONLY = {"max_bytes", "prefix", "optimizer_states"}
+OF_ARGUMENTS_ONLY = {"max_bytes", "prefix", "slices", "optimizer_states"}
 TRIED = ["nan", "inf", "-inf", "0", "-1", "1e400", "", "x", "9" * 400, "1_0", "٣٣"]
 
 

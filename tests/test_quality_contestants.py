@@ -34,9 +34,13 @@ def counts_of(log_):
 
 
 def stored_bytes(module):
-    """Of parameters and hot rows' keys."""
-    keys = [value for name, value in module.state_dict().items() if name.endswith("hot_keys")]
-    return 4 * sum(tensor.numel() for tensor in [*module.parameters(), *keys])
+    """Of parameters and hot rows' keys: 11 bits of a short one."""
+    layouts = {id(m.layout): m.layout for m in module.modules() if hasattr(m, "layout")}
+    keys = sum(
+        -(-11 * len(k) // 8) if short else 4 * len(k)
+        for k, short in ((la.hot_keys, la.has_short_keys) for la in layouts.values())
+    )
+    return 4 * sum(parameter.numel() for parameter in module.parameters()) + keys
 
 
 @pytest.mark.parametrize("compression", [4, 12, 60])

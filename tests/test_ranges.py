@@ -78,7 +78,7 @@ def test_bytes_that_are_none():
         ("segments", "no", "must be True, False or None, got 'no'"),
         ("bias", NAN, "must be True, False or None, got nan"),
         ("hash", None, "must be one of ('mix64', 'robe'), got None"),
-        ("layout", [], "must be one of ('auto', 'plain'), got []"),
+        ("layout", [], "must be one of ('auto', 'rules', 'plain'), got []"),
         ("exact", 3, 'must be "auto" or a list of table names, got 3'),
         ("exact", ["t", 3], 'must be "auto" or a list of table names, got 3 among them'),
         ("hot", [1], "must be given by table name, got [1]"),

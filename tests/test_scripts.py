@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,7 +144,9 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
 
     third = ["--epochs", "3", "--resume", "--output_dir", tmp_path / "parts"]
     refused = train(*flags, *third, "--compression", "500", ranks=2, check=False)
-    assert refused.returncode != 0 and "table 't_cat_0': width is 1 in the checkpoint and 2 here" in refused.output
+    assert refused.returncode != 0
+    assert re.search(r"table 't_cat_\d+': width is \d+ in the checkpoint and \d+ here", refused.output)
+    assert "--layout rules" in refused.output
     refused = train(*flags, *third, "--learning_rate", "1", ranks=2, check=False)
     assert refused.returncode != 0 and "--learning_rate was 0.0015 and is now 1.0" in refused.output
     refused = train(*flags, *third, check=False)

@@ -98,7 +98,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
             memory_bandwidth=topology.ddr_mem_bw if on_cpu else topology.hbm_mem_bw,
             link_bandwidth=self._all_reduce_bandwidth(),
             optimizer_states=self._states(option),
-            few_bits=module.layout.bits < 32,
+            bits=module.layout.bits,
         )
 
     def _all_reduce_bandwidth(self) -> float:
@@ -125,11 +125,14 @@ class ReplicatedArrayEstimator(ShardEstimator):
         learning = parameters * (1 + states)  # gradient and states
         if _in_backward(option) and module.array.element_size() < 4:  # in fp32, on a stand-in
             learning += module.array.numel() * (4 + (4 - module.array.element_size()) * (1 + states))
-        layouts = {t.name: t for t in module.layout.tables}
-        activations = float(parameters) if module.layout.bits < 32 else 0.0  # what is read of them
+        layout = module.layout
+        layouts = {t.name: t for t in layout.tables}
+        activations = (
+            layout.array_bytes + 4.0 * layout.projection_numel if layout.bits < 32 else 0.0
+        )  # what is read of them
         for table, rows, ids in self._reads(module, option):
-            layout = layouts[table.name]
-            read = -(-(layout.width + layout.bias) // _REGISTER) * _REGISTER if layout.is_projected else 0
+            of = layouts[table.name]
+            read = -(-(of.width + of.bias) // _REGISTER) * _REGISTER if of.is_projected else 0
             activations += ids * BIGINT_DTYPE + rows * (table.embedding_dim + read) * _OUTPUT_BYTES
         total = round(parameters + learning + activations)
         on_cpu = self._topology.compute_device == "cpu"

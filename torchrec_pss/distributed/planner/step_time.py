@@ -36,7 +36,7 @@ def array_step_time(
     memory_bandwidth: float,
     link_bandwidth: float,
     optimizer_states: int = 2,
-    few_bits: bool = False,
+    bits: int = 32,
 ) -> ArrayStepTime:
     """The model above.
 
@@ -46,12 +46,13 @@ def array_step_time(
         array_bytes: of the array, read and written as it is stored.
         memory_bandwidth, link_bandwidth: bytes a unit of time.
         optimizer_states: tensors as long as the array (Adam 2, Adagrad 1, SGD 0).
-        few_bits: whether forward makes of the array what is read.
+        bits: of a stored element; if they are few, forward reads the array and writes what is read of it.
     """
     reduce = 2 * array_bytes * (world_size - 1) / world_size / link_bandwidth if world_size > 1 else 0.0
     passes = 3 + 2 * optimizer_states
+    packing = array_bytes * (1 + bits / 32) if bits < 32 else 0.0
     return ArrayStepTime(
-        forward=(input_bytes + output_bytes + 2 * few_bits * array_bytes) / memory_bandwidth,
+        forward=(input_bytes + output_bytes + packing) / memory_bandwidth,
         backward=(input_bytes + output_bytes) / memory_bandwidth,
         reduce=reduce,
         optimizer=passes * array_bytes / memory_bandwidth,
