@@ -192,6 +192,18 @@ def test_more_resolves_more():
     assert bits == sorted(bits) and bits[-1] == 1 and bits[2] > 0.98
 
 
+@pytest.mark.parametrize("array_bytes", [3000, 40_000, 400_000, 40_000_000])
+@pytest.mark.parametrize("exact", ["auto", ()])
+def test_given_slices_are_kept_whatever_else_is_chosen(array_bytes, exact):
+    rows, reads, skew = SPARSE
+    configs = tables(rows)
+    for counts in (None, counts_of(configs, reads, skew)):
+        config = PSSConfig(array_bytes=array_bytes, exact=exact, counts=counts, slices={"t0": 320})
+        layout = allocate(configs, choose(configs, config, 4), 4)
+        (table,) = [t for t in layout.tables if t.name == "t0"]
+        assert table.slots * table.block == 320 and not table.is_exact
+
+
 @pytest.mark.parametrize("short", [False, True])
 def test_a_module_trains_in_slices_of_given_sizes(short):
     configs = tables([1000, 50])

@@ -38,7 +38,7 @@ _HOT_COUNT = 4  # occurrences from which a row may be hot
 
 
 def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig:
-    """``config`` with all that it leaves open decided, as a plain layout.
+    """``config`` with all that it leaves open decided, as a plain layout: the one that is `searched`, or by rules.
 
     1. All tables exact at their embedding_dim, if they fit.
     2. If every row can have elements of its own, as many exact coordinates a row as fit, and two shared ones (none from
@@ -60,8 +60,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     check_tables(tables, config)
     itemsize_trained, itemsize = itemsize, cell_bytes(config.bits, itemsize)
     plain = replace(config, layout="plain", counts=None)
-    stated = [getattr(config, field) for field in ("width", "prefix", "hot")]
-    contiguous = config.exact == "auto" and stated == [None] * 3
+    stated = [getattr(config, field) for field in ("width", "prefix", "hot", "slices")]
+    contiguous = config.exact == "auto" and stated == [None] * 4
     dims = [t.embedding_dim for t in tables]
     if contiguous and _exact_bytes(tables, max(dims), itemsize, False, config.bits) <= config.array_bytes:
         return replace(plain, exact=[t.name for t in tables])
@@ -81,7 +81,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     plain = replace(
         plain,
         sign=not projected if config.sign is None else config.sign,
-        segments=projected if config.segments is None else config.segments,
+        segments=projected or config.has_slices if config.segments is None else config.segments,
     )
     if contiguous and config.exact_fraction is None:
         least = 1 if config.head == "dot" or not config.counts else _MOST_WIDTH
@@ -253,7 +253,8 @@ def _hot_rows(
     if not sharing:
         return {}
     taken = [(t.num_embeddings, w) for t, w in zip(tables, widths, strict=True) if t.name in plain.exact]
-    least = sum(aligned(w) for w in widths)
+    given = plain.slices or {}
+    least = sum(aligned(max(w, given.get(t.name, 0))) for t, w in zip(tables, widths, strict=True))
     left = min(share * room, room - sum(aligned(rows * w) for rows, w in taken) - least)
     all_counts = np.concatenate([counts[t.name].counts for t, _ in sharing])
     cost = np.concatenate(
