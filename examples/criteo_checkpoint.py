@@ -13,8 +13,11 @@ from torchrec_pss.whole_file import json_bytes, read_json
 from torchrec_pss.whole_folder import whole_folder
 
 _PROGRESS = "progress.json"
-_BEFORE = {"bits": 32, "recipe": "torchrec_dlrm"}  # what runs did that had no such flags
-_UNSAID = {"keep_array": False}  # what runs did whose flag was not given
+_BEFORE = {
+    "bits": 32,
+    "recipe": "torchrec_dlrm",
+    "keep_array": False,
+}  # what runs did that had no such flags, or said nothing
 _check = json_fields.fields(
     step=json_fields.count,
     train_seconds=json_fields.amount,
@@ -98,8 +101,8 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
                 f"--resume: the checkpoint has another layout of the shared array: {difference} (--layout rules is what auto was before it searched)"
             )
     for flag, value in config.items():
-        was = progress["config"].get(flag, None if value is None else _BEFORE.get(flag))
-        was = _UNSAID.get(flag) if was is None and value is not None else was
+        was = progress["config"].get(flag)
+        was = _BEFORE.get(flag) if was is None and value is not None else was
         if was != value:
             raise ValueError(f"--resume: --{flag} was {was} and is now {value}")
 

@@ -81,7 +81,7 @@ def parser() -> Parser:
     model.add_argument(
         "--layout",
         choices=["auto", "rules", "plain"],
-        help="of the array (default auto): chosen from tables, budget and counts of ids, or PSS's own (full width, all hashed)",
+        help="of the array (default auto): chosen from tables, budget and counts of ids; rules, as auto chose before it searched; or PSS's own (full width, all hashed)",
     )
     add_number(model, "--bits", choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)")
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")

@@ -57,8 +57,9 @@ class Trainer:
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
         in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
         self.passes = self._passes(in_backward)
-        args.epochs, args.keep_array = self.passes.most, self.passes.keeps
-        begins_anew = not self.passes.keeps
+        args.epochs, begins_anew = self.passes.most, not self.passes.keeps
+        if not in_backward:  # whose tables know no such flag
+            args.keep_array = self.passes.keeps
         args.learning_rate, args.embedding_learning_rate = criteo_model.learning_rates(args, self.world_size)
         torch.manual_seed(args.seed)
         model = criteo_model.build(args, self.data, device)
@@ -149,10 +150,10 @@ class Trainer:
                 self._end_of_pass()
                 reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
                 self._save()
+        ends = self._pass_ends()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
-        elif more_would_pay(self._pass_ends()):
-            ends = self._pass_ends()
+        elif more_would_pay(ends):
             logger.info(
                 "pass %d gained %.4f of validation AUROC: more passes may pay, --epochs %d",
                 len(ends),

@@ -222,3 +222,11 @@ def test_runs_of_before_there_were_recipes_and_bits_go_on():
     for flag, was, now in (("bits", 32, 4), ("recipe", "torchrec_dlrm", "equal")):
         with pytest.raises(ValueError, match=f"--{flag} was {was} and is now {now}"):
             check_same_run({"config": {}, "layout": None}, {flag: now}, None)
+
+
+def test_runs_of_before_arrays_were_kept_by_default_go_on_as_they_did():
+    then = {"config": {"keep_array": None}, "layout": None}
+    for same in (None, False):
+        check_same_run(then, {"keep_array": same}, None)
+    with pytest.raises(ValueError, match="--keep_array was False and is now True"):
+        check_same_run(then, {"keep_array": True}, None)
