@@ -117,13 +117,32 @@ def test_more_bytes_never_resolve_less_and_steps_are_small():
     configs = tables(rows)
     counts = counts_of(configs, reads, skew)
     given = [
-        Table(objective.reads_of(counts[t.name], t.num_embeddings, reads), t.num_embeddings, 16, False, 4)
-        for t in configs
+        Table(objective.reads_of(counts[t.name], t.num_embeddings, reads), t.num_embeddings, 16, False) for t in configs
     ]
     most = sum(t.reads.weight for t in given)
-    values = [search(given, int(20_000 * 1.05**k), 32, True)[1] / most for k in range(60)]
+    values = [search(given, int(20_000 * 1.05**k), 32, 4)[1] / most for k in range(60)]
     steps = np.diff(values)
     assert steps.min() >= 0 and steps.max() < 0.02
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("bits", [32, 4])
+def test_a_search_promises_what_its_choices_resolve(exact, bits):
+    rows, reads, skew = SPARSE
+    configs = tables(rows)
+    counts = counts_of(configs, reads, skew)
+    given = [
+        Table(objective.reads_of(counts[t.name], t.num_embeddings, reads), t.num_embeddings, 16, exact) for t in configs
+    ]
+    choices, promised = search(given, 30_000, bits, 4)
+    found = 0.0
+    for table, choice in zip(given, choices, strict=True):
+        hot = table.rows if choice.is_exact else choice.hot
+        own = objective.own_ids(table.reads, hot)
+        load = float((table.reads.reads * (table.reads.ids - own)).sum()) / max(choice.slice_numel, 1)
+        found += table.reads.weight * objective.resolved(table.reads, 16, choice.width, hot, load)
+    assert promised == pytest.approx(objective.kept_by_bits(bits) * found, rel=0.01)  # slices may have been filled
+    assert objective.kept_by_bits(bits) * found >= promised * (1 - 1e-9)
 
 
 def test_the_order_of_tables_decides_nothing():

@@ -23,24 +23,36 @@ from torchrec_pss.whole_file import write_text
 
 
 @dataclass(frozen=True)
-class Ratings:
+class DenseRows:
     """A file's rows.
 
     Attributes:
         num_rows: of the file.
         users, items: ids of the two large fields.
-        seed: of everything.
         rank: of the products.
+        seed: of everything.
     """
 
     num_rows: int
-    users: int = 6000
-    items: int = 3700
+    users: int
+    items: int
+    rank: int
     seed: int = 0
-    rank: int = 8
 
     def fields(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids ``[rows, fields]`` and labels ``[rows]``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Ratings(DenseRows):
+    """Any pair of a user and an item, and whether it was liked."""
+
+    users: int = 6000
+    items: int = 3700
+    rank: int = 8
+
+    def fields(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(self.seed)
         user = _skewed(rng, self.num_rows, self.users, 0.6)
         item = _skewed(rng, self.num_rows, self.items, 0.8)
@@ -59,24 +71,14 @@ class Ratings:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """A file's rows, a third of them chosen.
+class Usage(DenseRows):
+    """A third of the rows chosen."""
 
-    Attributes:
-        num_rows: of the file.
-        users, items: ids of the two large fields.
-        seed: of everything.
-        rank: of the products.
-    """
-
-    num_rows: int
     users: int = 950
     items: int = 4000
-    seed: int = 0
     rank: int = 6
 
     def fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids ``[rows, fields]`` and labels ``[rows]``."""
         rng = np.random.default_rng(self.seed)
         chosen = -(-self.num_rows // 3)
         user = _skewed(rng, chosen, self.users, 0.7)
@@ -94,9 +96,6 @@ class Usage:
         fields = np.stack([np.tile(user, 3), items, *(np.tile(f, 3) for f in contexts)], 1)
         order = rng.permutation(len(items))[: self.num_rows]
         return fields[order], order < chosen
-
-
-DenseRows = Ratings | Usage
 
 
 def write(rows: DenseRows, path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
-from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.id_counts import IdCounts, reads_of_ids
 from torchrec_pss.ops.hashing import hot_keys_of, shortened
 
 
@@ -20,7 +20,7 @@ def unresolved_of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts
     """The same of one table."""
     if table.is_exact:
         return 0.0
-    reads, rows = _reads(table, known)
+    reads, rows = reads_of_ids(known, table.rows, table.rows)
     if known is not None and table.num_hot:
         keys = shortened(hot_keys_of(table.key, torch.from_numpy(known.ids)), table.hot_drop).numpy()
         hot = layout.hot_keys[table.hot_begin : table.hot_end].numpy()
@@ -35,16 +35,6 @@ def unresolved_of_table(layout: ArrayLayout, table: TableLayout, known: IdCounts
     numel = table.slots * table.block
     lost = float((reads * rows / total / (1 + numel * share)).sum())
     return cold * lost * shared_width / table.width
-
-
-def _reads(table: TableLayout, known: IdCounts | None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads of an id, and how many ids are read so often: those counted one by one, the others evenly."""
-    if known is None:
-        return np.ones(1), np.full(1, float(table.rows))
-    others = max(table.rows - len(known.ids), 0)
-    rest = max(known.total - int(known.counts.sum()), 0)
-    reads = np.append(known.counts.astype(np.float64), rest / others if others else 0.0)
-    return reads, np.append(np.ones(len(known.ids)), float(others))
 
 
 def _total(table: TableLayout, known: IdCounts | None) -> float:

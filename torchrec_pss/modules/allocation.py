@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 from math import gcd
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
@@ -21,9 +23,10 @@ from torchrec_pss.ops.quantize import element_bytes, kept_keys, key_bytes, proje
 ALIGNMENT = 16  # elements; exact, prefix and hot regions and slices start at multiples of it
 _MAX_SLOTS = (1 << 32) - 1
 _EXACT_FRACTION = 0.3
+_Numel = TypeVar("_Numel", int, np.ndarray)
 
 
-def aligned(numel: int) -> int:
+def aligned(numel: _Numel) -> _Numel:
     return -(-numel // ALIGNMENT) * ALIGNMENT
 
 

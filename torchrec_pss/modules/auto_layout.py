@@ -11,6 +11,7 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
+from torchrec_pss.modules.id_counts import examples_of
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.searched_layout import searched
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
@@ -171,12 +172,7 @@ def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
 
 
 def _has_few_examples(counts: Mapping | None) -> bool:
-    return bool(counts) and _examples(counts) < _FEW_READS
-
-
-def _examples(counts: Mapping) -> int:
-    """That the counts are of: reads of the table that is read most."""
-    return max(known.total for known in counts.values())
+    return bool(counts) and examples_of(counts) < _FEW_READS
 
 
 def _read_width(
@@ -191,7 +187,7 @@ def _read_width(
     elements = plain.array_bytes / float(itemsize) / sum(t.num_embeddings for t in tables)
     most = _MOST_WIDTH
     many = _MANY_READS_OF_ROWS if plain.exact == "auto" else _MANY_READS
-    if counts and (examples := _examples(counts)) < many:
+    if counts and (examples := examples_of(counts)) < many:
         dim = max(t.embedding_dim for t in tables)
         learned = min(examples // _EXAMPLES_PER_COORDINATE, int(_WIDTH_PER_DIM * dim))
         most = min(most, max(_LEAST_WIDTH, learned, int(_WIDTH_PER_OWN_ELEMENT * elements)))

@@ -102,6 +102,19 @@ def _from_bytes(ids: bytes, counts: bytes, total: int) -> IdCounts:
 torch.serialization.add_safe_globals([_from_bytes])
 
 
+def examples_of(counts: Mapping[str, IdCounts]) -> int:
+    """That the counts are of: reads of the table that is read most."""
+    return max(known.total for known in counts.values())
+
+
+def reads_of_ids(known: IdCounts | None, rows: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reads of an id, and how many ids of a table of so many rows are read so often, both fp64: those counted one by one, then the
+    others (perhaps none), which share the rest evenly. Without counts there are ``total`` reads of the others."""
+    counts, total = (np.zeros(0), total) if known is None else (known.counts.astype(np.float64), known.total)
+    others, rest = max(rows - len(counts), 0), max(total - int(counts.sum()), 0)
+    return np.append(counts, rest / others if others else 0.0), np.append(np.ones(len(counts)), float(others))
+
+
 def checked_counts(counts: object) -> dict[str, IdCounts]:
     """Counts by table name.
 

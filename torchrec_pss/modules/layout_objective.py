@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.id_counts import IdCounts, reads_of_ids
 
 SPREAD = 0.02
 NOISE = 10.0  # reads
@@ -62,18 +62,16 @@ class Reads:
 def reads_of(known: IdCounts | None, rows: int, total: int) -> Reads:
     """Of a table of so many rows. Without counts, ``total`` reads spread evenly; ids that were not counted one by one share the rest
     evenly."""
-    counts = np.zeros(0) if known is None else known.counts.astype(np.float64)
+    reads, ids = reads_of_ids(known, rows, total)
+    counts = reads[:-1]
     edges = np.arange(len(counts) + 1)
     if len(counts) > _GROUPS:
         spaced = np.geomspace(_ALONE + 1, len(counts), _GROUPS - _ALONE)
         edges = np.unique(np.concatenate([edges[: _ALONE + 1], np.round(spaced).astype(np.int64)]))
-    ids = np.diff(edges).astype(np.float64)
-    reads = np.diff(np.concatenate([[0.0], np.cumsum(counts)])[edges]) / ids
-    counted = len(ids)
-    others, rest = max(rows - len(counts), 0), (total if known is None else known.total) - counts.sum()
-    if others and rest > 0:
-        ids, reads = np.append(ids, float(others)), np.append(reads, rest / others)
-    return Reads(reads, ids, counted)
+    grouped = np.diff(edges).astype(np.float64)
+    means = np.diff(np.concatenate([[0.0], np.cumsum(counts)])[edges]) / grouped
+    others = slice(-1, None) if reads[-1] > 0 else slice(0)
+    return Reads(np.append(means, reads[others]), np.append(grouped, ids[others]), len(grouped))
 
 
 def shares(dim: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from torchrec_pss.modules.allocation import aligned, cell_bytes
+from torchrec_pss.modules.allocation import ALIGNMENT, aligned, cell_bytes
 from torchrec_pss.modules.layout_objective import Reads, kept_by_bits, shares, told
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes
 
@@ -26,14 +26,12 @@ class Table:
         reads: of its ids.
         rows, dim: of the full table.
         may_be_exact: its ids are its rows.
-        itemsize: bytes of an element while it is trained.
     """
 
     reads: Reads
     rows: int
     dim: int
     may_be_exact: bool
-    itemsize: int
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,17 @@ class Choice:
 class _Choices:
     """All choices of one table that no other beats at fewer bytes, from the cheapest to the dearest."""
 
-    def __init__(self, table: Table, bits: int, bias: bool, whole: bool) -> None:
+    def __init__(self, table: Table, bits: int, cell: float, whole: bool) -> None:
         widths = [w for w in _WIDTHS if w < table.dim and not whole] + [table.dim]
-        cell, key = float(cell_bytes(bits, table.itemsize)), key_bytes(_KEYS, True) / _KEYS
-        of = table.reads
+        of, key = table.reads, key_bytes(_KEYS, True) / _KEYS
         hot = np.concatenate([[0.0], np.cumsum(of.ids)]).astype(np.int64)[: of.counted + 1]
         slices = _slice_sizes(int(of.ids.sum()), widths[-1])
-        shares_left = _Sharing(of, slices)
+        of_own, of_shared = _told(of, table.dim, slices)
         gains, costs, whats = [], [], []
         for width in widths:
-            projection = projection_bytes((width + bias) * table.dim, bits) if width < table.dim else 0
-            own, shared = shares_left.told(width, table.dim)
-            elements = -(-(hot * width)[:, None] // 16) * 16 + slices
+            projection = projection_bytes((width + 1) * table.dim, bits) if width < table.dim else 0  # with a bias
+            own, shared = (first + (width - 1) * other for first, other in (of_own, of_shared))
+            elements = aligned(hot * width)[:, None] + slices
             gains.append((own[: of.counted + 1, None] + shared[: of.counted + 1]).ravel())
             costs.append((elements * cell + key * hot[:, None] + projection).ravel())
             grid = np.meshgrid(width, hot, slices, 0, indexing="ij")
@@ -83,36 +80,31 @@ class _Choices:
 
 def _slice_sizes(ids: int, widest: int) -> np.ndarray:
     """From the least to one in which every id would have its own elements."""
-    most = max(aligned(ids * widest), 16)
-    number = max(int(np.log2(most / 16) * _SLICES_PER_DOUBLING), 0) + 1
-    return np.unique(-(-np.geomspace(16, most, number).astype(np.int64) // 16) * 16)
+    most = max(aligned(ids * widest), ALIGNMENT)
+    number = max(int(np.log2(most / ALIGNMENT) * _SLICES_PER_DOUBLING), 0) + 1
+    return np.unique(aligned(np.geomspace(ALIGNMENT, most, number).astype(np.int64)))
 
 
-class _Sharing:
-    """What a table's rows tell when the most frequent groups are hot and the others share a slice."""
-
-    def __init__(self, of: Reads, slices: np.ndarray) -> None:
-        self._of = of
-        left = np.cumsum((of.reads * of.ids)[::-1])[::-1]
-        self._load = left[:, None] / slices  # ``[groups, slices]``
-
-    def told(self, width: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-        """By so many coordinates: ``[groups + 1]`` of hot rows, if so many groups are hot; ``[groups + 1, slices]`` of the others."""
-        of, number = self._of, len(self._of.ids)
-        own, shared = np.zeros(number + 1), np.zeros((number + 1, self._load.shape[1]))
-        for share, coordinates in zip(shares(dim), (1, width - 1), strict=True):
-            own[1:] += coordinates * np.cumsum(told(of.reads, share, 0.0) * of.ids)
-            for g in range(number):
-                shared[g] += coordinates * (of.ids[g:] @ told(of.reads[g:, None], share, self._load[g]))
-        return own, shared
+def _told(of: Reads, dim: int, slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By a first and by another coordinate: ``[2, groups + 1]`` of hot rows, if so many groups are hot; ``[2, groups + 1, slices]`` of the
+    others, which share a slice."""
+    number = len(of.ids)
+    own, shared = np.zeros((2, number + 1)), np.zeros((2, number + 1, len(slices)))
+    left = np.cumsum((of.reads * of.ids)[::-1])[::-1]
+    for c, share in enumerate(shares(dim)):
+        own[c, 1:] = np.cumsum(told(of.reads, share, 0.0) * of.ids)
+        for g in range(number):
+            shared[c, g] = of.ids[g:] @ told(of.reads[g:, None], share, left[g] / slices)
+    return own, shared
 
 
 def search(
-    tables: Sequence[Table], array_bytes: int, bits: int, bias: bool, whole: bool = False
+    tables: Sequence[Table], array_bytes: int, bits: int, itemsize: int, whole: bool = False
 ) -> tuple[list[Choice], float] | None:
     """A choice for each table, ``whole`` of rows read D wide alone, and what all resolve, as a sum of tables' weighed shares; None where
-    nothing fits."""
-    all_choices = [_Choices(table, bits, bias, whole) for table in tables]
+    nothing fits. ``itemsize``: bytes of an element while it is trained."""
+    cell = float(cell_bytes(bits, itemsize))
+    all_choices = [_Choices(table, bits, cell, whole) for table in tables]
     if sum(c.costs[0] for c in all_choices) > array_bytes:
         return None
 
@@ -135,7 +127,7 @@ def search(
             break
         numbers[-best[1]] = best[2]
     choices = [c[i] for c, i in zip(all_choices, numbers, strict=True)]
-    left = (array_bytes - cost(numbers)) / float(cell_bytes(bits, tables[0].itemsize))
+    left = (array_bytes - cost(numbers)) / cell
     return _filled(tables, choices, left), sum(float(c.gains[i]) for c, i in zip(all_choices, numbers, strict=True))
 
 
@@ -147,5 +139,6 @@ def _filled(tables: Sequence[Table], choices: list[Choice], left: float) -> list
     ]
     share = min(left / max(sum(wanted), 1), 1.0)
     return [
-        replace(c, slice_numel=c.slice_numel + int(share * w) // 16 * 16) for c, w in zip(choices, wanted, strict=True)
+        replace(c, slice_numel=c.slice_numel + int(share * w) // ALIGNMENT * ALIGNMENT)
+        for c, w in zip(choices, wanted, strict=True)
     ]

@@ -9,6 +9,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import cell_bytes
 from torchrec_pss.modules.density import DENSE_READS, reads_a_row
+from torchrec_pss.modules.id_counts import examples_of
 from torchrec_pss.modules.layout_objective import reads_of, resolved_in_region
 from torchrec_pss.modules.layout_search import Choice, Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
@@ -24,19 +25,17 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
     foreseen the lab's runs (docs/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
     their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained."""
-    total = max(known.total for known in config.counts.values())
+    total = examples_of(config.counts)
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
     contiguous = config.exact == "auto"
-    given = [
-        Table(r, t.num_embeddings, t.embedding_dim, contiguous, itemsize) for r, t in zip(reads, tables, strict=True)
-    ]
+    given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous) for r, t in zip(reads, tables, strict=True)]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
     is_dense = reads_a_row(total, rows) >= DENSE_READS and sum(rows) <= _FEW_IDS
     if not is_dense and not (total < _MANY and elements < sum(rows)):
         return None
     whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
-    found = search(given, config.array_bytes - _ROUNDING, config.bits, True, whole)
+    found = search(given, config.array_bytes - _ROUNDING, config.bits, itemsize, whole)
     of_region = 0.0 if whole else resolved_in_region(reads, dims, elements, config.bits)
     plain = replace(config, layout="plain", counts=None, block_size=1)
     if of_region > (found[1] if found else 0.0):
