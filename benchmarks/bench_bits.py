@@ -3,7 +3,8 @@
 To train: Kaggle's 26 tables at the default layout, one id a bag; arrays of as many elements in 32 and in 8, 4 and 2 bits. A forward, and a step of
 forward, backward and Adam (torch's fused one) on array and projections. One thread.
 
-To read: the lookup alone, in codes and scales that are there already, in each case of ``bench_lookup --quick``, on the case's threads.
+To read: the lookup alone, in each case of ``bench_lookup --quick``, on the case's threads: in codes and scales that are there already, and
+in a collection that `load_packed` has given 4 bits.
 
 All in turn; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.bench_lookup import keep_freed_memory, rows_of
 from benchmarks.lookup_cases import MB, QUICK, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
-from torchrec_pss import PSSEmbeddingBagCollection
+from torchrec_pss import PSSEmbeddingBagCollection, load_packed, packed
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops import PoolingMode, lookup
@@ -65,7 +66,7 @@ def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[
 
 def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
     """The lookup of a collection's features and nothing beside it, of elements as they are stored."""
-    bits, numel = ebc.config.bits, ebc.layout.numel
+    bits, numel = ebc._read_bits, ebc.layout.numel
     given = ebc._arguments(range(len(ebc.layout.tables)), PoolingMode.SUM)
     if "projections" in given:
         given["projections"] = given["projections"].detach()
@@ -79,6 +80,13 @@ def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
         return lookup_packed(codes, scales, numel=numel, bits=bits, **ids, **given)
 
     return read
+
+
+def loaded(ebc: PSSEmbeddingBagCollection) -> PSSEmbeddingBagCollection:
+    """Another collection, for reading alone, with what this one stores."""
+    reads = PSSEmbeddingBagCollection(ebc.embedding_bag_configs(), config=ebc.config)
+    load_packed(reads, packed(ebc))
+    return reads
 
 
 def medians(calls: Calls, repeats: int, turn: float, busy: bool) -> dict[tuple[int, str], float]:
@@ -100,9 +108,14 @@ def medians(calls: Calls, repeats: int, turn: float, busy: bool) -> dict[tuple[i
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
+def _rival_of(part: str) -> str:
+    """That of 32 bits."""
+    return "read" if part == "loaded" else part
+
+
 def _lines(median: dict[tuple[int, str], float], **of_all) -> list[dict]:
     return [
-        of_all | {"bits": bits, "part": part, "milliseconds": 1e3 * spent, "ratio": spent / median[32, part]}
+        of_all | {"bits": bits, "part": part, "milliseconds": 1e3 * spent, "ratio": spent / median[32, _rival_of(part)]}
         for (bits, part), spent in median.items()
     ]
 
@@ -129,7 +142,9 @@ def measure_read(case: Case, repeats: int, busy: bool = False, table_gib: float 
     number = case.batch_size * case.ids_per_bag
     batches = [batch_of(case, draw_ids(rows, number, case.ids, seed)) for seed in range(2, 2 + _BATCHES)]
     wide = collection(case, rows)
-    calls = {(bits, "read"): read_of(of_bits(wide, bits), batches) for bits in BITS}
+    made = {bits: of_bits(wide, bits) for bits in BITS}
+    calls = {(bits, "read"): read_of(ebc, batches) for bits, ebc in made.items()}
+    calls[4, "loaded"] = read_of(loaded(made[4]), batches)
     return _lines(medians(calls, repeats, _TURN, busy), elements=wide.layout.numel, **asdict(case))
 
 
@@ -149,10 +164,10 @@ def main() -> None:
     for line in found["train"]:
         print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {ratio:.2f} |".format(**line))
     found["read"] = [line for case in tqdm(cases) for line in measure_read(case, args.repeats, args.busy)]
-    print("| case | elements | bits | ms | of 32 bits |\n|---|---|---|---|---|")
+    print("| case | elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|---|")
     for line in found["read"]:
         print(
-            "| {tables} {layout}, D {embedding_dim}, B {batch_size} x {ids_per_bag}, {ids}, {threads} thr. | {elements:,} | {bits} | "
+            "| {tables} {layout}, D {embedding_dim}, B {batch_size} x {ids_per_bag}, {ids}, {threads} thr. | {elements:,} | {bits} | {part} | "
             "{milliseconds:.2f} | {ratio:.2f} |".format(**line)
         )
     write_json(args.json, found)

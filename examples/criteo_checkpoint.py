@@ -17,6 +17,7 @@ _BEFORE = {
     "bits": 32,
     "recipe": "torchrec_dlrm",
     "keep_array": False,
+    "vocabulary": False,
 }  # what runs did that had no such flags, or said nothing
 _check = json_fields.fields(
     step=json_fields.count,

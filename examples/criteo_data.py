@@ -5,7 +5,7 @@ import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import criteo_flags
@@ -36,6 +36,7 @@ from torchrec_pss.datasets.rows import (
 from torchrec_pss.datasets.splits import Splits, describe, split_files, uses_fraction
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
+from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -266,17 +267,33 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
         distinct, counts = _first_rank_first(lambda: _sketch(training_rows()))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
+        if args.vocabulary is None:
+            args.vocabulary = not declared and is_dense(len(splits.train), distinct)
+        if args.vocabulary:
+            vocabulary, rows, how = _numbered(args, files, splits.train, training_rows)
+            counts = [
+                replace(c, ids=ids)
+                for c, ids in zip(counts, vocabulary.rows_of_each([c.ids for c in counts]), strict=True)
+            ]
+            return ClickData(reader, splits, signature, rows, how, True, counts, vocabulary.rows_of)
         return ClickData(reader, splits, signature, declared or distinct, how, contiguous=False, counts=counts)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
         return ClickData(
             reader, splits, signature, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli
         )
-    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows)
+    vocabulary, rows, how = _numbered(args, files, splits.train, training_rows)
+    return ClickData(reader, splits, signature, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+
+
+def _numbered(
+    args: argparse.Namespace, files: list[CriteoFile], train: range, training_rows: Callable[[], Iterator[RowBlock]]
+) -> tuple[Vocabulary, list[int], str]:
+    """The training rows' vocabulary, the rows of each table by it, and how they were counted. Collective."""
+    vocabulary = _vocabulary(Path(args.cache_dir), files, train, training_rows)
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
-    how = "distinct ids of the training rows, counted exactly, and one row for others"
-    return ClickData(reader, splits, signature, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+    return vocabulary, rows, "distinct ids of the training rows, counted exactly, and one row for others"
 
 
 def _vocabulary(

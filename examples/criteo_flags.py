@@ -21,10 +21,11 @@ _SENSELESS = {
         "planner_pss",
         "watch",
         "bits",
+        "vocabulary",
     ),
     "pss": ("recipe",),
-    "hash": ("block_size", "exact_fraction", "layout", "planner_pss", "recipe"),
-    "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss", "recipe"),
+    "hash": ("block_size", "exact_fraction", "layout", "planner_pss", "recipe", "vocabulary"),
+    "narrow": ("width", "block_size", "exact_fraction", "layout", "planner_pss", "recipe", "vocabulary"),
 }
 
 
@@ -63,6 +64,11 @@ def parser() -> Parser:
         "--synthetic_rows",
         default=4_000_000,
         help="generated training rows an epoch; a tenth of it each to validate and test",
+    )
+    data.add_argument(
+        "--vocabulary",
+        action=argparse.BooleanOptionalAction,
+        help="of text, number the ids of the training rows for the array too, as full tables need it, with one row for all others, or hash ids as they are (default: numbered where few ids are read 40 times in a pass; docs/layout.md)",
     )
     add_number(data, "--synthetic_scale", default=1.0, help="factor on the generated tables' cardinalities")
     add_number(data, "--synthetic_skew", default=1.1, help="exponent of the generated ids' power law")
@@ -224,6 +230,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--rank_memory makes no sense without --planner_pss")
     if args.keep_array and args.planner_pss:
         p.error("--keep_array makes no sense with --planner_pss: what it shares is kept as the tables beside it are")
+    if args.vocabulary is not None and (not args.data_path or args.planner_pss):
+        p.error("--vocabulary makes no sense without --data_path, or with --planner_pss, which has one")
+    if args.vocabulary and (args.num_embeddings or args.num_embeddings_per_feature):
+        p.error("--vocabulary makes no sense with --num_embeddings: ids are taken modulo it")
     if args.data_path and args.in_memory_binary_criteo_path:
         p.error("give --data_path or --in_memory_binary_criteo_path, not both")
     if args.num_embeddings and args.num_embeddings_per_feature:

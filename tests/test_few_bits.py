@@ -1,5 +1,6 @@
 """Elements of few bits: the levels, what is read and learned of them, bytes, and what is refused."""
 
+import copy
 import io
 import json
 import warnings
@@ -33,9 +34,11 @@ from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, power_law_counts
 from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.modules import shared_array
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops import quantize as few
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.ops.packed import lookup_trained
 from torchrec_pss.plan.dry_run import dry_run
 
 ROWS = {"t1": 100, "t2": 5000, "t3": 40}
@@ -486,3 +489,29 @@ def test_what_is_no_packed_state_of_a_collection():
         ebc.array[7] = float("nan")
     with pytest.raises(ValueError, match="array is not finite at 7: it cannot be packed"):
         packed(ebc)
+
+
+def test_what_was_loaded_packed_is_read_as_it_is_until_it_is_trained_again(monkeypatch):
+    """Nothing is packed in its forward, nothing learns, and a state dict or a gradient wanted undoes it."""
+    ebc, reads = collection(4), collection(4)
+    with torch.no_grad():
+        reads.array.zero_(), reads.projections.zero_()
+    load_packed(reads, packed(ebc))
+    assert not any(p.requires_grad for p in reads.parameters())
+    expected = ebc(batch()).values()
+    calls = []
+    monkeypatch.setattr(shared_array, "lookup_trained", lambda *a, **k: calls.append(1) or lookup_trained(*a, **k))
+    for same in (reads, copy.deepcopy(reads), torch.jit.script(reads)):
+        assert torch.equal(same(batch()).values(), expected)
+    assert (
+        torch.equal(reads.materialize("t2", torch.arange(9)), ebc.materialize("t2", torch.arange(9)))
+        and len(calls) == 1
+    )
+    assert torch.equal(packed(reads)["codes"], packed(ebc)["codes"])
+    reads.array.requires_grad_()
+    reads(batch()).values().sum().backward()
+    assert len(calls) == 2 and bool(reads.array.grad.any())
+    load_packed(reads, packed(ebc))
+    reads.load_state_dict(ebc.state_dict())
+    assert all(p.requires_grad for p in reads.parameters()) and torch.equal(reads(batch()).values(), expected)
+    assert len(calls) == 3

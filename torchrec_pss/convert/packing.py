@@ -45,7 +45,10 @@ def packed(module: SharedArrayModule) -> dict[str, torch.Tensor]:
 
 
 def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) -> None:
-    """Gives a collection what was `packed`: it reads the same to the bit. To train on, load the state dict of the array that was trained.
+    """Gives a collection what was `packed`, for reading alone: it reads the same to the bit.
+
+    The elements are made of their codes once, here: a forward is that of fp32 elements. Array and projections want no gradient any more. To
+    train on, load the state dict of the array that was trained.
 
     Raises:
         ValueError: another layout; a module on the meta device; a part that is missing, of another size or dtype, or a scale that is no
@@ -79,6 +82,7 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     with torch.no_grad():
         for parameter, values in found.items():
             parameter.copy_(values)
+    module._hold_levels(True)
 
 
 def _refuse_meta(module: SharedArrayModule) -> None:

@@ -1,7 +1,7 @@
 """Contiguous ids for full tables: one streaming pass over the training rows."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +43,11 @@ class Vocabulary:
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Table rows int64 ``[26, n]`` of ids ``[26, n]``."""
-        out = np.full_like(ids, UNKNOWN)
-        for feature, known in enumerate(self.ids):
-            if not len(known):
-                continue  # no training row could be used
-            at = np.minimum(np.searchsorted(known, ids[feature]), len(known) - 1)
-            out[feature] = np.where(known[at] == ids[feature], at + 1, UNKNOWN)
-        return out
+        return np.stack(self.rows_of_each(ids)) if ids.size else np.zeros_like(ids)
+
+    def rows_of_each(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Likewise of as many ids a feature as there are."""
+        return [_rows_of(known, of_feature) for known, of_feature in zip(self.ids, ids, strict=True)]
 
     def save(self, path: Path, key: str = "") -> None:
         """Writes aside, then renames. ``key`` says of which rows it is."""
@@ -74,6 +72,13 @@ class Vocabulary:
             if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
                 raise ValueError(f"vocabulary {path}: {name} is no ascending vector of int64")
         return cls([arrays[name] for name in names])
+
+
+def _rows_of(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    if not len(known):  # no training row could be used
+        return np.full_like(ids, UNKNOWN)
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[at] == ids, at + 1, UNKNOWN)
 
 
 def _as_array(key: str) -> np.ndarray:

@@ -3,6 +3,12 @@
 from collections.abc import Sequence
 
 DENSE_READS = 40  # of a row in a pass, on the mean, from which a log is dense; docs/training.md has the measurements
+FEW_IDS = 1_000_000  # rows of all tables up to which one mean says how often most of them are read
+
+
+def is_dense(num_reads: float, num_embeddings: Sequence[int]) -> bool:
+    """Whether a log that reads each table so often is a dense one of few ids."""
+    return reads_a_row(num_reads, num_embeddings) >= DENSE_READS and sum(num_embeddings) <= FEW_IDS
 
 
 def reads_a_row(num_reads: float, num_embeddings: Sequence[int]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import cell_bytes
-from torchrec_pss.modules.density import DENSE_READS, reads_a_row
+from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import examples_of
 from torchrec_pss.modules.layout_objective import reads_of, resolved_in_region
 from torchrec_pss.modules.layout_search import Choice, Table, search
@@ -16,9 +16,6 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _ROUNDING = 16  # bytes that scales of parts of groups may take more
 _MANY = 200_000  # examples from which sparse logs are laid out by rules
-_FEW_IDS = (
-    1_000_000  # rows of all tables up to which dense logs are not: where they are more, a mean says little of most
-)
 
 
 def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
@@ -31,8 +28,7 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous) for r, t in zip(reads, tables, strict=True)]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
-    is_dense = reads_a_row(total, rows) >= DENSE_READS and sum(rows) <= _FEW_IDS
-    if not is_dense and not (total < _MANY and elements < sum(rows)):
+    if not is_dense(total, rows) and not (total < _MANY and elements < sum(rows)):
         return None
     whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
     found = search(given, config.array_bytes - _ROUNDING, config.bits, itemsize, whole)

@@ -76,6 +76,7 @@ class SharedArrayModule(nn.Module):
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
+        self._holds_levels = False  # whether elements are what is read of them: `load_packed` has given them
         # What `DistributedModelParallel` exchanges for others, which lack the optimizer in backward that these were given.
         self._meta_parameters = dict(self.named_parameters(recurse=False)) if self.array.is_meta else {}
         self.reset_parameters()
@@ -116,6 +117,7 @@ class SharedArrayModule(nn.Module):
         """
         if self.array.is_meta:
             return
+        self._hold_levels(False)
         self.array.uniform_(-self._config.init_range, self._config.init_range)
         for table in self._layout.tables:
             if table.is_projected:
@@ -157,7 +159,7 @@ class SharedArrayModule(nn.Module):
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
         self._refuse_ddp()
-        if self._config.bits < 32 or not self.array.requires_grad:
+        if self._read_bits < 32 or not self.array.requires_grad:
             return self._plain_reader()
         if self._step_in_backward is not None:
             return partial(fused_lookup, update=self._step_in_backward.of_lookup())
@@ -181,7 +183,21 @@ class SharedArrayModule(nn.Module):
 
     def _plain_reader(self) -> Callable[..., torch.Tensor]:
         """The lookup in the array as it is read, with its gradient."""
-        return lookup if self._config.bits == 32 else partial(lookup_trained, bits=self._config.bits)
+        return lookup if self._read_bits == 32 else partial(lookup_trained, bits=self._read_bits)
+
+    @property
+    def _read_bits(self) -> int:
+        """Of an element, where it must be made of what is trained: 32, if it is read as it is."""
+        frozen = self._holds_levels and not any(p.requires_grad for p in self.parameters(recurse=False))
+        return 32 if frozen else self._config.bits
+
+    def _hold_levels(self, holds: bool) -> None:
+        """Whether the elements are from now on what is read, and not trained: `load_packed` says so, and what is loaded or drawn later, that
+        they are not."""
+        if self._holds_levels != holds:
+            self._holds_levels = holds
+            for parameter in self.parameters(recurse=False):
+                parameter.requires_grad_(not holds)
 
     def _refuse_ddp(self) -> None:
         """That takes an optimizer in backward from a parameter, or makes it step before gradients are reduced."""
@@ -207,7 +223,7 @@ class SharedArrayModule(nn.Module):
         object.__setattr__(
             self,
             name,
-            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._config.bits),
+            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._read_bits),
         )
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
@@ -224,7 +240,7 @@ class SharedArrayModule(nn.Module):
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
         projections = self.projections
-        if projections is not None and self._config.bits < 32:
+        if projections is not None and self._read_bits < 32:
             projections = quantize(projections, PROJECTION_BITS)
         elif projections is not None and hasattr(projections, "_in_backward_optimizers"):
             projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
@@ -382,6 +398,8 @@ class SharedArrayModule(nn.Module):
             warnings.warn(
                 f"{prefix}hot_keys in the state dict are not those of its layout; the layout's are used", stacklevel=2
             )
+        if prefix + "array" in state_dict:
+            self._hold_levels(False)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.projections is not None and self.projections.dtype != self._accumulator:  # assigned
             self.projections.data = self.projections.data.to(self._accumulator)
