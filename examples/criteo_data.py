@@ -38,6 +38,7 @@ from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
 from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.layout_search import fold
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -178,6 +179,11 @@ class ClickData:
         moduli, before = np.array(num_rows, dtype=np.int64)[:, None], self.rows_of
         self.rows_of = lambda ids: (ids if before is None else before(ids)) % moduli
 
+    def share_rows(self, num_rows: list[int]) -> None:
+        """From now on the ids that are read least share rows, where a table has fewer rows than ids (`layout_search.fold`)."""
+        before = self.rows_of
+        self.rows_of = lambda ids: np.stack([fold(r, n) for r, n in zip(before(ids), num_rows, strict=True)])
+
     def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
         steps = num_steps(rows, batch_size, dist.get_world_size())
         return min(steps, limit) if limit else steps
@@ -271,11 +277,12 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
             args.vocabulary = not declared and is_dense(len(splits.train), distinct)
         if args.vocabulary:
             vocabulary, rows, how = _numbered(args, files, splits.train, training_rows)
-            counts = [
-                replace(c, ids=ids)
-                for c, ids in zip(counts, vocabulary.rows_of_each([c.ids for c in counts]), strict=True)
-            ]
-            return ClickData(reader, splits, signature, rows, how, True, counts, vocabulary.rows_of)
+            places = vocabulary.places([c.ids for c in counts])
+            counts = [replace(c, ids=np.arange(1, len(c.ids) + 1)) for c in counts]
+            return ClickData(
+                reader, splits, signature, rows, how, True, counts,
+                lambda ids: np.stack([p[r] for p, r in zip(places, vocabulary.rows_of(ids), strict=True)]),
+            )  # fmt: skip
         return ClickData(reader, splits, signature, declared or distinct, how, contiguous=False, counts=counts)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]

@@ -28,6 +28,7 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_s
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.modules.auto_layout import choose_folded
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
@@ -96,7 +97,7 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
             table.num_embeddings = capped
         data.fold_ids(rows)
         return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
-    return PSSConfig(
+    config = PSSConfig(
         array_bytes=array_bytes,
         layout=args.layout,
         counts=counts_by_table(data),
@@ -107,6 +108,12 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
         exact="auto" if data.contiguous else (),
         **{k: getattr(args, k) for k in ("exact_fraction", "init_range") if getattr(args, k) is not None},
     )
+    if args.vocabulary:
+        config, rows = choose_folded(tables, config)
+        for table, number in zip(tables, rows, strict=True):
+            table.num_embeddings = number
+        data.share_rows(rows)
+    return config
 
 
 def counts_by_table(data: ClickData) -> dict[str, IdCounts] | None:

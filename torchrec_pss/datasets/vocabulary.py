@@ -49,6 +49,10 @@ class Vocabulary:
         """Likewise of as many ids a feature as there are."""
         return [_rows_of(known, of_feature) for known, of_feature in zip(self.ids, ids, strict=True)]
 
+    def places(self, first: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """int64 ``[rows]`` of each feature: the places of its rows where ids ``first`` come first, in their order. Row 0 keeps its own."""
+        return [_places(len(known) + 1, rows) for known, rows in zip(self.ids, self.rows_of_each(first), strict=True)]
+
     def save(self, path: Path, key: str = "") -> None:
         """Writes aside, then renames. ``key`` says of which rows it is."""
         arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)}
@@ -79,6 +83,15 @@ def _rows_of(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return np.full_like(ids, UNKNOWN)
     at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     return np.where(known[at] == ids, at + 1, UNKNOWN)
+
+
+def _places(number: int, first: np.ndarray) -> np.ndarray:
+    rest = np.ones(number, bool)
+    rest[first], rest[UNKNOWN] = False, False
+    order = np.concatenate([[UNKNOWN], first[first != UNKNOWN], np.flatnonzero(rest)])
+    places = np.empty(number, np.int64)
+    places[order] = np.arange(number)
+    return places
 
 
 def _as_array(key: str) -> np.ndarray:

@@ -63,13 +63,12 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot", "slices")]
     contiguous = config.exact == "auto" and stated == [None] * 4
-    dims = [t.embedding_dim for t in tables]
-    if contiguous and _exact_bytes(tables, max(dims), itemsize, False, config.bits) <= config.array_bytes:
+    if contiguous and _all_exact(tables, config, itemsize):
         return replace(plain, exact=[t.name for t in tables])
     if _may_search(config):
         found = searched(tables, config, itemsize_trained)
         if found is not None:
-            return found
+            return found[0]
     plain = replace(
         plain,
         bias=config.head == "mlp" if config.bias is None else config.bias,
@@ -100,6 +99,26 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
         share = _FEW_BYTES_HOT_SHARE if few_bytes_width else _HOT_SHARE
         plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize, share))
     return plain
+
+
+def choose_folded(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> tuple[PSSConfig, list[int]]:
+    """As `choose`, and the rows of each table, where the caller numbers ids in the order of their reads, 0 apart: of an exact table perhaps
+    fewer than it has, onto which `layout_search.fold` brings them. Where ids nearly fit, that is less than to hash all of them.
+
+    Raises:
+        ValueError: see `choose`.
+    """
+    itemsize, rows = 4, [t.num_embeddings for t in tables]
+    if not _may_search(config) or _all_exact(tables, config, cell_bytes(config.bits, itemsize)):
+        return config, rows
+    check_tables(tables, config)
+    return searched(tables, config, itemsize, folds=True) or (config, rows)
+
+
+def _all_exact(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int | Fraction) -> bool:
+    """Whether all rows fit at their embedding_dim."""
+    widest = max(t.embedding_dim for t in tables)
+    return config.exact == "auto" and _exact_bytes(tables, widest, itemsize, False, config.bits) <= config.array_bytes
 
 
 def _may_search(config: PSSConfig) -> bool:

@@ -16,6 +16,7 @@ from torchrec_pss.ops.quantize import key_bytes, projection_bytes
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # and D
 _SLICES_PER_DOUBLING = 4
 _KEYS = 1024  # that are counted together, for no part of a byte
+_FOLDS = 16  # numbers of rows that are looked at, from all down to half
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,29 @@ class Table:
         reads: of its ids.
         rows, dim: of the full table.
         may_be_exact: its ids are its rows.
+        may_fold: of such a table, ids that are read least may have a row for two (`fold`).
     """
 
     reads: Reads
     rows: int
     dim: int
     may_be_exact: bool
+    may_fold: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Of a table. ``hot`` ids have elements of their own: 0 of an exact table, where all have."""
+    """Of a table. ``hot`` ids have elements of their own, and the others a slice; an exact table has neither, and ``exact_rows``, all or, folded,
+    fewer."""
 
     width: int
     hot: int
     slice_numel: int
-    is_exact: bool
+    exact_rows: int
+
+    @property
+    def is_exact(self) -> bool:
+        return self.exact_rows > 0
 
 
 class _Choices:
@@ -54,6 +62,8 @@ class _Choices:
         slices = _slice_sizes(int(of.ids.sum()), widths[-1])
         of_own, of_shared = _told(of, table.dim, slices)
         gains, costs, whats = [], [], []
+        exact_rows = _exact_rows(table)
+        of_exact = _told_folded(of, table.dim, exact_rows) if table.may_fold else of_own[:, -1:]
         for width in widths:
             projection = projection_bytes((width + 1) * table.dim, bits) if width < table.dim else 0  # with a bias
             own, shared = (first + (width - 1) * other for first, other in (of_own, of_shared))
@@ -63,9 +73,10 @@ class _Choices:
             grid = np.meshgrid(width, hot, slices, 0, indexing="ij")
             whats.append(np.stack([g.ravel() for g in grid], 1))
             if table.may_be_exact:
-                gains.append(own[-1:])
-                costs.append(np.array([aligned(table.rows * width) * cell + projection]))
-                whats.append(np.array([[width, 0, 0, 1]]))
+                first, other = of_exact
+                gains.append(first + (width - 1) * other)
+                costs.append(aligned(exact_rows * width) * cell + projection)
+                whats.append(np.stack([g.ravel() for g in np.meshgrid(width, 0, 0, exact_rows, indexing="ij")], 1))
         gain, cost, what = np.concatenate(gains), np.concatenate(costs), np.concatenate(whats)
         order = np.lexsort((-gain, cost))
         gain, cost, what = gain[order], cost[order], what[order]
@@ -74,8 +85,32 @@ class _Choices:
         self.costs, self._whats = cost[better], what[better]
 
     def __getitem__(self, number: int) -> Choice:
-        width, hot, slice_numel, is_exact = self._whats[number].tolist()
-        return Choice(width, hot, slice_numel, bool(is_exact))
+        return Choice(*self._whats[number].tolist())
+
+
+def _exact_rows(table: Table) -> np.ndarray:
+    fewest = -(-table.rows // 2) if table.may_fold else table.rows
+    return np.unique(np.geomspace(fewest, table.rows, _FOLDS).round().astype(np.int64))
+
+
+def fold(ids: np.ndarray, rows: int) -> np.ndarray:
+    """Rows of ids that are in the order of their reads, the most read first, 0 apart: those from ``rows`` on share the last rows, the
+    least read with the one that is read most of these."""
+    return np.where(ids < rows, ids, rows - 1 - (ids - rows) % max(rows - 1, 1))
+
+
+def _told_folded(of: Reads, dim: int, rows: np.ndarray) -> np.ndarray:
+    """``[2, n]``, as `_told`: of a table with so many rows, where ids beyond them share the last ones (`fold`)."""
+    reads = np.repeat(of.reads, of.ids.astype(np.int64))
+    found = np.zeros((2, len(rows)))
+    for c, share in enumerate(shares(dim)):
+        alone = np.concatenate([[0.0], np.cumsum(told(reads, share, 0.0))])
+        for i, number in enumerate(rows):
+            more = reads[number:]
+            met = reads[number - len(more) : number][::-1]
+            shared = told(more, share, met).sum() + told(met, share, more).sum()
+            found[c, i] = alone[min(number - len(more), len(reads))] + shared
+    return found
 
 
 def _slice_sizes(ids: int, widest: int) -> np.ndarray:
@@ -134,7 +169,7 @@ def search(
 def _filled(tables: Sequence[Table], choices: list[Choice], left: float) -> list[Choice]:
     """With the elements that are left over, which nothing that was counted needs, in the slices of tables that have more ids."""
     wanted = [
-        0 if c.is_exact else max(aligned((t.rows - c.hot) * c.width) - c.slice_numel, 0)
+        0 if c.exact_rows else max(aligned((t.rows - c.hot) * c.width) - c.slice_numel, 0)
         for t, c in zip(tables, choices, strict=True)
     ]
     share = min(left / max(sum(wanted), 1), 1.0)

@@ -18,14 +18,18 @@ _ROUNDING = 16  # bytes that scales of parts of groups may take more
 _MANY = 200_000  # examples from which sparse logs are laid out by rules
 
 
-def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig | None:
+def searched(
+    tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int, folds: bool = False
+) -> tuple[PSSConfig, list[int]] | None:
     """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
     foreseen the lab's runs (docs/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
-    their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained."""
+    their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained. And the rows of each table: with
+    ``folds``, where ids are in the order of their reads, perhaps fewer than it has (`fold`)."""
     total = examples_of(config.counts)
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
     contiguous = config.exact == "auto"
-    given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous) for r, t in zip(reads, tables, strict=True)]
+    folds &= contiguous
+    given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous, folds) for r, t in zip(reads, tables, strict=True)]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
     if not is_dense(total, rows) and not (total < _MANY and elements < sum(rows)):
@@ -35,8 +39,11 @@ def searched(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     of_region = 0.0 if whole else resolved_in_region(reads, dims, elements, config.bits)
     plain = replace(config, layout="plain", counts=None, block_size=1)
     if of_region > (found[1] if found else 0.0):
-        return replace(plain, sign=True, segments=False, bias=True, exact=[], hot={})
-    return found and _sliced(plain, dict(zip((t.name for t in tables), found[0], strict=True)), config)
+        return replace(plain, sign=True, segments=False, bias=True, exact=[], hot={}), rows
+    if found is None:
+        return None
+    choices = dict(zip((t.name for t in tables), found[0], strict=True))
+    return _sliced(plain, choices, config), [c.exact_rows or n for c, n in zip(found[0], rows, strict=True)]
 
 
 def _sliced(plain: PSSConfig, choices: dict[str, Choice], config: PSSConfig) -> PSSConfig:
