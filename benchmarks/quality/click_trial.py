@@ -35,6 +35,7 @@ class ClickTrial:
         batch_size: rows a step.
         points: evaluations on the test rows, evenly spread over the steps.
         passes: over the rows, the embeddings begun anew before each.
+        bits: of an element, full tables apart.
     """
 
     contestant: str
@@ -46,6 +47,7 @@ class ClickTrial:
     batch_size: int = 64
     points: int = 1
     passes: int = 1
+    bits: int = 32
 
 
 def run(log: ClickLog, trial: ClickTrial) -> dict:
@@ -62,9 +64,9 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     tables = rivals.tables_of(log.num_embeddings, trial.embedding_dim)
     budget = int(sum(log.num_embeddings) * trial.embedding_dim * 4 / trial.compression)
     counts = {t.name: c for t, c in zip(tables, log.counts, strict=True)}
-    embeddings, size = contestant.build(tables, budget, counts, variant)
+    embeddings, size = contestant.built(tables, budget, counts, variant, trial.bits)
     model, average, curve = train(log, trial, embeddings, factor)
-    with average.applied():
+    with average.applied(), contestant.read_in(embeddings, trial.bits):
         auroc_val = auroc(model, log, log.num_train, log.num_train + log.num_val)
     layout = getattr(embeddings, "layout", None)
     return {
@@ -82,6 +84,7 @@ def train(
         RuntimeError: the loss is not finite.
     """
     model = _model(trial, embeddings)
+    contestant = rivals.ALL[trial.contestant]
 
     rate, embedding_rate = adam_learning_rates(trial.batch_size)
     own = {id(p) for p in embeddings.parameters()}
@@ -109,16 +112,17 @@ def train(
         if number == trial.passes - 1 and first == a_pass // 2:
             cluster(embeddings, trial.seed)
         rows = slice(first * trial.batch_size, (first + 1) * trial.batch_size)
-        logits = _logits(model, log, rows)
-        loss = binary_cross_entropy_with_logits(logits, log.labels[rows])
         optimizer.zero_grad()
-        loss.backward()
+        with contestant.read_in(embeddings, trial.bits):
+            logits = _logits(model, log, rows)
+            loss = binary_cross_entropy_with_logits(logits, log.labels[rows])
+            loss.backward()
         optimizer.step()
         average.step()
         if step + 1 in evaluate_at:
             if not torch.isfinite(loss):
                 raise RuntimeError(f"the loss is {float(loss)} at step {step + 1}")
-            with average.applied():
+            with average.applied(), contestant.read_in(embeddings, trial.bits):
                 curve.append((step + 1, auroc(model, log, log.num_train + log.num_val, len(log.labels))))
     return model, average, curve
 

@@ -43,6 +43,7 @@ class PairTrial:
     seed: int = 0
     embedding_dim: int = 64
     epochs: int = 6
+    bits: int = 32
 
 
 def run(pairs: Interactions, trial: PairTrial) -> dict:
@@ -59,7 +60,7 @@ def run(pairs: Interactions, trial: PairTrial) -> dict:
     flags += ["--embedding_dim", str(trial.embedding_dim), "--seed", str(trial.seed)]
     flags += ["--batch_size", str(train_interactions.default_batch_size(len(train.train_user)))]
     if trial.contestant != "full":
-        flags += ["--compression", str(trial.compression)]
+        flags += ["--compression", str(trial.compression), "--bits", str(trial.bits)]
     args = train_interactions.parse(flags)
     variant, factor = CONTESTANTS[trial.contestant][trial.trial]
     if trial.contestant in _OF_THE_SCRIPT:
@@ -87,7 +88,10 @@ def _rival(
     tables = train_interactions.tables(train, args.embedding_dim, 0.0)
     ids = (train.train_user, train.train_item)
     counts = {t.name: IdCounts.of(i) for t, i in zip(tables, ids, strict=True)}
-    embeddings, size = rivals.CONTESTANTS[name].build(tables, budget, counts, variant)
+    contestant = rivals.CONTESTANTS[name]
+    if args.bits < 32 and not contestant.is_layout:
+        raise ValueError(f"{name} is no layout of the array: the script's loop reads it in 32 bits")
+    embeddings, size = contestant.built(tables, budget, counts, variant, args.bits)
     return train_interactions.TwoTower(embeddings, args.negatives), size
 
 

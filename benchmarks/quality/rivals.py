@@ -1,7 +1,9 @@
 """Every contestant at a budget of bytes. A builder takes tables, bytes, counts and a variant (a width or nothing), and
-returns an EBC (for `EmbeddingConfig`s an EC) and the bytes of all that it learns; ValueError where it cannot be had at that budget."""
+returns an EBC (for `EmbeddingConfig`s an EC) and the bytes of all that it learns; ValueError where it cannot be had at that budget. Those
+that are layouts of the array take bits of an element too; `built` gives all of them few bits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +22,10 @@ from benchmarks.quality.composed import (
     TensorTrain,
 )
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
-from torchrec_pss.modules.allocation import largest_fitting
+from torchrec_pss.modules.allocation import cell_bytes, largest_fitting
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
+from torchrec_pss.ops.quantize import key_bytes, quantize
 
 Tables = list[EmbeddingBagConfig] | list[EmbeddingConfig]
 Built = tuple[nn.Module, int]
@@ -77,8 +80,8 @@ def _head(tables: Tables) -> str:
     return "mlp" if _are_bags(tables) else "dot"
 
 
-def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant) -> Built:
-    return array(tables, PSSConfig(array_bytes=array_bytes, counts=counts))
+def pss(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant, bits: int = 32) -> Built:
+    return array(tables, PSSConfig(array_bytes=array_bytes, counts=counts, bits=bits, head=_head(tables)))
 
 
 def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
@@ -86,16 +89,17 @@ def full(tables: Tables, array_bytes: int, counts, variant) -> Built:
     return array(tables, exact_tables(tables, 1 << 60, dim))
 
 
-def narrow(tables: Tables, array_bytes: int, counts, variant) -> Built:
-    return array(tables, exact_tables(tables, array_bytes, narrow_width(tables, array_bytes), head=_head(tables)))
+def narrow(tables: Tables, array_bytes: int, counts, variant, bits: int = 32) -> Built:
+    width = narrow_width(tables, array_bytes, bits)
+    return array(tables, exact_tables(tables, array_bytes, width, head=_head(tables), bits=bits))
 
 
-def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None) -> Built:
+def row_hashing(tables: Tables, array_bytes: int, counts, width: int | None, bits: int = 32) -> Built:
     """``width`` None: that of `train_criteo.py`. An EC has capped tables, whose ids the model takes modulo their rows."""
-    width = width or row_hashing_width(tables, array_bytes)
-    rows = capped_rows(tables, array_bytes, width)
+    width = width or row_hashing_width(tables, array_bytes, bits=bits)
+    rows = capped_rows(tables, array_bytes, width, bits)
     capped = [replace(t, num_embeddings=n) for t, n in zip(tables, rows, strict=True)]
-    embeddings, size = array(capped, exact_tables(capped, array_bytes, width, head=_head(tables)))
+    embeddings, size = array(capped, exact_tables(capped, array_bytes, width, head=_head(tables), bits=bits))
     return Folded(embeddings) if _are_bags(tables) else embeddings, size
 
 
@@ -107,20 +111,22 @@ def robe(tables: Tables, array_bytes: int, counts, block: int) -> Built:
     return array(tables, config)
 
 
-def plain(tables: Tables, array_bytes: int, counts, block: int) -> Built:
+def plain(tables: Tables, array_bytes: int, counts, block: int, bits: int = 32) -> Built:
     """One region for all tables, full width, signs: the paper's setup with our hash."""
-    return array(tables, PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=()))
+    return array(tables, PSSConfig(array_bytes=array_bytes, layout="plain", block_size=block, exact=(), bits=bits))
 
 
-def hot_and_hashed(tables: Tables, array_bytes: int, counts: dict[str, IdCounts], share: float) -> Built:
+def hot_and_hashed(
+    tables: Tables, array_bytes: int, counts: dict[str, IdCounts], share: float, bits: int = 32
+) -> Built:
     """CAFE (Zhang et al., SIGMOD 2024) with its hot ids known in advance: full rows for them, hashed rows for the others."""
     dim = tables[0].embedding_dim
-    number = int(share * array_bytes / (4 * dim + 4))
+    number = int(share * array_bytes / (float(cell_bytes(bits, 4)) * dim + key_bytes(8, bits < 32) / 8))
     threshold = sorted((c for known in counts.values() for c in known.counts.tolist()), reverse=True)[:number]
     least = threshold[-1] + 1 if len(threshold) == number else 1  # no ties beyond the budget
     hot = {name: known.ids[known.counts >= least] for name, known in counts.items()}
     config = PSSConfig(
-        array_bytes=array_bytes, layout="plain", exact=(), block_size=dim, hot=hot, segments=True, sign=False
+        array_bytes=array_bytes, layout="plain", exact=(), block_size=dim, hot=hot, segments=True, sign=False, bits=bits
     )
     return array(tables, config)
 
@@ -217,7 +223,36 @@ class Contestant:
     build: Callable[..., Built]
     trials: Trials
 
+    @property
+    def is_layout(self) -> bool:
+        """Whether it is one of the array's, which knows few bits itself."""
+        return self.build in _LAYOUTS
 
+    def built(self, tables: Tables, array_bytes: int, counts: dict[str, IdCounts], variant, bits: int = 32) -> Built:
+        """With so many bits an element, full tables apart: at as many stored bytes, to be trained and read within `read_in`."""
+        if bits == 32 or self.build is full:
+            return self.build(tables, array_bytes, counts, variant)
+        if self.is_layout:
+            return self.build(tables, array_bytes, counts, variant, bits=bits)
+        cell = float(cell_bytes(bits, 4))
+        embeddings, size = self.build(tables, int(array_bytes * 4 / cell), counts, variant)
+        return embeddings, int(size * cell / 4)
+
+    @contextmanager
+    def read_in(self, embeddings: nn.Module, bits: int) -> Iterator[None]:
+        """Within it all that is learned is read in so many bits, where that is not a layout's own doing; gradients go straight through."""
+        parameters = [] if bits == 32 or self.is_layout or self.build is full else list(embeddings.parameters())
+        trained = [p.data for p in parameters]
+        for parameter, values in zip(parameters, trained, strict=True):
+            parameter.data = quantize(values.flatten(), bits).view_as(values)
+        try:
+            yield
+        finally:
+            for parameter, values in zip(parameters, trained, strict=True):
+                parameter.data = values
+
+
+_LAYOUTS = (pss, narrow, row_hashing, plain, hot_and_hashed)
 _RATES = tuple((None, f) for f in (1.0, 0.5, 2.0, 4.0))
 
 CONTESTANTS: dict[str, Contestant] = {

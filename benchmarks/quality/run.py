@@ -9,6 +9,7 @@
     python -m benchmarks.quality.run kinds [--quick]
     python -m benchmarks.quality.run files [--quick]
     python -m benchmarks.quality.run pair_files [--quick]
+    python -m benchmarks.quality.run few_bits [--quick] [--only Criteo] [--seeds 12]
 
 ``main``: every contestant on every data set, model and compression. Each has the same number of trials, each with three seeds; the
 figure is the mean test AUROC, with a 95 % interval, of the trial whose mean validation AUROC is best.
@@ -19,6 +20,7 @@ figure is the mean test AUROC, with a 95 % interval, of the trial whose mean val
 ``kinds``: likewise on the other kinds of files that ``files`` makes of them, against row hashing and narrow tables.
 ``files``: `train_criteo.py`, nothing tuned, on a Criteo file, what can be made of it, and generated rows: the array, row hashing, narrow tables.
 ``pair_files``: `train_interactions.py`, nothing tuned, on Gowalla and generated pairs: the array, narrow tables, row hashing.
+``few_bits``: every contestant in 4 bits an element at equal stored bytes, the array untuned, its rivals by the trials that ``main`` chose.
 ``calibrate``: the array and full tables over many compressions and data sets, for `torchrec_pss.advise`; --install puts the runs into the package.
 
 Results land in --out as they come; started again, a study goes on where it stopped.
@@ -28,7 +30,18 @@ import json
 import logging
 from pathlib import Path
 
-from benchmarks.quality import calibrate, files, headline, main_study, pair_files, rivals, splits, steps, tables
+from benchmarks.quality import (
+    calibrate,
+    few_bits,
+    files,
+    headline,
+    main_study,
+    pair_files,
+    rivals,
+    splits,
+    steps,
+    tables,
+)
 from benchmarks.quality.jobs import Results
 from torchrec_pss.advise.prediction import CALIBRATION
 from torchrec_pss.flags import Parser, add_number
@@ -43,7 +56,19 @@ _RECORDED_MAIN = Path(__file__).parents[1] / "results" / "quality" / "main.json"
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "study", choices=["main", "passes", "steps", "calibrate", "headline", "splits", "kinds", "files", "pair_files"]
+        "study",
+        choices=[
+            "main",
+            "passes",
+            "steps",
+            "calibrate",
+            "headline",
+            "splits",
+            "kinds",
+            "files",
+            "pair_files",
+            "few_bits",
+        ],
     )
     parser.add_argument(
         "--data",
@@ -54,9 +79,14 @@ def main() -> None:
         "--install", action="store_true", help="of calibrate: write torchrec_pss/advise/calibration.json"
     )
     parser.add_argument(
-        "--only", default="", help="of headline and files: those whose names have this in them, such as kaggle or dense"
+        "--only",
+        default="",
+        help="of headline, files and few_bits: those whose names have this in them, such as kaggle or dense",
     )
-    add_number(parser, "--seeds", default=3, help="of headline: so many, from 0 on")
+    add_number(parser, "--seeds", default=3, help="of headline and few_bits (of splits, too): so many, from 0 on")
+    parser.add_argument(
+        "--contestants", default="", help="of few_bits: those besides pss, comma-separated (default: all)"
+    )
     add_number(parser, "--bits", default=32, choices=BITS, help="of files: of an element, the rivals' too")
     parser.add_argument("--quick", action="store_true", help="one trial, one seed: minutes instead of hours")
     add_number(parser, "--workers", default=2, help="processes, one thread each")
@@ -79,6 +109,10 @@ def main() -> None:
     elif args.study == "splits":
         found = splits.study(results, args.workers, args.quick)
         print(splits.markdown(found))
+    elif args.study == "few_bits":
+        others = [n for n in args.contestants.split(",") if n]
+        found = few_bits.study(results, args.workers, args.quick, args.only, _RECORDED_MAIN, others, args.seeds)
+        print(few_bits.markdown(found))
     elif args.study == "kinds":
         found = splits.study_kinds(results, out, args.workers, args.quick)
         print(splits.markdown(found))

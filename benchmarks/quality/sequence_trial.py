@@ -4,6 +4,7 @@ The contestants are those of `rivals`; the array is laid out for dot products.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.quality import rivals
 from benchmarks.quality.composed import cluster
-from torchrec_pss import PSSConfig
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.optim import WeightAverage
@@ -43,6 +43,7 @@ class SequenceTrial:
     seed: int = 0
     embedding_dim: int = 64
     epochs: int = 4
+    bits: int = 32
 
 
 # (variant, factor on the learning rate of the embeddings) a trial, as in rivals.py.
@@ -54,16 +55,16 @@ CONTESTANTS: dict[str, rivals.Trials] = dict.fromkeys(rivals.CONTESTANTS, _RATES
 }
 
 
-def build(name: str, table: EmbeddingConfig, budget: int, counts: IdCounts, variant: float | None) -> rivals.Built:
+def build(
+    name: str, table: EmbeddingConfig, budget: int, counts: IdCounts, variant: float | None, bits: int = 32
+) -> rivals.Built:
     """A contestant of one table, with the bytes of all that it learns.
 
     Raises:
         ValueError: it cannot be had at that budget.
     """
     known = {table.name: counts}
-    if name == "pss":
-        return rivals.array([table], PSSConfig(array_bytes=budget, head="dot", counts=known))
-    return rivals.CONTESTANTS[name].build([table], budget, known, variant)
+    return rivals.CONTESTANTS[name].built([table], budget, known, variant, bits)
 
 
 class SequenceModel(nn.Module):
@@ -128,7 +129,8 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
     full_bytes = pairs.num_items * trial.embedding_dim * 4
     budget = int(full_bytes / trial.compression)
     counts = IdCounts.of(pairs.train_item[train])
-    embeddings, size = build(trial.contestant, table, budget, counts, variant)
+    embeddings, size = build(trial.contestant, table, budget, counts, variant, trial.bits)
+    read_in = partial(rivals.CONTESTANTS[trial.contestant].read_in, embeddings, trial.bits)
     model = SequenceModel(embeddings, pairs.num_items)
     optimizer = torch.optim.Adam(
         [
@@ -148,20 +150,21 @@ def run(pairs: Interactions, trial: SequenceTrial) -> dict:
         for rows in order.split(_BATCH_SIZE):
             negatives = torch.randint(pairs.num_items, (len(rows), _NEGATIVES), generator=generator)
             history, known = histories.sample(users[rows], items[rows], generator)
-            logits = model(history, known, torch.cat([items[rows, None], negatives], dim=1))
-            labels = torch.zeros_like(logits)
-            labels[:, 0] = 1
-            loss = binary_cross_entropy_with_logits(logits, labels)
             optimizer.zero_grad()
-            loss.backward()
+            with read_in():
+                logits = model(history, known, torch.cat([items[rows, None], negatives], dim=1))
+                labels = torch.zeros_like(logits)
+                labels[:, 0] = 1
+                loss = binary_cross_entropy_with_logits(logits, labels)
+                loss.backward()
             optimizer.step()
             average.step()
             step += 1
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {float(loss)} at step {step}")
-        with average.applied():
+        with average.applied(), read_in():
             curve.append((step, _auroc(model, histories, *tested)))
-    with average.applied():
+    with average.applied(), read_in():
         auroc_val = _auroc(model, histories, users[validation], items[validation])
     return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
 

@@ -26,15 +26,17 @@ def searched(
     their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained. And the rows of each table: with
     ``folds``, where ids are in the order of their reads, perhaps fewer than it has (`fold`)."""
     total = examples_of(config.counts)
-    reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
-    contiguous = config.exact == "auto"
-    folds &= contiguous
-    given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous, folds) for r, t in zip(reads, tables, strict=True)]
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
     if not is_dense(total, rows) and not (total < _MANY and elements < sum(rows)):
         return None
     whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
+    reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
+    contiguous = config.exact == "auto"
+    folds &= (
+        contiguous and not whole
+    )  # two ids that share all of a wide row are not told apart, those that share elements are
+    given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous, folds) for r, t in zip(reads, tables, strict=True)]
     found = search(given, config.array_bytes - _ROUNDING, config.bits, itemsize, whole)
     of_region = 0.0 if whole else resolved_in_region(reads, dims, elements, config.bits)
     plain = replace(config, layout="plain", counts=None, block_size=1)

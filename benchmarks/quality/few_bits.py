@@ -1,0 +1,144 @@
+"""Every contestant at equal stored bytes in 4 bits an element, full tables in fp32 beside: the array untuned, its rivals by the trials that
+the main study chose for them."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.quality import rivals, tables
+from benchmarks.quality.click_trial import ClickTrial
+from benchmarks.quality.jobs import Job, Results, Trial
+from benchmarks.quality.pair_trial import PairTrial
+from benchmarks.quality.sequence_trial import SequenceTrial
+from torchrec_pss.optim.recipe import default_batch_size, num_passes
+
+BITS = 4
+_SHARED = Path(__file__).parents[3] / "shared" / "data"
+_SPLITS = 12
+_SEEDS = 3
+_CLICKS = ("pss", "full", "narrow", "row hashing", "PSS plain", "ROBE", "CAFE", "CCE", "double hashing", "mixed dimensions", "QR", "tensor train")  # fmt: skip
+_PAIRS = ("pss", "full", "narrow", "row hashing", "PSS plain", "CAFE")
+_UNTUNED = ("pss", "full")
+
+
+@dataclass(frozen=True)
+class Set:
+    """Data, all of whose runs are means of.
+
+    Attributes:
+        tuned_as: the main study's name of the data by which rivals were tuned.
+        model: of the main study.
+        data: a job's data by its seed.
+        compressions: of full tables' bytes.
+        batch_size, passes: of click logs.
+    """
+
+    tuned_as: str
+    model: str
+    data: Sequence[str]
+    compressions: Sequence[int]
+    batch_size: int | None = None
+    passes: int = 1
+
+    @property
+    def contestants(self) -> Sequence[str]:
+        return _PAIRS if self.batch_size is None else _CLICKS
+
+
+def _criteo(file: str, num_rows: int, model: str) -> Set:
+    num_train = round(0.8 * num_rows)
+    data = [f"shuffled:{split}:{_SHARED / file}" for split in range(_SPLITS)]
+    passes = num_passes(num_train, cross_layers=model == "dcn")
+    return Set("criteo", model, data, (10, 100, 1000), default_batch_size(num_train), passes)
+
+
+def _generated(name: str, model: str, compressions: Sequence[int]) -> Set:
+    num_train = int(name.split(":")[1])
+    return Set(name, model, [name] * _SEEDS, compressions, 256, num_passes(num_train, cross_layers=model == "dcn"))
+
+
+SETS = {
+    "Criteo, 80,000 rows": _criteo("criteo_80k.tsv.gz", 80_000, "dlrm"),
+    "Criteo, 70,036 rows": _criteo("criteo_70k_mod10000.tsv.gz", 70_036, "dlrm"),
+    "Criteo, 80,000 rows, DCN": _criteo("criteo_80k.tsv.gz", 80_000, "dcn"),
+    "generated, skew 1.1": _generated("generated:200000:0.02:1.1", "dlrm", (10, 100, 1000, 10_000)),
+    "generated, skew 1.4": _generated("generated:200000:0.02:1.4", "dlrm", (10, 100, 1000)),
+    "generated, skew 1.1, DCN": _generated("generated:200000:0.02:1.1", "dcn", (10, 100, 1000, 10_000)),
+    "Gowalla, two-tower": Set("gowalla", "two-tower", ["gowalla"] * _SEEDS, (10, 100, 1000)),
+    "Gowalla, sequence": Set("gowalla", "sequence", ["gowalla"] * _SEEDS, (10, 100, 1000)),
+}  # fmt: skip
+
+
+def study(
+    results: Results, workers: int, quick: bool, only: str, chosen_in: Path, contestants: Sequence[str], seeds: int
+) -> list[dict]:
+    """A row for each set and compression: of every contestant the mean held-out AUROC (validation and test rows), and what the array is
+    above it by, seed by seed or split by split, with its 95 % interval. ``only``: sets whose names have this in them; ``contestants``: those
+    besides the array, none for all; ``seeds``: or splits, so many at most."""
+    chosen = {(r["data"], r["model"], r["compression"]): r["contestants"] for r in json.loads(chosen_in.read_text())}
+    rows = []
+    for name, of in SETS.items():
+        if only not in name:
+            continue
+        names = [n for n in of.contestants if not contestants or n == "pss" or n in contestants]
+        number = 2 if quick else min(seeds, len(of.data))
+        jobs = {
+            (compression, n): [
+                Job(data, _trial(of, n, compression, seed, chosen)) for seed, data in enumerate(of.data[:number])
+            ]
+            for compression in of.compressions
+            for n in names
+        }
+        results.run([j for runs in jobs.values() for j in runs], workers, name)
+        rows += [
+            {"data": name, "compression": c, **_compared({n: [results.of(j) for j in jobs[c, n]] for n in names})}
+            for c in of.compressions
+        ]
+    return rows
+
+
+def _trial(of: Set, name: str, compression: int, seed: int, chosen: dict) -> Trial:
+    number = 0 if name in _UNTUNED else chosen[of.tuned_as, of.model, compression][name].get("trial", 0)
+    compression = rivals.FULL if name == "full" else float(compression)
+    common = {"trial": number, "seed": seed, "bits": 32 if name == "full" else BITS}
+    if of.model == "two-tower":
+        return PairTrial(name, compression, **common)
+    if of.model == "sequence":
+        return SequenceTrial(name, compression, **common)
+    trial = ClickTrial(name, compression, model=of.model, batch_size=of.batch_size, passes=of.passes)
+    return replace(trial, **common)
+
+
+def _compared(found: dict[str, list[dict]]) -> dict:
+    held_out = {
+        name: [(r["auroc_val"] + r["auroc_test"]) / 2 for r in runs]
+        for name, runs in found.items()
+        if "auroc_val" in runs[0]
+    }
+    compared = {}
+    for name, theirs in held_out.items():
+        compared[name] = {"mean": statistics.mean(theirs), "held_out": theirs, "bytes": found[name][0]["bytes"]}
+        if name != "pss":
+            above = [o - t for o, t in zip(held_out["pss"], theirs, strict=True)]
+            mean, half = tables.interval(above)
+            compared[name] |= {"pss_above_by": mean, "half": half, "pss_above_in": sum(a > 0 for a in above)}
+    impossible = {name: runs[0]["impossible"] for name, runs in found.items() if "impossible" in runs[0]}
+    return {"contestants": compared, "impossible": impossible}
+
+
+def markdown(rows: list[dict]) -> str:
+    """A line for each row: the array, full tables, the best rival, and how the array stands to it."""
+    lines = ["| data | compression | pss | full, fp32 | best rival | pss is above it by |", "|---" * 6 + "|"]
+    for r in rows:
+        found = r["contestants"]
+        best = max((n for n in found if n not in _UNTUNED), key=lambda n: found[n]["mean"])
+        full = f"{found['full']['mean']:.4f}" if "full" in found else "-"
+        rival, ours = found[best], found["pss"]
+        above = (
+            f"{rival['pss_above_by']:+.4f} ±{rival['half']:.4f}, in {rival['pss_above_in']} of {len(ours['held_out'])}"
+        )
+        cells = [r["data"], f"{r['compression']:,}x", f"{ours['mean']:.4f}", full, f"{best} {rival['mean']:.4f}", above]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
