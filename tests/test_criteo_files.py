@@ -189,6 +189,17 @@ def test_vocabulary(tmp_path):
         assert len(np.unique(mapped[t])) == len(np.unique(ids[0][t]))
 
 
+def test_places_in_a_vocabulary():
+    """Those that are named come first, in their order; the others follow, and what nobody knows keeps row 0."""
+    ids = np.tile([[30, 10, 20, 40]], (NUM_SPARSE, 1))
+    vocabulary = Vocabulary.build(blocks_of_ids([ids]))  # rows 3, 1, 2, 4
+    first = [np.array([40, 10])] + [np.array([], np.int64)] * (NUM_SPARSE - 1)
+    places = vocabulary.places(first)
+    assert places[0].tolist() == [0, 2, 3, 4, 1] and places[1].tolist() == [0, 1, 2, 3, 4]
+    assert places[0][vocabulary.rows_of(np.full((NUM_SPARSE, 1), 40))[0]] == 1
+    assert [len(r) for r in vocabulary.rows_of_each(first)] == [2] + [0] * (NUM_SPARSE - 1)
+
+
 def test_distinct_counts_are_within_four_standard_errors():
     counter, rng = DistinctCounter(), np.random.default_rng(0)
     sizes = [1, 3, 100, 20_000, 40_000, 500_000]

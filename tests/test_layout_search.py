@@ -9,10 +9,11 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.modules import layout_objective as objective
+from torchrec_pss.modules import layout_search
 from torchrec_pss.modules.allocation import allocate
-from torchrec_pss.modules.auto_layout import choose
+from torchrec_pss.modules.auto_layout import choose, choose_folded
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.layout_search import Table, search
+from torchrec_pss.modules.layout_search import Table, fold, search
 
 
 def tables(rows, dim=16):
@@ -259,3 +260,50 @@ def test_bad_choices(message):
     with pytest.raises(ValueError, match=message):
         config = PSSConfig(**{"array_bytes": 1 << 16, "layout": "plain"} | BAD[message])
         PSSEmbeddingBagCollection(tables([10**6, 500]), config=config)
+
+
+@pytest.mark.parametrize("rows, number", [(10, 10), (10, 9), (10, 6), (10, 5), (1, 1), (2, 2), (4001, 3970)])
+def test_ids_beyond_the_rows_share_the_last_ones_two_at_most(rows, number):
+    ids = np.arange(rows)
+    folded = fold(ids, number)
+    assert (folded[:number] == ids[:number]).all() and set(folded) == set(range(number))
+    sharing = np.bincount(folded)
+    assert sharing.max() <= (2 if 2 * number > rows else 3) and (number == 1 or sharing[0] == 1)
+    assert list(np.flatnonzero(sharing > 1)) == list(range(max(2 * number - rows, 1), number))[: rows - number]
+
+
+def test_what_folded_rows_tell_is_what_each_id_does():
+    configs = tables([300])
+    known = counts_of(configs, 50_000, 0.8)["t0"]
+    of = objective.reads_of(known, 300, 50_000)
+    reads = np.repeat(of.reads, of.ids.astype(int))
+    rows = np.array([150, 200, 299, 300])
+    found = layout_search._told_folded(of, 16, rows)
+    for c, share in enumerate(objective.shares(16)):
+        for i, number in enumerate(rows):
+            partner = {}  # the least read with the one that is read most of those that share
+            for k in range(number, 300):
+                partner[k] = 2 * number - 1 - k
+                partner[2 * number - 1 - k] = k
+            load = np.array([reads[partner[k]] if k in partner else 0.0 for k in range(300)])
+            assert found[c, i] == pytest.approx(objective.told(reads, share, load).sum())
+
+
+def test_where_ids_nearly_fit_the_least_read_share_rows():
+    """Hashed, all of the table would meet others."""
+    rows, reads = [4001, 951, 231, 81, 8, 3], 230_000
+    configs = tables(rows)
+    counts = counts_of(configs, reads, 0.8)
+    counts = {name: replace(c, ids=np.roll(np.arange(len(c.ids)), -1)) for name, c in counts.items()}
+    given = PSSConfig(array_bytes=2900, counts=counts, bits=4)
+    config, folded = choose_folded(configs, given)
+    assert 3500 < folded[0] < 4001 and folded[1:] == rows[1:] and set(config.exact) == {t.name for t in configs}
+    for table, number in zip(configs, folded, strict=True):
+        table.num_embeddings = number
+    assert allocate(configs, config, 4).embedding_bytes <= 2900
+    wide = replace(given, array_bytes=60_000)  # all D wide: two that share a whole row would not be told apart
+    assert choose_folded(tables(rows), wide)[1] == rows
+    hashed = replace(given, exact=())
+    assert choose_folded(tables(rows), hashed)[1] == rows
+    stated = replace(given, width=1)
+    assert choose_folded(tables(rows), stated) == (stated, rows)
