@@ -5,6 +5,7 @@ import os
 
 from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.modules.layout_candidates import CANDIDATES
 from torchrec_pss.modules.pss_config import BITS
 
 # By --embedding, the flags that it has no use for.
@@ -86,8 +87,8 @@ def parser() -> Parser:
     add_number(model, "--compression", help="instead: full tables' bytes over the array's (default 1000)")
     model.add_argument(
         "--layout",
-        choices=["auto", "rules", "plain"],
-        help="of the array (default auto): chosen from tables, budget and counts of ids; rules, as auto chose before it searched; or PSS's own (full width, all hashed)",
+        choices=["auto", "rules", "plain", *CANDIDATES],
+        help="of the array (default auto): chosen from tables, budget and counts of ids, and, where ids are numbered (--vocabulary), of the last four by validation after a pass; rules, as auto chose before it searched; PSS's own (plain: full width, all hashed); or one of the four (docs/layout.md)",
     )
     add_number(model, "--bits", choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)")
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")

@@ -28,8 +28,8 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_s
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
-from torchrec_pss.modules.auto_layout import choose_folded
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.modules.layout_candidates import CANDIDATES, candidates
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
@@ -58,12 +58,7 @@ class ClickModel(nn.Module):
 
 def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> ClickModel:
     """The unsharded model. With row hashing the data's ids are folded to the capped tables' rows."""
-    tables = [
-        EmbeddingBagConfig(
-            name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
-        )
-        for name, rows in zip(SPARSE_NAMES, data.num_embeddings, strict=True)
-    ]
+    tables = tables_of(args, data)
     if args.embedding == "full" or args.planner_pss:
         ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
     else:
@@ -79,6 +74,15 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
     return ClickModel(dlrm)
 
 
+def tables_of(args: argparse.Namespace, data: ClickData) -> list[EmbeddingBagConfig]:
+    return [
+        EmbeddingBagConfig(
+            name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
+        )
+        for name, rows in zip(SPARSE_NAMES, data.num_embeddings, strict=True)
+    ]
+
+
 def multiply_adds(model: ClickModel) -> int:
     """Of the dense layers, forward, a row."""
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("dlrm.sparse_arch."))
@@ -86,7 +90,7 @@ def multiply_adds(model: ClickModel) -> int:
 
 def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], data: ClickData) -> PSSConfig:
     """The array's layout: ours, or a rival's at the same bytes."""
-    array_bytes = args.array_bytes or max(int(full_embedding_bytes(args, data.num_embeddings) / args.compression), 1)
+    array_bytes = _array_bytes(args, data)
     if args.embedding == "narrow":
         width = narrow_width(tables, array_bytes, args.bits)
         return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
@@ -97,9 +101,35 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
             table.num_embeddings = capped
         data.fold_ids(rows)
         return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
-    config = PSSConfig(
-        array_bytes=array_bytes,
-        layout=args.layout,
+    if not args.vocabulary:
+        if args.layout in CANDIDATES:
+            raise ValueError(f"--layout {args.layout} is of logs whose ids are numbered: --vocabulary")
+        return _open_config(args, data)
+    found = array_candidates(args, tables, data)
+    name = "searched" if args.layout not in CANDIDATES else args.layout
+    if name not in found:
+        raise ValueError(
+            f"--layout {name} does not fit {array_bytes} bytes, or does not differ; there are {', '.join(found)}"
+        )
+    config, rows = found[name]
+    for table, number in zip(tables, rows, strict=True):
+        table.num_embeddings = number
+    data.share_rows(rows)
+    return config
+
+
+def array_candidates(
+    args: argparse.Namespace, tables: list[EmbeddingBagConfig], data: ClickData
+) -> dict[str, tuple[PSSConfig, list[int]]]:
+    """Of a log whose ids are numbered, layouts by name, and the rows that each leaves the tables."""
+    return candidates(tables, _open_config(args, data))
+
+
+def _open_config(args: argparse.Namespace, data: ClickData) -> PSSConfig:
+    """What the flags say."""
+    return PSSConfig(
+        array_bytes=_array_bytes(args, data),
+        layout="auto" if args.layout in CANDIDATES else args.layout,
         counts=counts_by_table(data),
         seed=args.seed,
         bits=args.bits,
@@ -108,12 +138,10 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
         exact="auto" if data.contiguous else (),
         **{k: getattr(args, k) for k in ("exact_fraction", "init_range") if getattr(args, k) is not None},
     )
-    if args.vocabulary:
-        config, rows = choose_folded(tables, config)
-        for table, number in zip(tables, rows, strict=True):
-            table.num_embeddings = number
-        data.share_rows(rows)
-    return config
+
+
+def _array_bytes(args: argparse.Namespace, data: ClickData) -> int:
+    return args.array_bytes or max(int(full_embedding_bytes(args, data.num_embeddings) / args.compression), 1)
 
 
 def counts_by_table(data: ClickData) -> dict[str, IdCounts] | None:

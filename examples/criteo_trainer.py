@@ -4,6 +4,8 @@ import argparse
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -49,10 +51,11 @@ _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir",
 class Trainer:
     """The loop: segments of training steps, each followed by validation and a checkpoint."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, device: torch.device) -> None:
-        self.args, self.folder, self.device = args, folder, device
+    def __init__(
+        self, args: argparse.Namespace, folder: Path, device: torch.device, data: criteo_data.ClickData
+    ) -> None:
+        self.args, self.folder, self.device, self.data = args, folder, device, data
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.data = criteo_data.load(args)
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
         in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
@@ -73,6 +76,9 @@ class Trainer:
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
+        self.layout_trials: dict[str, float] | None = (
+            None  # validation AUROC after a pass, by the layouts that were tried
+        )
         self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
         self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
         self.average = None
@@ -107,6 +113,19 @@ class Trainer:
         found = automatic_passes(len(data.splits.train), data.num_embeddings, crosses, args.keep_array)
         return replace(found, most=args.epochs, stops_early=False) if args.epochs else found
 
+    def first_pass(self) -> float:
+        """Trains for a pass, without a checkpoint; its validation AUROC. `run` goes on from there.
+
+        Raises:
+            LostPeerError, NotFiniteError: as `run`.
+        """
+        with self._explained():
+            bar = tqdm(total=self.steps_per_epoch, desc=f"layout {self.args.layout}", unit="step", disable=self.rank > 0, mininterval=5)  # fmt: skip
+            with bar:
+                while self.step < self.steps_per_epoch:
+                    self._segment(self.steps_per_epoch, bar)
+            return self._pass_ends()[0]
+
     def run(self) -> dict:
         """Trains to the end; what `results.json` says.
 
@@ -114,8 +133,14 @@ class Trainer:
             LostPeerError: another process has died.
             NotFiniteError: on every rank; a loss, weight, state of an optimizer or metric is NaN or infinite. Nothing of it is kept.
         """
-        try:
+        with self._explained():
             return self._run()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors say where the run was."""
+        try:
+            yield
         except NotFiniteError as error:
             kept = self.folder / "checkpoint"
             raise NotFiniteError(
@@ -142,13 +167,8 @@ class Trainer:
             total=total, initial=self.step, desc="training", unit="step", disable=self.rank > 0, mininterval=5
         ) as bar:
             while self.step < total and not reached and self._goes_on():
-                self._train(min(self._segment_end(), total), bar)
-                require_finite(self._state())
-                metrics = self.evaluator.evaluate(self.data.splits.val, args.limit_val_batches)
-                self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
-                logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
-                self._end_of_pass()
-                reached = args.target_auroc is not None and metrics["auroc"] >= args.target_auroc
+                auroc = self._segment(total, bar)
+                reached = args.target_auroc is not None and auroc >= args.target_auroc
                 self._save()
         ends = self._pass_ends()
         if reached:
@@ -161,6 +181,16 @@ class Trainer:
                 2 * len(ends),
             )
         return self._results(reached)
+
+    def _segment(self, total: int, bar: tqdm) -> float:
+        """Trains up to the next validation; its AUROC."""
+        self._train(min(self._segment_end(), total), bar)
+        require_finite(self._state())
+        metrics = self.evaluator.evaluate(self.data.splits.val, self.args.limit_val_batches)
+        self._record(auroc_val=metrics["auroc"], ne_val=metrics["ne"])
+        logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
+        self._end_of_pass()
+        return metrics["auroc"]
 
     def _goes_on(self) -> bool:
         """Whether, where a pass has ended, there is another."""
@@ -300,6 +330,7 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "embedding": self.args.embedding,
             "layout": self.layout,
+            "layout_trials": self.layout_trials,
             "collision_load": self.load,
             "embedding_bytes": self.bytes,
             "full_embedding_bytes": self.full_bytes,

@@ -17,11 +17,11 @@ import threads  # noqa: F401  before torch
 # isort: split
 import criteo_checkpoint
 import criteo_flags
+import layout_trials
 import process_group
 import run_folder
 import torch
 import torch.distributed as dist
-from criteo_trainer import Trainer
 from script_end import one_line_errors
 
 from torchrec_pss.distributed.together import on_first_rank
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, folder: Path, device: torch.device, started_an
     may_go_on, checkpoint = args.auto_resume or started_anew, folder / "checkpoint"
     goes_on = on_first_rank(lambda: args.resume or (may_go_on and criteo_checkpoint.exists(checkpoint)))
     progress = criteo_checkpoint.read_progress(checkpoint) if goes_on else None  # before the data, which may take long
-    trainer = Trainer(args, folder, device)
+    trainer = layout_trials.trainer_of(args, folder, device, progress)
     if progress is None:
         trainer.data.check_classes(args)
     else:
