@@ -1,7 +1,7 @@
 """The headline study: `examples/train_criteo.py` itself, on generated rows at Kaggle's and at MLPerf's shape.
 
 Kaggle's 26 tables (33.8M rows, D = 16) as full tables, by the array's recipe and by torchrec_dlrm's, and 1000 and 10,000 times smaller, in
-32 and in 4 bits an element, the same 12M rows. MLPerf's
+32 and in 4 bits an element, the same 12M rows; in 4 bits 10,000x over three times as many, too, and the same layouts read in fp32. MLPerf's
 (204M rows, D = 128, 97 GiB as full tables, which do not fit here) with an array of 10 MB; to see the trend, beside full
 tables at row counts scaled down until they fit.
 """
@@ -17,6 +17,7 @@ from benchmarks.quality.script_run import results_of
 logger: logging.Logger = logging.getLogger(__name__)
 
 KAGGLE_ROWS, MLPERF_ROWS = 12_000_000, 2_000_000  # to train on
+_UNQUANTIZED = Path(__file__).parent / "unquantized.py"
 _MLPERF = (
     "--dataset_name",
     "criteo_1t",
@@ -41,14 +42,18 @@ class Run:
         shape: "kaggle" or "mlperf".
         flags: of the script.
         full: the name of the run of full tables on the same rows, if there is one.
+        times: the shape's rows are trained on, of which there are always others.
         seed: the script's.
+        script: `train_criteo.py`, if none is said.
     """
 
     name: str
     shape: str
     flags: tuple[str, ...]
     full: str | None = None
+    times: int = 1
     seed: int = 0
+    script: Path | None = None
 
     @property
     def folder(self) -> str:
@@ -65,6 +70,10 @@ def runs(quick: bool) -> list[Run]:
         for bits in ("32", "4"):
             flags = ("--compression", compression, "--bits", bits)
             found.append(Run(f"kaggle pss {compression}x {bits} bits", "kaggle", flags, "kaggle full"))
+        name = f"kaggle pss {compression}x 4 bits"
+        found.append(Run(f"{name} read in fp32", "kaggle", flags, "kaggle full", script=_UNQUANTIZED))
+    validated = (*flags, "--limit_val_batches", str(KAGGLE_ROWS // 10 // 4096 + 1))  # as many rows as of the others
+    found.append(Run(f"{name}, 3 x the rows", "kaggle", validated, "kaggle full", times=3))
     for scale in ("0.001", "0.01"):
         at = (*_MLPERF, "--synthetic_scale", scale)
         full = f"mlperf x {scale} full"
@@ -73,7 +82,7 @@ def runs(quick: bool) -> list[Run]:
     found.append(Run("mlperf x 1 pss 10 MB", "mlperf", (*_MLPERF, *_TEN_MB)))
     rows = {shape: 40_000 if quick else n for shape, n in (("kaggle", KAGGLE_ROWS), ("mlperf", MLPERF_ROWS))}
     return [
-        replace(r, seed=seed, flags=(*r.flags, *_ONE_PASS, *_rows(rows[r.shape]), "--seed", str(seed)))
+        replace(r, seed=seed, flags=(*r.flags, *_ONE_PASS, *_rows(r.times * rows[r.shape]), "--seed", str(seed)))
         for r in found
         for seed in (_SEEDS[r.shape][:1] if quick else _SEEDS[r.shape])
     ]
@@ -93,7 +102,7 @@ def study(out: Path, processes: int, quick: bool, only: str = "", seeds: int = 3
     lines, curves = [], {}
     for run in [r for r in runs(quick) if only in r.name and r.seed < seeds]:
         logger.info("%s, seed %d", run.name, run.seed)
-        found = results_of(out / "headline" / run.folder, run.flags, processes)
+        found = results_of(out / "headline" / run.folder, run.flags, processes, run.script)
         curve = [(h["step"], h["auroc_val"]) for h in found["history"] if "auroc_val" in h]
         if run.seed == 0:
             curves.setdefault(run.shape, {})[run.name] = curve

@@ -105,8 +105,9 @@ def plot_curves(
 
 
 def headline(lines: list[dict]) -> str:
-    """A line a run; AUROC, and what it is above the full tables of the same rows by, seed by seed."""
-    auroc = {(r["name"], r["seed"]): r["auroc_test"] for r in lines}
+    """A line a run; AUROC, and what it is above the full tables by, seed by seed: each less Bayes' on its own test rows, which are others
+    where more rows were trained on."""
+    below_bayes = {(r["name"], r["seed"]): r["auroc_test"] - r["bayes"] for r in lines}
     by_name: dict[str, list[dict]] = {}
     for r in lines:
         by_name.setdefault(r["name"], []).append(r)
@@ -114,7 +115,7 @@ def headline(lines: list[dict]) -> str:
     for name, of_name in by_name.items():
         first, share = of_name[0], statistics.fmean(r["share_of_bayes"] for r in of_name)
         found = ", ".join(f"{r['auroc_test']:.4f}" for r in of_name)
-        pairs = [(r["auroc_test"], auroc.get((r["full"], r["seed"]))) for r in of_name]
+        pairs = [(r["auroc_test"] - r["bayes"], below_bayes.get((r["full"], r["seed"]))) for r in of_name]
         above = ", ".join(f"{ours - full:+.4f}" for ours, full in pairs if full is not None)
         rows.append(
             f"| {name} | {first['bytes']:,} | {first['compression']:,.0f}x | {found} | {above or '-'} | {100 * share:.1f} % |"
