@@ -99,10 +99,7 @@ class Trainer:
         # The checkpoint's position in the data is a number of global batches.
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
-        self.scalars = ScalarLog(folder / "tensorboard") if args.tensorboard and self.rank == 0 else None
-        if self.scalars is not None:
-            for name, load in (self.load or {}).items():
-                self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
+        self.scalars: ScalarLog | None = None  # from `run` on
 
     def _passes(self, in_backward: bool) -> Passes:
         """Those of the flags, or automatic ones."""
@@ -154,8 +151,19 @@ class Trainer:
                 f"(--collective_timeout_s), at step {self.step}"
             ) from error
 
+    def _open_scalars(self) -> None:
+        if not self.args.tensorboard or self.rank > 0:
+            return
+        self.scalars = ScalarLog(self.folder / "tensorboard")
+        for name, load in (self.load or {}).items():
+            self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
+        for point in self.history if self.layout_trials else ():  # of the first pass
+            for name in point.keys() - {"step"}:
+                self.scalars.add(name, point[name], point["step"])
+
     def _run(self) -> dict:
         args = self.args
+        self._open_scalars()
         total = args.epochs * self.steps_per_epoch
         logger.info(
             "%s: %s bytes of embeddings instead of %s (%.1fx; full tables: %s), %d steps of %d x %d rows",

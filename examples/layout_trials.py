@@ -10,6 +10,8 @@ import criteo_model
 import torch
 from criteo_trainer import Trainer
 
+from torchrec_pss.distributed import NotFiniteError
+
 logger: logging.Logger = logging.getLogger("__main__")
 
 
@@ -29,7 +31,13 @@ def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, pro
         own = copy.copy(args)
         own.layout = name
         trainer = Trainer(own, folder, device, copy.copy(data))
-        found[name] = trainer.first_pass()
+        try:
+            found[name] = trainer.first_pass()
+        except NotFiniteError as error:
+            if name == names[-1] and best is None:
+                raise
+            logger.warning("layout %s is left out: %s", name, error)
+            continue
         logger.info("layout %s: validation AUROC %.5f after a pass", name, found[name])
         if best is None or found[name] > found[best.args.layout]:
             best = trainer
