@@ -56,4 +56,6 @@ def test_packed_elements_are_read_in_the_cases_of_the_lookup():
 
     case = replace(bench_bits.CASE, array_bytes=300_000, batch_size=32)
     found = bench_bits.measure_read(case, 1, table_gib=0.001)
-    assert [line["bits"] for line in found] == list(bench_bits.BITS) and all(line["ratio"] > 0 for line in found)
+    parts = [(line["bits"], line["part"]) for line in found]
+    assert parts == [*((bits, "read") for bits in bench_bits.BITS), (4, "loaded")]
+    assert found[0]["ratio"] == 1 and all(line["ratio"] > 0 for line in found)

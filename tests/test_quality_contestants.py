@@ -21,6 +21,7 @@ from benchmarks.quality.pair_trial import PairTrial
 from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
+from torchrec_pss.ops.quantize import quantize
 from torchrec_pss.optim.array_restart import ParameterRestart
 
 
@@ -63,6 +64,34 @@ def test_no_contestant_exceeds_the_budget(name, compression, log):
         assert out.shape == (9, 26 * 16)
         out.square().sum().backward()
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["pss", "narrow", "PSS plain", "CAFE", "row hashing", "ROBE", "QR", "tensor train"])
+def test_in_four_bits_as_many_stored_bytes_hold_more(name, log):
+    configs, budget = rivals.tables_of(log.num_embeddings, 16), sum(log.num_embeddings) * 64 // 20
+    contestant = rivals.CONTESTANTS[name]
+    module, size = contestant.built(configs, budget, counts_of(log), contestant.trials[0][0], 4)
+    numbers = sum(p.numel() for p in module.parameters())
+    assert size <= budget and 0.5 * budget < 0.53125 * numbers < 1.1 * budget  # 4 bits, and a scale for 64 of them
+    ids = log.ids[:, :9]
+    kjt = KeyedJaggedTensor([f"f{i}" for i in range(26)], ids.flatten(), lengths=torch.ones(ids.numel()).int())
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    with contestant.read_in(module, 4):
+        for parameter in [] if contestant.is_layout else module.parameters():
+            assert torch.equal(quantize(parameter.data.flatten(), 4), parameter.data.flatten())
+        read = module(kjt).values()
+        read.square().sum().backward()
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+    assert any(bool(p.grad.any()) for p in module.parameters() if p.grad is not None)
+    outside = module(kjt).values()
+    assert torch.equal(read, outside) == contestant.is_layout  # the array quantises by itself
+
+
+def test_full_tables_keep_their_bits(log):
+    configs = rivals.tables_of(log.num_embeddings, 16)
+    contestant = rivals.CONTESTANTS["full"]
+    module, size = contestant.built(configs, 1, counts_of(log), None, 4)
+    assert size == stored_bytes(module) and module.config.bits == 32
 
 
 def test_quotient_remainder_tells_all_rows_apart():

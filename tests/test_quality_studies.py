@@ -10,6 +10,7 @@ import pytest
 from benchmarks.quality import (
     click_data,
     conversion,
+    few_bits,
     files,
     headline,
     main_study,
@@ -84,9 +85,51 @@ def test_the_headline_study_runs_the_script_once(tmp_path, monkeypatch):
     assert len(tables.headline([line]).splitlines()) == 3
 
 
+def test_contestants_of_few_bits_are_compared_split_by_split(tmp_path, monkeypatch):
+    of = few_bits.Set("criteo", "dlrm", ["generated:3000:0.0005:1.1"] * 2, (10, 100), 64)
+    monkeypatch.setattr(few_bits, "SETS", {"small": of, "other": of})
+    chosen = [
+        {
+            "data": "criteo",
+            "model": "dlrm",
+            "compression": c,
+            "contestants": {"QR": {"trial": 2}, "narrow": {}, "CAFE": {"trial": 1}},
+        }
+        for c in (10, 100)
+    ]
+    (tmp_path / "main.json").write_text(json.dumps(chosen))
+    results = Results(tmp_path / "trials.jsonl")
+    given = (results, 1, False, "small", tmp_path / "main.json", ["full", "narrow", "QR", "CAFE"], 3)
+    first, second = rows = few_bits.study(*given)
+    assert [r["compression"] for r in rows] == [10, 100] and "narrow" in second["impossible"]
+    runs = [json.loads(line)["job"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert {(r["contestant"], r["trial"], r["bits"], r["passes"]) for r in runs} == {
+        ("pss", 0, 4, 2), ("full", 0, 32, 2), ("narrow", 0, 4, 2), ("QR", 2, 4, 2), ("CAFE", 1, 4, 2),
+    }  # fmt: skip
+    for row in rows:
+        ours = row["contestants"]["pss"]["held_out"]
+        for name, found in row["contestants"].items():
+            assert len(found["held_out"]) == 2 and 0.4 < found["mean"] < 0.9
+            assert name == "pss" or found["pss_above_in"] == sum(
+                o > t for o, t in zip(ours, found["held_out"], strict=True)
+            )
+    assert few_bits.study(*given) == rows
+    text = few_bits.markdown(rows)
+    assert (
+        len(text.splitlines()) == 4
+        and "| small | 10x |" in text
+        and f"{first['contestants']['full']['mean']:.4f}" in text
+    )
+
+
 def test_headline_runs_pair_up_by_seed():
     found = headline.runs(quick=False)
     assert len({r.folder for r in found}) == len(found) and all(r.folder.isidentifier() for r in found)
+    more = {r.name: r for r in found if r.seed == 0}["kaggle pss 10000x 4 bits, 3 x the rows"]
+    assert more.flags[more.flags.index("--synthetic_rows") + 1] == "36000000"
+    fp32 = [r for r in found if r.script is not None]
+    assert {r.name for r in fp32} == {f"kaggle pss {c}x 4 bits read in fp32" for c in (1000, 10000)}
+    assert all(r.script.is_file() and "4" in r.flags for r in fp32)
     assert all(r.full is None or (r.full, r.seed) in {(f.name, f.seed) for f in found} for r in found)
 
     def line(name, seed, auroc, full=None):
