@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
 from torchrec.distributed.planner import Topology
+from torchrec.distributed.types import ShardingEnv
 from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -33,6 +34,7 @@ from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, power_law_counts
 from torchrec_pss.datasets.table_list import ListedTable
+from torchrec_pss.distributed.embeddingbag import ShardedPSSEmbeddingBagCollection
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.modules import shared_array
 from torchrec_pss.modules.id_counts import IdCounts
@@ -491,27 +493,83 @@ def test_what_is_no_packed_state_of_a_collection():
         packed(ebc)
 
 
-def test_what_was_loaded_packed_is_read_as_it_is_until_it_is_trained_again(monkeypatch):
-    """Nothing is packed in its forward, nothing learns, and a state dict or a gradient wanted undoes it."""
-    ebc, reads = collection(4), collection(4)
+@pytest.fixture
+def packings(monkeypatch):
+    """A list that has an entry for each forward that packs."""
+    calls = []
+    monkeypatch.setattr(shared_array, "lookup_trained", lambda *a, **k: calls.append(1) or lookup_trained(*a, **k))
+    return calls
+
+
+def loaded(ebc):
+    reads = collection(4)
     with torch.no_grad():
         reads.array.zero_(), reads.projections.zero_()
     load_packed(reads, packed(ebc))
-    assert not any(p.requires_grad for p in reads.parameters())
-    expected = ebc(batch()).values()
-    calls = []
-    monkeypatch.setattr(shared_array, "lookup_trained", lambda *a, **k: calls.append(1) or lookup_trained(*a, **k))
-    for same in (reads, copy.deepcopy(reads), torch.jit.script(reads)):
+    return reads
+
+
+def test_what_was_loaded_packed_is_read_as_it_is(packings):
+    ebc = collection(4)
+    expected, reads = ebc(batch()).values(), loaded(ebc)
+    assert not any(p.requires_grad for p in reads.parameters()) and len(packings) == 1
+    for same in (reads, reads.to("cpu"), symbolic_trace(reads), torch.jit.script(reads), copy.deepcopy(reads)):
         assert torch.equal(same(batch()).values(), expected)
-    assert (
-        torch.equal(reads.materialize("t2", torch.arange(9)), ebc.materialize("t2", torch.arange(9)))
-        and len(calls) == 1
-    )
+    assert len(packings) == 2  # of the copy, which nobody has told
+    assert torch.equal(reads.materialize("t2", torch.arange(9)), ebc.materialize("t2", torch.arange(9)))
     assert torch.equal(packed(reads)["codes"], packed(ebc)["codes"])
-    reads.array.requires_grad_()
+
+
+def test_what_was_loaded_packed_is_packed_again_once_it_was_trained(packings):
+    ebc = collection(4)
+    reads = loaded(ebc)
+    reads.requires_grad_()
+    optimizer = torch.optim.SGD(reads.parameters(), lr=0.1)
     reads(batch()).values().sum().backward()
-    assert len(calls) == 2 and bool(reads.array.grad.any())
+    optimizer.step()
+    reads.requires_grad_(False)
+    del packings[:]
+    served = reads(batch()).values()
+    assert len(packings) == 1 and torch.equal(served, loaded(reads)(batch()).values())
+    load_packed(reads, packed(ebc))  # once more
+    assert not any(p.requires_grad for p in reads.parameters())
+    assert torch.equal(reads(batch()).values(), ebc(batch()).values()) and len(packings) == 2
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "in place", "scripted"])
+def test_what_is_loaded_over_it_is_read_in_few_bits(packings, how):
+    ebc = collection(4)
+    reads = loaded(ebc)
+    other = collection(4)
+    with torch.no_grad():
+        other.array.normal_()
+    expected = other(batch()).values()
+    scripted = torch.jit.script(reads)
+    if how == "load_state_dict":
+        reads.load_state_dict(other.state_dict())
+        assert all(p.requires_grad for p in reads.parameters())
+    elif how == "in place":  # as torch.distributed.checkpoint does
+        state = reads.state_dict()
+        state["array"].copy_(other.array.detach()), state["projections"].copy_(other.projections.detach())
+    else:
+        scripted.load_state_dict({k: v for k, v in other.state_dict().items() if k in scripted.state_dict()})
+    assert torch.equal((scripted if how == "scripted" else reads)(batch()).values(), expected)
+
+
+def test_what_was_frozen_before_stays_frozen():
+    ebc, reads = collection(4), collection(4)
+    reads.projections.requires_grad_(False)
     load_packed(reads, packed(ebc))
     reads.load_state_dict(ebc.state_dict())
-    assert all(p.requires_grad for p in reads.parameters()) and torch.equal(reads(batch()).values(), expected)
-    assert len(calls) == 3
+    assert reads.array.requires_grad and not reads.projections.requires_grad
+
+
+def test_a_sharded_collection_that_was_loaded_packed(packings):
+    ebc = collection(4)
+    reads = loaded(ebc)
+    sharded = ShardedPSSEmbeddingBagCollection(reads, ShardingEnv.from_local(1, 0), torch.device("cpu"))
+    del packings[:]
+    read = PSSEmbeddingBagCollection.forward(sharded, batch()).values()
+    assert torch.equal(read, ebc(batch()).values()) and len(packings) == 1
+    sharded.load_state_dict(ebc.state_dict())
+    assert all(p.requires_grad for p in sharded.parameters())

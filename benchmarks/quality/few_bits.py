@@ -1,5 +1,5 @@
-"""Every contestant at equal stored bytes in 4 bits an element, full tables in fp32 beside: the array untuned, its rivals by the trials that
-the main study chose for them."""
+"""Every contestant at equal stored bytes in 4 bits an element, full tables in fp32 beside: the array untuned, the others by the trials that
+the main study chose for them. What rivals that are no layout of the array learn has 4 bits, projections too, which have 8 in the array."""
 
 import json
 import statistics
@@ -20,7 +20,6 @@ _SEEDS = 3
 _PASSES = 2  # over click logs, the embeddings begun anew before the second
 _CLICKS = ("pss", "full", "narrow", "row hashing", "PSS plain", "ROBE", "CAFE", "CCE", "double hashing", "mixed dimensions", "QR", "tensor train")  # fmt: skip
 _PAIRS = ("pss", "full", "narrow", "row hashing", "PSS plain", "CAFE")
-_UNTUNED = ("pss", "full")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def study(
 
 
 def _trial(of: Set, name: str, compression: int, seed: int, chosen: dict) -> Trial:
-    number = 0 if name in _UNTUNED else chosen[of.tuned_as, of.model, compression][name].get("trial", 0)
+    number = 0 if name == "pss" else _chosen(of, name, compression, chosen)
     compression = rivals.FULL if name == "full" else float(compression)
     common = {"trial": number, "seed": seed, "bits": 32 if name == "full" else BITS}
     if of.model == "two-tower":
@@ -109,11 +108,21 @@ def _trial(of: Set, name: str, compression: int, seed: int, chosen: dict) -> Tri
     return replace(trial, **common)
 
 
+def _chosen(of: Set, name: str, compression: int, chosen: dict) -> int:
+    """The main study's trial at that compression; of a contestant that fits there in few bits alone, at the next lower one."""
+    tried = {
+        c: found[name].get("trial")
+        for (data, model, c), found in chosen.items()
+        if (data, model) == (of.tuned_as, of.model)
+    }
+    return next((tried[c] for c in sorted(tried, reverse=True) if c <= compression and tried[c] is not None), 0)
+
+
 def _compared(found: dict[str, list[dict]]) -> dict:
     held_out = {
         name: [(r["auroc_val"] + r["auroc_test"]) / 2 for r in runs]
         for name, runs in found.items()
-        if "auroc_val" in runs[0]
+        if all("auroc_val" in r for r in runs)
     }
     compared = {}
     for name, theirs in held_out.items():
@@ -122,7 +131,8 @@ def _compared(found: dict[str, list[dict]]) -> dict:
             above = [o - t for o, t in zip(held_out["pss"], theirs, strict=True)]
             mean, half = tables.interval(above)
             compared[name] |= {"pss_above_by": mean, "half": half, "pss_above_in": sum(a > 0 for a in above)}
-    impossible = {name: runs[0]["impossible"] for name, runs in found.items() if "impossible" in runs[0]}
+    refused = {name: [r["impossible"] for r in runs if "impossible" in r] for name, runs in found.items()}
+    impossible = {name: reasons[0] for name, reasons in refused.items() if reasons}
     return {"contestants": compared, "impossible": impossible}
 
 
@@ -131,7 +141,7 @@ def markdown(rows: list[dict]) -> str:
     lines = ["| data | compression | pss | full, fp32 | best rival | pss is above it by |", "|---" * 6 + "|"]
     for r in rows:
         found = r["contestants"]
-        best = max((n for n in found if n not in _UNTUNED), key=lambda n: found[n]["mean"])
+        best = max((n for n in found if n not in ("pss", "full")), key=lambda n: found[n]["mean"])
         full = f"{found['full']['mean']:.4f}" if "full" in found else "-"
         rival, ours = found[best], found["pss"]
         above = (

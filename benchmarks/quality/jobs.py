@@ -35,7 +35,10 @@ class Job:
 
     @property
     def key(self) -> str:
-        return json.dumps({"data": self.data, **asdict(self.trial)}, sort_keys=True)
+        trial = asdict(self.trial)
+        if trial["bits"] == 32:  # as before there were others
+            del trial["bits"]
+        return json.dumps({"data": self.data, **trial}, sort_keys=True)
 
 
 @cache

@@ -2,11 +2,12 @@
 
 import runpy
 import sys
+from pathlib import Path
 
-from benchmarks.quality.script_run import SCRIPT
 from torchrec_pss.modules.shared_array import SharedArrayModule
 
 if __name__ == "__main__":
     SharedArrayModule._read_bits = property(lambda self: 32)
-    sys.path.insert(0, str(SCRIPT.parent))
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    script = Path(__file__).parents[2] / "examples" / "train_criteo.py"
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")

@@ -82,7 +82,7 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     with torch.no_grad():
         for parameter, values in found.items():
             parameter.copy_(values)
-    module._hold_levels(True)
+    module._hold_levels()
 
 
 def _refuse_meta(module: SharedArrayModule) -> None:

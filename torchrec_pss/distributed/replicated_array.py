@@ -80,6 +80,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             self._adopt_in_backward_optimizer(name, old[name], parameter)
             if self._is_reduced_here(parameter):
                 self._reduce_here(name, parameter)
+        if module._holds_levels():
+            self._hold_levels(module._wanted_gradients)
 
     def _is_reduced_here(self, parameter: nn.Parameter) -> bool:
         """Whether it is this module that reduces the gradient of a parameter without an optimizer in backward."""

@@ -76,7 +76,8 @@ class SharedArrayModule(nn.Module):
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
-        self._holds_levels = False  # whether elements are what is read of them: `load_packed` has given them
+        self._levels: list[tuple[int, int]] | None = None  # `_marks` of elements that `load_packed` has given
+        self._wanted_gradients: list[bool] = []  # of the parameters, before
         # What `DistributedModelParallel` exchanges for others, which lack the optimizer in backward that these were given.
         self._meta_parameters = dict(self.named_parameters(recurse=False)) if self.array.is_meta else {}
         self.reset_parameters()
@@ -117,7 +118,7 @@ class SharedArrayModule(nn.Module):
         """
         if self.array.is_meta:
             return
-        self._hold_levels(False)
+        self._release_levels()
         self.array.uniform_(-self._config.init_range, self._config.init_range)
         for table in self._layout.tables:
             if table.is_projected:
@@ -187,17 +188,38 @@ class SharedArrayModule(nn.Module):
 
     @property
     def _read_bits(self) -> int:
-        """Of an element, where it must be made of what is trained: 32, if it is read as it is."""
-        frozen = self._holds_levels and not any(p.requires_grad for p in self.parameters(recurse=False))
-        return 32 if frozen else self._config.bits
+        """Of an element, where it must be made of what is trained; 32, if it is read as it is."""
+        return 32 if self._holds_levels() else self._config.bits
 
-    def _hold_levels(self, holds: bool) -> None:
-        """Whether the elements are from now on what is read, and not trained: `load_packed` says so, and what is loaded or drawn later, that
-        they are not."""
-        if self._holds_levels != holds:
-            self._holds_levels = holds
-            for parameter in self.parameters(recurse=False):
-                parameter.requires_grad_(not holds)
+    def _holds_levels(self) -> bool:
+        """Whether elements are what is read of them: `load_packed` has given them, and nothing has written to them or wanted a gradient
+        since. A compiled module packs them again, which gives the same."""
+        if self._levels is None or torch.compiler.is_compiling():
+            return False
+        if any(p.requires_grad for p in self.parameters(recurse=False)):
+            self._levels = None  # for good: what is learned lies between levels
+            return False
+        return self._levels == self._marks()
+
+    def _marks(self) -> list[tuple[int, int]] | None:
+        """Of each parameter, where it lies and how often it was written to; None where nobody counts."""
+        parameters = list(self.parameters(recurse=False))
+        return None if any(p.is_inference() for p in parameters) else [(p.data_ptr(), p._version) for p in parameters]
+
+    def _hold_levels(self, wanted_gradients: list[bool] | None = None) -> None:
+        """The elements are from now on what is read, and not trained: until other ones are loaded or drawn."""
+        parameters = list(self.parameters(recurse=False))
+        if self._levels is None:
+            self._wanted_gradients = wanted_gradients or [p.requires_grad for p in parameters]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        self._levels = self._marks()
+
+    def _release_levels(self) -> None:
+        if self._levels is not None:
+            self._levels = None
+            for parameter, wanted in zip(self.parameters(recurse=False), self._wanted_gradients, strict=True):
+                parameter.requires_grad_(wanted)
 
     def _refuse_ddp(self) -> None:
         """That takes an optimizer in backward from a parameter, or makes it step before gradients are reduced."""
@@ -223,7 +245,7 @@ class SharedArrayModule(nn.Module):
         object.__setattr__(
             self,
             name,
-            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._read_bits),
+            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._config.bits),
         )
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
@@ -359,6 +381,7 @@ class SharedArrayModule(nn.Module):
             raise TypeError(
                 f"a shared array of bits={self._config.bits} is fp32, from which they are made, not {made.dtype}"
             )
+        held = self._holds_levels()
         before = [] if self.projections is None else [self.projections, self.projections.grad]
         before = [t.detach() for t in before if t is not None]  # what `_apply` makes of them has other values
         super()._apply(fn, recurse)
@@ -367,6 +390,8 @@ class SharedArrayModule(nn.Module):
             self.projections.grad = None
             self.projections.data = values
             self.projections.grad = next(iter(gradient), None)
+        if held:
+            self._levels = self._marks()
         self._describe_array()
         return self
 
@@ -399,7 +424,7 @@ class SharedArrayModule(nn.Module):
                 f"{prefix}hot_keys in the state dict are not those of its layout; the layout's are used", stacklevel=2
             )
         if prefix + "array" in state_dict:
-            self._hold_levels(False)
+            self._release_levels()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.projections is not None and self.projections.dtype != self._accumulator:  # assigned
             self.projections.data = self.projections.data.to(self._accumulator)
