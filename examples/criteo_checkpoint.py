@@ -72,6 +72,7 @@ def read_progress(folder: Path) -> dict:
     try:
         _check(progress, "")
         json_fields.optional(json_fields.count)(progress.get("best_pass"), "best_pass")
+        json_fields.optional(json_fields.mapping)(progress.get("layout_trials"), "layout_trials")
         for number, point in enumerate(progress["history"]):
             json_fields.share(point.get("auroc_val", 0.5), f"history[{number}].auroc_val")
             if point["step"] > progress["step"]:
@@ -99,7 +100,7 @@ def check_same_run(progress: dict, config: dict, layout: dict | None) -> None:
             raise ValueError(f"--resume: {progress_file(progress)}: layout is none: {error!r}") from error
         if difference:
             raise ValueError(
-                f"--resume: the checkpoint has another layout of the shared array: {difference} (--layout rules is what auto was before it searched)"
+                f"--resume: the checkpoint has another layout of the shared array: {difference} (--layout rules is what auto was before it searched, --no-vocabulary of text what it was before dense logs had their ids numbered)"
             )
     for flag, value in config.items():
         was = progress["config"].get(flag)

@@ -23,6 +23,7 @@ from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
+from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
@@ -38,7 +39,6 @@ from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
 from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.layout_search import fold
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
 _CHECKED_ROWS = 1 << 10
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
+_COUNTED = "distinct ids of the training rows, counted exactly, and one row for others"
 
 
 @dataclass
@@ -72,6 +73,7 @@ class ClickData:
     counts: list[IdCounts] | None = None
     rows_of: Callable[[np.ndarray], np.ndarray] | None = None
     error: DataError | None = None  # of this rank, until all raise it
+    numbering: Numbering | None = None  # of the ids, where the array's tables have their rows
 
     def batches(
         self,
@@ -179,10 +181,17 @@ class ClickData:
         moduli, before = np.array(num_rows, dtype=np.int64)[:, None], self.rows_of
         self.rows_of = lambda ids: (ids if before is None else before(ids)) % moduli
 
+    def number(self, numbering: Numbering) -> None:
+        """From now on ids are rows of that."""
+        self.numbering, self.rows_of = numbering, numbering.rows_of
+
     def share_rows(self, num_rows: list[int]) -> None:
-        """From now on the ids that are read least share rows, where a table has fewer rows than ids (`layout_search.fold`)."""
-        before = self.rows_of
-        self.rows_of = lambda ids: np.stack([fold(r, n) for r, n in zip(before(ids), num_rows, strict=True)])
+        """From now on the ids that are read least share rows, where a table has fewer rows than ids."""
+        self.number(replace(self.numbering, num_rows=num_rows))
+
+    def copied(self) -> "ClickData":
+        """Another one, which counts malformed lines anew and whose ids may share rows otherwise."""
+        return replace(self, source=copy.copy(self.source))
 
     def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
         steps = num_steps(rows, batch_size, dist.get_world_size())
@@ -276,37 +285,49 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
         if args.vocabulary is None:
             args.vocabulary = not declared and is_dense(len(splits.train), distinct)
         if args.vocabulary:
-            vocabulary, rows, how = _numbered(args, files, splits.train, training_rows)
-            places = vocabulary.places([c.ids for c in counts])
-            counts = [replace(c, ids=np.arange(1, len(c.ids) + 1)) for c in counts]
-            return ClickData(
-                reader, splits, signature, rows, how, True, counts,
-                lambda ids: np.stack([p[r] for p, r in zip(places, vocabulary.rows_of(ids), strict=True)]),
-            )  # fmt: skip
+            return _numbered(args, files, reader, splits, signature, counts, training_rows)
         return ClickData(reader, splits, signature, declared or distinct, how, contiguous=False, counts=counts)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
         return ClickData(
             reader, splits, signature, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli
         )
-    vocabulary, rows, how = _numbered(args, files, splits.train, training_rows)
-    return ClickData(reader, splits, signature, rows, how, contiguous=True, rows_of=vocabulary.rows_of)
+    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows)
+    # One more row for ids not seen in training.
+    rows = [n + 1 for n in vocabulary.num_distinct]
+    return ClickData(reader, splits, signature, rows, _COUNTED, contiguous=True, rows_of=vocabulary.rows_of)
 
 
 def _numbered(
-    args: argparse.Namespace, files: list[CriteoFile], train: range, training_rows: Callable[[], Iterator[RowBlock]]
-) -> tuple[Vocabulary, list[int], str]:
-    """The training rows' vocabulary, the rows of each table by it, and how they were counted. Collective."""
-    vocabulary = _vocabulary(Path(args.cache_dir), files, train, training_rows)
-    # One more row for ids not seen in training.
-    rows = [n + 1 for n in vocabulary.num_distinct]
-    return vocabulary, rows, "distinct ids of the training rows, counted exactly, and one row for others"
+    args: argparse.Namespace,
+    files: list[CriteoFile],
+    reader: CriteoReader,
+    splits: Splits,
+    signature: dict,
+    counts: list[IdCounts],
+    training_rows: Callable[[], Iterator[RowBlock]],
+) -> ClickData:
+    """For an array whose tables have their ids' rows. Collective."""
+
+    def make() -> Numbering:
+        vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, alone=True)
+        return Numbering.of(vocabulary, [c.ids for c in counts])
+
+    numbering = _first_rank_first(make)
+    counts = [replace(c, ids=np.arange(1, len(c.ids) + 1)) for c in counts]
+    data = ClickData(reader, splits, signature | {"ids": numbering.digest}, numbering.num_rows, _COUNTED, True, counts)
+    data.number(numbering)
+    return data
 
 
 def _vocabulary(
-    cache: Path, files: list[CriteoFile], train: range, training_rows: Callable[[], Iterator[RowBlock]]
+    cache: Path,
+    files: list[CriteoFile],
+    train: range,
+    training_rows: Callable[[], Iterator[RowBlock]],
+    alone: bool = False,
 ) -> Vocabulary:
-    """Of the training rows, kept in the cache's folder by path and signature of the files. Collective."""
+    """Of the training rows, kept in the cache's folder by path and signature of the files. Collective, unless ``alone``."""
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
     path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
 
@@ -326,7 +347,10 @@ def _vocabulary(
         except OSError as error:
             raise ValueError(f"--cache_dir {cache}: {path.name} cannot be written: {error}") from error
 
-    _first_rank_first(build)
+    if alone:
+        build()
+    else:
+        _first_rank_first(build)
     return loaded[0] if loaded else Vocabulary.load(path, key)
 
 

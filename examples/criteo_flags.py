@@ -231,6 +231,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--rank_memory makes no sense without --planner_pss")
     if args.keep_array and args.planner_pss:
         p.error("--keep_array makes no sense with --planner_pss: what it shares is kept as the tables beside it are")
+    if args.layout in CANDIDATES and (not args.data_path or args.vocabulary is False or args.planner_pss):
+        p.error(f"--layout {args.layout} is of text whose ids are numbered: --data_path, --vocabulary")
+    stated = [f"--{flag}" for flag in ("width", "block_size", "exact_fraction") if getattr(args, flag) is not None]
+    if args.layout in CANDIDATES and stated:
+        p.error(f"{stated[0]} makes no sense with --layout {args.layout}, which says it")
     if args.vocabulary is not None and (not args.data_path or args.planner_pss):
         p.error("--vocabulary makes no sense without --data_path, or with --planner_pss, which has one")
     if args.vocabulary and (args.num_embeddings or args.num_embeddings_per_feature):

@@ -103,7 +103,9 @@ def array_config(args: argparse.Namespace, tables: list[EmbeddingBagConfig], dat
         return exact_tables(tables, array_bytes, width, args.init_range, bits=args.bits)
     if not args.vocabulary:
         if args.layout in CANDIDATES:
-            raise ValueError(f"--layout {args.layout} is of logs whose ids are numbered: --vocabulary")
+            raise ValueError(
+                f"--layout {args.layout} is of text whose ids are numbered, and this is no dense log: --vocabulary"
+            )
         return _open_config(args, data)
     found = array_candidates(args, tables, data)
     name = "searched" if args.layout not in CANDIDATES else args.layout

@@ -157,7 +157,8 @@ class Trainer:
         self.scalars = ScalarLog(self.folder / "tensorboard")
         for name, load in (self.load or {}).items():
             self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
-        for point in self.history if self.layout_trials else ():  # of the first pass
+        first = self.layout_trials and self.step == self.steps_per_epoch
+        for point in self.history if first else ():  # what the trial has measured
             for name in point.keys() - {"step"}:
                 self.scalars.add(name, point[name], point["step"])
 
@@ -171,6 +172,9 @@ class Trainer:
             total, self.world_size, args.batch_size,
         )  # fmt: skip
         reached = False
+        if self.layout_trials and self.step == self.steps_per_epoch:  # the first pass is over
+            reached = args.target_auroc is not None and self._pass_ends()[-1] >= args.target_auroc
+            self._save()
         with tqdm(
             total=total, initial=self.step, desc="training", unit="step", disable=self.rank > 0, mininterval=5
         ) as bar:
@@ -363,7 +367,7 @@ class Trainer:
     def _save(self) -> None:
         progress = {
             "step": self.step, "train_seconds": self.train_seconds, "rows": self.rows, "history": self.history,
-            "layout": self.layout, "config": self.config, "data": self.data.signature, "best_pass": self.best.number if self.best is not None else None,
+            "layout": self.layout, "layout_trials": self.layout_trials, "config": self.config, "data": self.data.signature, "best_pass": self.best.number if self.best is not None else None,
         }  # fmt: skip
         if self.scalars is not None:
             self.scalars.flush()
@@ -380,6 +384,7 @@ class Trainer:
             )
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
+        self.layout_trials = progress.get("layout_trials")
         # A run of one pass, or of an earlier version, kept none.
         number, passes = progress.get("best_pass"), len(self._pass_ends())
         kept = number is not None

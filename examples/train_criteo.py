@@ -49,10 +49,10 @@ def run(args: argparse.Namespace, folder: Path, device: torch.device, started_an
     goes_on = on_first_rank(lambda: args.resume or (may_go_on and criteo_checkpoint.exists(checkpoint)))
     progress = criteo_checkpoint.read_progress(checkpoint) if goes_on else None  # before the data, which may take long
     trainer = layout_trials.trainer_of(args, folder, device, progress)
-    if progress is None:
-        trainer.data.check_classes(args)
-    else:
+    if progress is not None:
         trainer.resume(progress)
+    if trainer.data.numbering is not None:
+        on_first_rank(lambda: trainer.data.numbering.save(folder / "ids.npz"))
     results = trainer.run()
     on_first_rank(lambda: write_results(folder, results))
 

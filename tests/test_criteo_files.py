@@ -4,6 +4,7 @@ import copy
 import gzip
 import hashlib
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader, find_files, open_files
 from torchrec_pss.datasets.criteo_lines import parse_lines, token_ids
 from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.datasets.rows import NUM_SPARSE, PADDING_LABEL, RowBlock, num_steps, rank_windows
 from torchrec_pss.datasets.splits import split_files, split_rows
 from torchrec_pss.datasets.vocabulary import Vocabulary
@@ -189,15 +191,38 @@ def test_vocabulary(tmp_path):
         assert len(np.unique(mapped[t])) == len(np.unique(ids[0][t]))
 
 
-def test_places_in_a_vocabulary():
-    """Those that are named come first, in their order; the others follow, and what nobody knows keeps row 0."""
+def test_numbered_ids(tmp_path):
+    """Those that are named come first, in their order; the others follow, and what nobody knows has row 0. Read back from a file; with
+    fewer rows the last ids share them."""
     ids = np.tile([[30, 10, 20, 40]], (NUM_SPARSE, 1))
-    vocabulary = Vocabulary.build(blocks_of_ids([ids]))  # rows 3, 1, 2, 4
+    vocabulary = Vocabulary.build(blocks_of_ids([ids]))
     first = [np.array([40, 10])] + [np.array([], np.int64)] * (NUM_SPARSE - 1)
-    places = vocabulary.places(first)
-    assert places[0].tolist() == [0, 2, 3, 4, 1] and places[1].tolist() == [0, 1, 2, 3, 4]
-    assert places[0][vocabulary.rows_of(np.full((NUM_SPARSE, 1), 40))[0]] == 1
-    assert [len(r) for r in vocabulary.rows_of_each(first)] == [2] + [0] * (NUM_SPARSE - 1)
+    made = Numbering.of(vocabulary, first)
+    made.save(tmp_path / "ids.npz")
+    for numbering in (made, Numbering.load(tmp_path / "ids.npz")):
+        rows = numbering.rows_of(np.tile([[40, 10, 20, 30, 7]], (NUM_SPARSE, 1)))
+        assert rows[0].tolist() == [1, 2, 3, 4, 0] and rows[1].tolist() == [4, 1, 2, 3, 0]
+        assert numbering.num_rows == [5] * NUM_SPARSE and numbering.digest == made.digest
+    shared = replace(made, num_rows=[4] + [5] * (NUM_SPARSE - 1))
+    assert shared.rows_of(ids)[0].tolist() == [3, 2, 3, 1] and shared.digest == made.digest
+    assert Numbering.of(vocabulary, first[1:] + first[:1]).digest != made.digest
+    nothing = Numbering([np.zeros(0, np.int64)] * NUM_SPARSE, [1] * NUM_SPARSE)
+    assert (nothing.rows_of(ids) == 0).all()
+
+
+def test_numbered_ids_of_a_damaged_file(tmp_path):
+    good = Numbering([np.array([3, 1])] * NUM_SPARSE, [3] * NUM_SPARSE)
+    for bad in (
+        {"num_rows": [0] * NUM_SPARSE},
+        {"num_rows": [4] * NUM_SPARSE},
+        {"ids": [np.array([3, 3])] * NUM_SPARSE},
+    ):
+        replace(good, **bad).save(tmp_path / "ids.npz")
+        with pytest.raises(ValueError, match=r"ids\.npz: arr_0 has 2 ids"):
+            Numbering.load(tmp_path / "ids.npz")
+    np.savez(tmp_path / "ids.npz", arr_0=np.zeros(3))
+    with pytest.raises(ValueError, match="arr_0 is no vector of int64"):
+        Numbering.load(tmp_path / "ids.npz")
 
 
 def test_distinct_counts_are_within_four_standard_errors():

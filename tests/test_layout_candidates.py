@@ -89,7 +89,11 @@ def test_a_dense_log_numbers_its_ids_and_takes_the_layout_that_validates_best(tm
     assert told["auroc_test"] == found["auroc_test"] and told["layout_trials"] is None
     more = [*log, "--compression", "10", "--epochs", "3"]
     on = trained(tmp_path / "auto", *more, "--resume")
-    assert on["config"]["layout"] == chosen and len([h for h in on["history"] if "auroc_val" in h]) == 3
+    assert (
+        on["config"]["layout"] == chosen
+        and on["layout_trials"] == trials
+        and len([h for h in on["history"] if "auroc_val" in h]) == 3
+    )
     hashed = trained(tmp_path / "hashed", *log, "--compression", "10", "--no-vocabulary")
     assert hashed["layout_trials"] is None and not any(
         "rows" in t and not t.get("slots") and t["rows"] > 100 for t in hashed["layout"]["tables"].values()
@@ -100,8 +104,12 @@ def test_a_dense_log_numbers_its_ids_and_takes_the_layout_that_validates_best(tm
 @pytest.mark.parametrize(
     "flags, error",
     [
-        (["--no-vocabulary", "--layout", "narrow"], "--layout narrow is of logs whose ids are numbered: --vocabulary"),
+        (
+            ["--no-vocabulary", "--layout", "narrow"],
+            "--layout narrow is of text whose ids are numbered: --data_path, --vocabulary",
+        ),
         (["--compression", "100", "--layout", "prefixed"], "--layout prefixed does not fit"),
+        (["--layout", "narrow", "--width", "3"], "--width makes no sense with --layout narrow, which says it"),
         (["--embedding", "hash", "--vocabulary"], "--vocabulary makes no sense with --embedding hash"),
         (["--num_embeddings", "10", "--vocabulary"], "--vocabulary makes no sense with --num_embeddings"),
     ],

@@ -1,7 +1,7 @@
 """Contiguous ids for full tables: one streaming pass over the training rows."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,13 @@ class Vocabulary:
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Table rows int64 ``[26, n]`` of ids ``[26, n]``."""
-        return np.stack(self.rows_of_each(ids)) if ids.size else np.zeros_like(ids)
-
-    def rows_of_each(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Likewise of as many ids a feature as there are."""
-        return [_rows_of(known, of_feature) for known, of_feature in zip(self.ids, ids, strict=True)]
-
-    def places(self, first: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """int64 ``[rows]`` of each feature: the places of its rows where ids ``first`` come first, in their order. Row 0 keeps its own."""
-        return [_places(len(known) + 1, rows) for known, rows in zip(self.ids, self.rows_of_each(first), strict=True)]
+        out = np.full_like(ids, UNKNOWN)
+        for feature, known in enumerate(self.ids):
+            if not len(known):
+                continue  # no training row could be used
+            at = np.minimum(np.searchsorted(known, ids[feature]), len(known) - 1)
+            out[feature] = np.where(known[at] == ids[feature], at + 1, UNKNOWN)
+        return out
 
     def save(self, path: Path, key: str = "") -> None:
         """Writes aside, then renames. ``key`` says of which rows it is."""
@@ -76,22 +74,6 @@ class Vocabulary:
             if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
                 raise ValueError(f"vocabulary {path}: {name} is no ascending vector of int64")
         return cls([arrays[name] for name in names])
-
-
-def _rows_of(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    if not len(known):  # no training row could be used
-        return np.full_like(ids, UNKNOWN)
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[at] == ids, at + 1, UNKNOWN)
-
-
-def _places(number: int, first: np.ndarray) -> np.ndarray:
-    rest = np.ones(number, bool)
-    rest[first], rest[UNKNOWN] = False, False
-    order = np.concatenate([[UNKNOWN], first[first != UNKNOWN], np.flatnonzero(rest)])
-    places = np.empty(number, np.int64)
-    places[order] = np.arange(number)
-    return places
 
 
 def _as_array(key: str) -> np.ndarray:

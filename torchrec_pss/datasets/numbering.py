@@ -1,0 +1,85 @@
+"""`Numbering`: rows of the ids of a dense log, those that are read most first, which its array's layout counts on."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torchrec_pss.datasets.npz_file import read_npz
+from torchrec_pss.datasets.rows import NUM_SPARSE
+from torchrec_pss.datasets.vocabulary import UNKNOWN, Vocabulary
+from torchrec_pss.modules.layout_search import fold
+from torchrec_pss.whole_file import written_aside
+
+_NUM_ROWS = "num_rows"
+
+
+@dataclass(eq=False)
+class Numbering:
+    """The i-th id of a feature is row i + 1, any other id row 0; where a table has fewer rows, the ids that are read least share
+    the last ones (`fold`).
+
+    Attributes:
+        ids: int64 ``[n]`` of each feature, distinct, those that are read most first.
+        num_rows: of each table; n + 1, or fewer.
+    """
+
+    ids: list[np.ndarray]
+    num_rows: list[int]
+
+    def __post_init__(self) -> None:
+        self._order = [np.argsort(ids, kind="stable") for ids in self.ids]
+        self._sorted = [ids[order] for ids, order in zip(self.ids, self._order, strict=True)]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, first: Sequence[np.ndarray]) -> "Numbering":
+        """The ids of a vocabulary, a row each: ``first`` of each feature, in their order, and then the others."""
+        ids = [
+            np.concatenate([most[np.isin(most, known)], known[~np.isin(known, most)]]).astype(np.int64)
+            for known, most in zip(vocabulary.ids, first, strict=True)
+        ]
+        return cls(ids, [len(i) + 1 for i in ids])
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
+        return np.stack([self._of_feature(feature, of) for feature, of in enumerate(ids)])
+
+    def _of_feature(self, feature: int, ids: np.ndarray) -> np.ndarray:
+        known, order = self._sorted[feature], self._order[feature]
+        if not len(known):  # no training row could be used
+            return np.full_like(ids, UNKNOWN)
+        at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        return fold(np.where(known[at] == ids, order[at] + 1, UNKNOWN), self.num_rows[feature])
+
+    @property
+    def digest(self) -> str:
+        """Of ids and their order."""
+        found = hashlib.sha256()
+        for ids in self.ids:
+            found.update(len(ids).to_bytes(8, "little") + ids.astype("<i8").tobytes())
+        return found.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes aside, then renames."""
+        arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)} | {_NUM_ROWS: np.array(self.num_rows)}
+        with written_aside(path) as aside, open(aside, "wb") as stream:
+            np.savez(stream, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Numbering":
+        """Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; says how."""
+        names = [f"arr_{i}" for i in range(NUM_SPARSE)]
+        arrays = read_npz(path, [*names, _NUM_ROWS], what="numbering of ids")
+        for name in [*names, _NUM_ROWS]:
+            found = arrays.get(name)
+            if found is None or found.dtype != np.int64 or found.ndim != 1:
+                raise ValueError(f"numbering of ids {path}: {name} is no vector of int64")
+        ids, rows = [arrays[name] for name in names], arrays[_NUM_ROWS].tolist()
+        for name, of, number in zip(names, ids, rows, strict=True):
+            if len(np.unique(of)) != len(of) or not 1 <= number <= len(of) + 1:
+                raise ValueError(f"numbering of ids {path}: {name} has {len(of)} ids, one twice, or {number} rows")
+        return cls(ids, rows)
