@@ -223,6 +223,7 @@ RANGES: dict[str, Range] = {
     "repeats": Range(int, 1, 10**6),
     "turns": Range(int, 1, 10**6),
     "seeds": Range(int, 1, 10**6),
+    "least": Range(int, 1, 10**6),
     "configurations": Range(int, 1, 10**9),
     "number": Range(int, 1, 10**9),
     "first": Range(int, 0, 10**9),

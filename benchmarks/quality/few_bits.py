@@ -67,31 +67,40 @@ SETS = {
 
 
 def study(
-    results: Results, workers: int, quick: bool, only: str, chosen_in: Path, contestants: Sequence[str], seeds: int
+    results: Results,
+    workers: int,
+    quick: bool,
+    only: str,
+    chosen_in: Path,
+    contestants: Sequence[str],
+    seeds: int,
+    least: int = 0,
 ) -> list[dict]:
     """A row for each set and compression: of every contestant the mean held-out AUROC (validation and test rows), and what the array is
-    above it by, seed by seed or split by split, with its 95 % interval. ``only``: sets whose names have this in them; ``contestants``: those
-    besides the array, none for all; ``seeds``: or splits, so many at most."""
+    above it by, seed by seed or split by split, with its 95 % interval. ``only``: a set, or those whose names have this in them; ``contestants``: those
+    besides the array, none for all; ``seeds``: or splits, so many at most; ``least``: compressions from that
+    on, for lower ones take longest."""
     chosen = {(r["data"], r["model"], r["compression"]): r["contestants"] for r in json.loads(chosen_in.read_text())}
     rows = []
     for name, of in SETS.items():
-        if only not in name:
+        if name != only and (only in SETS or only not in name):
             continue
+        compressions = [c for c in of.compressions if c >= least]
         names = [n for n in of.contestants if not contestants or n == "pss" or n in contestants]
         number = 2 if quick else min(seeds, len(of.data))
         jobs = {
             (compression, n): [
                 Job(data, _trial(of, n, compression, seed, chosen)) for seed, data in enumerate(of.data[:number])
             ]
-            for compression in of.compressions
+            for compression in compressions
             for n in names
         }
-        for compression in sorted(of.compressions, reverse=True):  # the quickest first
+        for compression in sorted(compressions, reverse=True):  # the quickest first
             runs = [j for (c, _), of_one in jobs.items() if c == compression for j in of_one]
             results.run(runs, workers, f"{name}, {compression}x")
         rows += [
             {"data": name, "compression": c, **_compared({n: [results.of(j) for j in jobs[c, n]] for n in names})}
-            for c in of.compressions
+            for c in compressions
         ]
     return rows
 

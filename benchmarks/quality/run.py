@@ -84,6 +84,7 @@ def main() -> None:
         help="of headline, files and few_bits: those whose names have this in them, such as kaggle or dense",
     )
     add_number(parser, "--seeds", default=3, help="of headline and few_bits (of splits, too): so many, from 0 on")
+    add_number(parser, "--least", default=1, help="of few_bits: compressions from that on, for lower ones take longest")
     parser.add_argument(
         "--contestants", default="", help="of few_bits: those besides pss, comma-separated (default: all)"
     )
@@ -111,7 +112,9 @@ def main() -> None:
         print(splits.markdown(found))
     elif args.study == "few_bits":
         others = [n for n in args.contestants.split(",") if n]
-        found = few_bits.study(results, args.workers, args.quick, args.only, _RECORDED_MAIN, others, args.seeds)
+        found = few_bits.study(
+            results, args.workers, args.quick, args.only, _RECORDED_MAIN, others, args.seeds, args.least
+        )
         print(few_bits.markdown(found))
     elif args.study == "kinds":
         found = splits.study_kinds(results, out, args.workers, args.quick)

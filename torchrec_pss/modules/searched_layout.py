@@ -16,6 +16,7 @@ from torchrec_pss.modules.pss_config import PSSConfig
 
 _ROUNDING = 16  # bytes that scales of parts of groups may take more
 _MANY = 200_000  # examples from which sparse logs are laid out by rules
+_ELEMENTS_A_ROW = 1  # from which those of fewer are, too
 
 
 def searched(
@@ -28,7 +29,7 @@ def searched(
     total = examples_of(config.counts)
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
-    if not is_dense(total, rows) and not (total < _MANY and elements < sum(rows)):
+    if not is_dense(total, rows) and not (total < _MANY and elements < _ELEMENTS_A_ROW * sum(rows)):
         return None
     whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
