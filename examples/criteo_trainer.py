@@ -76,8 +76,9 @@ class Trainer:
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
-        self.layout_trials: dict[str, float] | None = None  # validation AUROC by the layouts that were tried
-        self.resumed = False
+        self.layout_trials: dict[str, float] | None = (
+            None  # validation AUROC after a pass, by the layouts that were tried
+        )
         self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
         self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
         self.average = None
@@ -115,20 +116,12 @@ class Trainer:
         Raises:
             LostPeerError, NotFiniteError: as `run`.
         """
-        self._try(self.steps_per_epoch)
-        return self._pass_ends()[0]
-
-    def all_passes(self) -> float:
-        """Goes on to the end, without a checkpoint; the validation AUROC of the pass whose weights are taken. Raises as `first_pass`."""
-        self._try(self.args.epochs * self.steps_per_epoch)
-        ends = self._pass_ends()
-        return ends[(len(ends) if self.best is None else self.best.number) - 1]
-
-    def _try(self, total: int) -> None:
-        bar = tqdm(total=total, initial=self.step, desc=f"layout {self.args.layout}", unit="step", disable=self.rank > 0, mininterval=5)  # fmt: skip
-        with self._explained(), bar:
-            while self.step < total and self._goes_on():
-                self._segment(total, bar)
+        with self._explained():
+            bar = tqdm(total=self.steps_per_epoch, desc=f"layout {self.args.layout}", unit="step", disable=self.rank > 0, mininterval=5)  # fmt: skip
+            with bar:
+                while self.step < self.steps_per_epoch:
+                    self._segment(self.steps_per_epoch, bar)
+            return self._pass_ends()[0]
 
     def run(self) -> dict:
         """Trains to the end; what `results.json` says.
@@ -164,7 +157,8 @@ class Trainer:
         self.scalars = ScalarLog(self.folder / "tensorboard")
         for name, load in (self.load or {}).items():
             self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
-        for point in self.history if self._tried() else ():
+        first = self.layout_trials and self.step == self.steps_per_epoch
+        for point in self.history if first else ():  # what the trial has measured
             for name in point.keys() - {"step"}:
                 self.scalars.add(name, point[name], point["step"])
 
@@ -178,7 +172,7 @@ class Trainer:
             total, self.world_size, args.batch_size,
         )  # fmt: skip
         reached = False
-        if self._tried():
+        if self.layout_trials and self.step == self.steps_per_epoch:  # the first pass is over
             reached = args.target_auroc is not None and self._pass_ends()[-1] >= args.target_auroc
             self._save()
         with tqdm(
@@ -209,10 +203,6 @@ class Trainer:
         logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
         self._end_of_pass()
         return metrics["auroc"]
-
-    def _tried(self) -> bool:
-        """Whether what was trained so far was a trial, of which there is no checkpoint yet."""
-        return self.layout_trials is not None and not self.resumed
 
     def _goes_on(self) -> bool:
         """Whether, where a pass has ended, there is another."""
@@ -394,7 +384,7 @@ class Trainer:
             )
         self.step, self.history = progress["step"], progress["history"]
         self.train_seconds, self.rows = progress["train_seconds"], progress["rows"]
-        self.layout_trials, self.resumed = progress.get("layout_trials"), True
+        self.layout_trials = progress.get("layout_trials")
         # A run of one pass, or of an earlier version, kept none.
         number, passes = progress.get("best_pass"), len(self._pass_ends())
         kept = number is not None

@@ -83,9 +83,7 @@ def test_a_dense_log_numbers_its_ids_and_takes_the_layout_that_validates_best(tm
     assert set(trials) == {"searched", "prefixed", "narrow"} and trials[chosen] == max(trials.values())
     assert found["config"]["vocabulary"] and "counted exactly" in found["full_rows_counted"]
     ends = [h["auroc_val"] for h in found["history"] if "auroc_val" in h]
-    close = [t for t in trials.values() if t >= trials[chosen] - 0.003]
-    of_pass = found["of_pass"] if len(close) > 1 else 1
-    assert ends[of_pass - 1] == trials[chosen] and len(ends) == 2 and (tmp_path / "auto" / "checkpoint").is_dir()
+    assert ends[0] == trials[chosen] and len(ends) == 2
     # As a run that was told so from the beginning, and as one that goes on.
     told = trained(tmp_path / "told", *log, "--compression", "10", "--layout", chosen)
     assert told["auroc_test"] == found["auroc_test"] and told["layout_trials"] is None
