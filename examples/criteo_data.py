@@ -314,7 +314,7 @@ def _numbered(
         return Numbering.of(vocabulary, [c.ids for c in counts])
 
     numbering = _first_rank_first(make)
-    counts = [replace(c, ids=np.arange(1, len(c.ids) + 1)) for c in counts]
+    counts = [replace(c, ids=r) for c, r in zip(counts, numbering.rows_of_each([c.ids for c in counts]), strict=True)]
     data = ClickData(reader, splits, signature | {"ids": numbering.digest}, numbering.num_rows, _COUNTED, True, counts)
     data.number(numbering)
     return data

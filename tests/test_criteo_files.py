@@ -15,7 +15,7 @@ from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader, find_files, open_files
 from torchrec_pss.datasets.criteo_lines import parse_lines, token_ids
 from torchrec_pss.datasets.distinct import DistinctCounter
-from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.numbering import Numbering, scattered
 from torchrec_pss.datasets.rows import NUM_SPARSE, PADDING_LABEL, RowBlock, num_steps, rank_windows
 from torchrec_pss.datasets.splits import split_files, split_rows
 from torchrec_pss.datasets.vocabulary import Vocabulary
@@ -200,14 +200,24 @@ def test_numbered_ids(tmp_path):
     made = Numbering.of(vocabulary, first)
     made.save(tmp_path / "ids.npz")
     for numbering in (made, Numbering.load(tmp_path / "ids.npz")):
-        rows = numbering.rows_of(np.tile([[40, 10, 20, 30, 7]], (NUM_SPARSE, 1)))
-        assert rows[0].tolist() == [1, 2, 3, 4, 0] and rows[1].tolist() == [4, 1, 2, 3, 0]
+        rows, places = numbering.rows_of(np.tile([[40, 10, 20, 30, 7]], (NUM_SPARSE, 1))), scattered(5)
+        assert (
+            rows[0].tolist() == places[[1, 2, 3, 4, 0]].tolist()
+            and rows[1].tolist() == places[[4, 1, 2, 3, 0]].tolist()
+        )
         assert numbering.num_rows == [5] * NUM_SPARSE and numbering.digest == made.digest
     shared = replace(made, num_rows=[4] + [5] * (NUM_SPARSE - 1))
-    assert shared.rows_of(ids)[0].tolist() == [3, 2, 3, 1] and shared.digest == made.digest
+    assert shared.rows_of(ids)[0].tolist() == scattered(4)[[3, 2, 3, 1]].tolist() and shared.digest == made.digest
     assert Numbering.of(vocabulary, first[1:] + first[:1]).digest != made.digest
     nothing = Numbering([np.zeros(0, np.int64)] * NUM_SPARSE, [1] * NUM_SPARSE)
     assert (nothing.rows_of(ids) == 0).all()
+
+
+def test_rows_of_numbered_ids_say_nothing_about_reads():
+    """Or those that are read rarely would have scales of their own."""
+    rows = scattered(1001)
+    assert rows[0] == 0 and sorted(rows) == list(range(1001)) and (rows == scattered(1001)).all()
+    assert abs(np.corrcoef(np.arange(1000), rows[1:])[0, 1]) < 0.1
 
 
 def test_numbered_ids_of_a_damaged_file(tmp_path):

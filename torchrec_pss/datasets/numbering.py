@@ -1,4 +1,8 @@
-"""`Numbering`: rows of the ids of a dense log, those that are read most first, which its array's layout counts on."""
+"""`Numbering`: rows of the ids of a dense log, of which those that are read least may share rows.
+
+Rows lie in an order that says nothing about reads: 64 elements have one scale, and where ids of few reads had scales of their own, what few
+bits leave of them would be learned by heart (docs/layout.md).
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from torchrec_pss.datasets.mixing import mix64
 from torchrec_pss.datasets.npz_file import read_npz
 from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.datasets.vocabulary import UNKNOWN, Vocabulary
@@ -16,10 +21,15 @@ from torchrec_pss.whole_file import written_aside
 _NUM_ROWS = "num_rows"
 
 
+def scattered(num_rows: int) -> np.ndarray:
+    """int64 ``[num_rows]``: the row of each place, 0 apart in any order."""
+    return np.concatenate([[UNKNOWN], 1 + np.argsort(mix64(np.arange(num_rows - 1, dtype=np.uint64)), kind="stable")])
+
+
 @dataclass(eq=False)
 class Numbering:
-    """The i-th id of a feature is row i + 1, any other id row 0; where a table has fewer rows, the ids that are read least share
-    the last ones (`fold`).
+    """The ids of a feature have places from 1 on, any other id 0; where a table has fewer rows, those that are read least share the last
+    places (`fold`). A place's row is that of a permutation, which keeps 0.
 
     Attributes:
         ids: int64 ``[n]`` of each feature, distinct, those that are read most first.
@@ -32,6 +42,7 @@ class Numbering:
     def __post_init__(self) -> None:
         self._order = [np.argsort(ids, kind="stable") for ids in self.ids]
         self._sorted = [ids[order] for ids, order in zip(self.ids, self._order, strict=True)]
+        self._rows = [scattered(rows) for rows in self.num_rows]
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, first: Sequence[np.ndarray]) -> "Numbering":
@@ -44,14 +55,19 @@ class Numbering:
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
-        return np.stack([self._of_feature(feature, of) for feature, of in enumerate(ids)])
+        return np.stack(self.rows_of_each(ids))
+
+    def rows_of_each(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Likewise of as many ids of a feature as there are."""
+        return [self._of_feature(feature, of) for feature, of in enumerate(ids)]
 
     def _of_feature(self, feature: int, ids: np.ndarray) -> np.ndarray:
         known, order = self._sorted[feature], self._order[feature]
         if not len(known):  # no training row could be used
             return np.full_like(ids, UNKNOWN)
         at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        return fold(np.where(known[at] == ids, order[at] + 1, UNKNOWN), self.num_rows[feature])
+        places = np.where(known[at] == ids, order[at] + 1, UNKNOWN)
+        return self._rows[feature][fold(places, self.num_rows[feature])]
 
     @property
     def digest(self) -> str:

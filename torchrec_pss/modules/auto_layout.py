@@ -102,8 +102,8 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
 
 
 def choose_folded(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> tuple[PSSConfig, list[int]]:
-    """As `choose`, and the rows of each table, where the caller numbers ids in the order of their reads, 0 apart: of an exact table perhaps
-    fewer than it has, onto which `layout_search.fold` brings them. Where ids nearly fit, that is less than to hash all of them.
+    """As `choose`, and the rows of each table, where the caller numbers the ids: of an exact table perhaps fewer than it has, onto which
+    `layout_search.fold` brings the ids' places in the order of their reads, 0 apart. Where ids nearly fit, that is less than to hash all of them.
 
     Raises:
         ValueError: see `choose`.

@@ -33,7 +33,7 @@ def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict
     ``searched`` alone, where the config leaves nothing open or all tables fit.
 
     Args:
-        tables: whose ids are rows, in the order of their reads, 0 apart.
+        tables: whose ids are rows.
         config: with counts; of ``layout="auto"``.
 
     Raises:
