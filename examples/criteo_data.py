@@ -28,6 +28,7 @@ from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
     NUM_SPARSE,
+    SPARSE_NAMES,
     RowBlock,
     RowSource,
     join_blocks,
@@ -188,6 +189,15 @@ class ClickData:
     def share_rows(self, num_rows: list[int]) -> None:
         """From now on the ids that are read least share rows, where a table has fewer rows than ids."""
         self.number(replace(self.numbering, num_rows=num_rows))
+
+    def unresolved(self) -> dict[str, float]:
+        """By feature, where ids share rows of a numbering, what that leaves unresolved."""
+        given = zip(SPARSE_NAMES, self.counts, self.numbering.ids, self.numbering.num_rows, strict=True)
+        return {
+            name: self.numbering.unresolved(feature, counts.counts)
+            for feature, (name, counts, ids, rows) in enumerate(given)
+            if rows <= len(ids)
+        }
 
     def copied(self) -> "ClickData":
         """Another one, which counts malformed lines anew and whose ids may share rows otherwise."""

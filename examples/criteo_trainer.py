@@ -80,6 +80,9 @@ class Trainer:
             None  # validation AUROC after a pass, by the layouts that were tried
         )
         self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
+        if self.load is not None and data.numbering is not None:
+            for name, unresolved in data.unresolved().items():
+                self.load[f"t_{name}"]["unresolved"] = unresolved
         self.watcher = ArrayWatcher(array) if array is not None and args.watch and self.rank == 0 else None
         self.average = None
         if args.average_power:

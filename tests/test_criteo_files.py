@@ -213,6 +213,13 @@ def test_numbered_ids(tmp_path):
     assert (nothing.rows_of(ids) == 0).all()
 
 
+def test_what_ids_that_share_rows_leave_unresolved():
+    numbering = Numbering([np.arange(4)], [4])  # places 1, 2, 3 and 4, which shares 3
+    reads = np.array([50, 30, 15, 5])
+    assert numbering.unresolved(0, reads) == pytest.approx(2 * 15 * 5 / 20 / 100)
+    assert replace(numbering, num_rows=[5]).unresolved(0, reads) == 0
+
+
 def test_rows_of_numbered_ids_say_nothing_about_reads():
     """Or those that are read rarely would have scales of their own."""
     rows = scattered(1001)

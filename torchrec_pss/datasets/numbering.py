@@ -69,6 +69,13 @@ class Numbering:
         places = np.where(known[at] == ids, order[at] + 1, UNKNOWN)
         return self._rows[feature][fold(places, self.num_rows[feature])]
 
+    def unresolved(self, feature: int, reads: np.ndarray) -> float:
+        """Of a table whose ids share rows, theorem 1's bound (docs/theory.md): what of the reads meets another id's. ``reads`` of the ids, in
+        their order, as far as they are known."""
+        rows = fold(np.arange(1, len(reads) + 1), self.num_rows[feature])
+        of_row = np.bincount(rows, reads)[rows]
+        return float((reads * (1 - reads / of_row)).sum() / max(reads.sum(), 1))
+
     @property
     def digest(self) -> str:
         """Of ids and their order."""
