@@ -76,9 +76,8 @@ class Trainer:
         self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
-        self.layout_trials: dict[str, float] | None = (
-            None  # validation AUROC after a pass, by the layouts that were tried
-        )
+        # Validation AUROC after a pass, by the layouts that were tried.
+        self.layout_trials: dict[str, float] | None = None
         self.load = None if array is None else collision_load(array.layout, criteo_model.counts_by_table(self.data))
         if self.load is not None and data.numbering is not None:
             for name, unresolved in data.unresolved().items():
@@ -160,8 +159,7 @@ class Trainer:
         self.scalars = ScalarLog(self.folder / "tensorboard")
         for name, load in (self.load or {}).items():
             self.scalars.add(f"unresolved/{name}", load["unresolved"], 0)
-        first = self.layout_trials and self.step == self.steps_per_epoch
-        for point in self.history if first else ():  # what the trial has measured
+        for point in self.history if self._is_after_trial() else ():
             for name in point.keys() - {"step"}:
                 self.scalars.add(name, point[name], point["step"])
 
@@ -175,7 +173,7 @@ class Trainer:
             total, self.world_size, args.batch_size,
         )  # fmt: skip
         reached = False
-        if self.layout_trials and self.step == self.steps_per_epoch:  # the first pass is over
+        if self._is_after_trial():
             reached = args.target_auroc is not None and self._pass_ends()[-1] >= args.target_auroc
             self._save()
         with tqdm(
@@ -206,6 +204,10 @@ class Trainer:
         logger.info("step %d: validation AUROC %.5f, NE %.5f", self.step, metrics["auroc"], metrics["ne"])
         self._end_of_pass()
         return metrics["auroc"]
+
+    def _is_after_trial(self) -> bool:
+        """Whether the first pass, and no more, was a trial of the layout."""
+        return bool(self.layout_trials) and self.step == self.steps_per_epoch
 
     def _goes_on(self) -> bool:
         """Whether, where a pass has ended, there is another."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.quality import rivals, tables
+from benchmarks.quality import rivals, splits, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results, Trial
 from benchmarks.quality.pair_trial import PairTrial
@@ -129,9 +129,7 @@ def _chosen(of: Set, name: str, compression: int, chosen: dict) -> int:
 
 def _compared(found: dict[str, list[dict]]) -> dict:
     held_out = {
-        name: [(r["auroc_val"] + r["auroc_test"]) / 2 for r in runs]
-        for name, runs in found.items()
-        if all("auroc_val" in r for r in runs)
+        name: [splits.held_out(r) for r in runs] for name, runs in found.items() if all("auroc_val" in r for r in runs)
     }
     compared = {}
     for name, theirs in held_out.items():

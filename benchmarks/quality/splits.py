@@ -68,8 +68,8 @@ def _jobs(data: Iterable[str], rivals: _Rivals, num_rows: int) -> list[Job]:
 def _compared(results: Results, data: Sequence[str], rivals: _Rivals, num_rows: int) -> list[dict]:
     rows = []
     for compression, name in _contestants(rivals):
-        found = [_held_out(results.of(_job(name, compression, split, num_rows))) for split in data]
-        ours = [_held_out(results.of(_job("pss", compression, split, num_rows))) for split in data]
+        found = [held_out(results.of(_job(name, compression, split, num_rows))) for split in data]
+        ours = [held_out(results.of(_job("pss", compression, split, num_rows))) for split in data]
         row = {"compression": compression, "contestant": name}
         refused = [f for f in found if isinstance(f, str)]
         if refused:
@@ -83,7 +83,8 @@ def _compared(results: Results, data: Sequence[str], rivals: _Rivals, num_rows: 
     return rows
 
 
-def _held_out(result: dict) -> float | str:
+def held_out(result: dict) -> float | str:
+    """AUROC of validation and test rows, or why there is none."""
     return result.get("impossible") or (result["auroc_val"] + result["auroc_test"]) / 2
 
 

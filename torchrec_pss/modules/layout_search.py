@@ -169,7 +169,7 @@ def search(
 def _filled(tables: Sequence[Table], choices: list[Choice], left: float) -> list[Choice]:
     """With the elements that are left over, which nothing that was counted needs, in the slices of tables that have more ids."""
     wanted = [
-        0 if c.exact_rows else max(aligned((t.rows - c.hot) * c.width) - c.slice_numel, 0)
+        0 if c.is_exact else max(aligned((t.rows - c.hot) * c.width) - c.slice_numel, 0)
         for t, c in zip(tables, choices, strict=True)
     ]
     share = min(left / max(sum(wanted), 1), 1.0)

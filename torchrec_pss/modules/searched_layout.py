@@ -25,7 +25,7 @@ def searched(
     """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
     foreseen the lab's runs (docs/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
     their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained. And the rows of each table: with
-    ``folds``, where ids are in the order of their reads, perhaps fewer than it has (`fold`)."""
+    ``folds``, of an exact one perhaps fewer than it has, for ids that are read least may share them (`fold`)."""
     total = examples_of(config.counts)
     elements = config.array_bytes / float(cell_bytes(config.bits, itemsize))
     dims, rows = [t.embedding_dim for t in tables], [t.num_embeddings for t in tables]
@@ -34,9 +34,7 @@ def searched(
     whole = 2 * elements >= sum(n * dim for n, dim in zip(rows, dims, strict=True))
     reads = [reads_of(config.counts.get(t.name), t.num_embeddings, total) for t in tables]
     contiguous = config.exact == "auto"
-    folds &= (
-        contiguous and not whole
-    )  # two ids that share all of a wide row are not told apart, those that share elements are
+    folds &= contiguous and not whole  # two ids that share all of a wide row are not told apart
     given = [Table(r, t.num_embeddings, t.embedding_dim, contiguous, folds) for r, t in zip(reads, tables, strict=True)]
     found = search(given, config.array_bytes - _ROUNDING, config.bits, itemsize, whole)
     of_region = 0.0 if whole else resolved_in_region(reads, dims, elements, config.bits)
