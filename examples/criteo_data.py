@@ -324,7 +324,7 @@ def _numbered(
         return Numbering.of(vocabulary, [c.ids for c in counts])
 
     numbering = _first_rank_first(make)
-    counts = [replace(c, ids=r) for c, r in zip(counts, numbering.rows_of_each([c.ids for c in counts]), strict=True)]
+    counts = [replace(c, ids=numbering.first_rows(feature, len(c.ids))) for feature, c in enumerate(counts)]
     data = ClickData(reader, splits, signature | {"ids": numbering.digest}, numbering.num_rows, _COUNTED, True, counts)
     data.number(numbering)
     return data

@@ -40,9 +40,13 @@ class Numbering:
     num_rows: list[int]
 
     def __post_init__(self) -> None:
-        self._order = [np.argsort(ids, kind="stable") for ids in self.ids]
-        self._sorted = [ids[order] for ids, order in zip(self.ids, self._order, strict=True)]
-        self._rows = [scattered(rows) for rows in self.num_rows]
+        orders = [np.argsort(ids, kind="stable") for ids in self.ids]
+        self._vocabulary = Vocabulary([ids[order] for ids, order in zip(self.ids, orders, strict=True)])
+        # By the vocabulary's rows: of the ids in ascending order.
+        self._rows = [
+            np.concatenate([[UNKNOWN], self.first_rows(feature, len(order))[order]])
+            for feature, order in enumerate(orders)
+        ]
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, first: Sequence[np.ndarray]) -> "Numbering":
@@ -55,19 +59,12 @@ class Numbering:
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
-        return np.stack(self.rows_of_each(ids))
+        return np.stack([rows[known] for rows, known in zip(self._rows, self._vocabulary.rows_of(ids), strict=True)])
 
-    def rows_of_each(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Likewise of as many ids of a feature as there are."""
-        return [self._of_feature(feature, of) for feature, of in enumerate(ids)]
-
-    def _of_feature(self, feature: int, ids: np.ndarray) -> np.ndarray:
-        known, order = self._sorted[feature], self._order[feature]
-        if not len(known):  # no training row could be used
-            return np.full_like(ids, UNKNOWN)
-        at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        places = np.where(known[at] == ids, order[at] + 1, UNKNOWN)
-        return self._rows[feature][fold(places, self.num_rows[feature])]
+    def first_rows(self, feature: int, number: int) -> np.ndarray:
+        """Of so many ids of a feature, the first ones: int64 ``[number]``."""
+        num_rows = self.num_rows[feature]
+        return scattered(num_rows)[fold(np.arange(1, number + 1), num_rows)]
 
     def unresolved(self, feature: int, reads: np.ndarray) -> float:
         """Of a table whose ids share rows, theorem 1's bound (docs/theory.md): what of the reads meets another id's. ``reads`` of the ids, in
