@@ -1,5 +1,6 @@
 """The lab's studies: from results to tables, each from start to end, and where one stopped."""
 
+import csv
 import gzip
 import json
 import logging
@@ -10,6 +11,7 @@ import pytest
 from benchmarks.quality import (
     click_data,
     conversion,
+    equal_bytes,
     few_bits,
     files,
     headline,
@@ -119,12 +121,21 @@ def test_contestants_of_few_bits_are_compared_split_by_split(tmp_path, monkeypat
                 o > t for o, t in zip(ours, found["held_out"], strict=True)
             )
     assert few_bits.study(*given) == rows
-    text = few_bits.markdown(rows)
-    assert (
-        len(text.splitlines()) == 4
-        and "| small | 10x |" in text
-        and f"{first['contestants']['full']['mean']:.4f}" in text
+    lines = equal_bytes.markdown(rows).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| small, 10x |") and all(line.count("|") == 7 for line in lines)
+    assert all(
+        f"{first['contestants'][n]['mean']:.4f}".removeprefix("0") in lines[2] for n in ("full", "pss", "narrow")
     )
+    equal_bytes.write_csv(tmp_path / "all.csv", rows)
+    with open(tmp_path / "all.csv") as stream:
+        written = list(csv.DictReader(stream))
+    assert len(written) == sum(len(r["contestants"]) for r in rows)
+    of_qr = next(line for line in written if line["contestant"] == "QR")
+    assert float(of_qr["mean_auroc"]) == pytest.approx(first["contestants"]["QR"]["mean"], abs=1e-6)
+    monkeypatch.setattr(equal_bytes, "_HEADLINE", ("small",))
+    assert equal_bytes.headline(rows) == rows
+    equal_bytes.plot(tmp_path / "lost.png", rows)
+    assert (tmp_path / "lost.png").stat().st_size > 5000
 
 
 def test_headline_runs_pair_up_by_seed():

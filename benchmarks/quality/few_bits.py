@@ -141,19 +141,3 @@ def _compared(found: dict[str, list[dict]]) -> dict:
     refused = {name: [r["impossible"] for r in runs if "impossible" in r] for name, runs in found.items()}
     impossible = {name: reasons[0] for name, reasons in refused.items() if reasons}
     return {"contestants": compared, "impossible": impossible}
-
-
-def markdown(rows: list[dict]) -> str:
-    """A line for each row: the array, full tables, the best rival, and how the array stands to it."""
-    lines = ["| data | compression | pss | full, fp32 | best rival | pss is above it by |", "|---" * 6 + "|"]
-    for r in rows:
-        found = r["contestants"]
-        best = max((n for n in found if n not in ("pss", "full")), key=lambda n: found[n]["mean"])
-        full = f"{found['full']['mean']:.4f}" if "full" in found else "-"
-        rival, ours = found[best], found["pss"]
-        above = (
-            f"{rival['pss_above_by']:+.4f} ±{rival['half']:.4f}, in {rival['pss_above_in']} of {len(ours['held_out'])}"
-        )
-        cells = [r["data"], f"{r['compression']:,}x", f"{ours['mean']:.4f}", full, f"{best} {rival['mean']:.4f}", above]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"

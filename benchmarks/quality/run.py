@@ -32,6 +32,7 @@ from pathlib import Path
 
 from benchmarks.quality import (
     calibrate,
+    equal_bytes,
     few_bits,
     files,
     headline,
@@ -115,7 +116,9 @@ def main() -> None:
         found = few_bits.study(
             results, args.workers, args.quick, args.only, _RECORDED_MAIN, others, args.seeds, args.least
         )
-        print(few_bits.markdown(found))
+        equal_bytes.write_csv(out / "few_bits.csv", found)
+        equal_bytes.plot(out / "few_bits.png", found)
+        print(equal_bytes.markdown(found))
     elif args.study == "kinds":
         found = splits.study_kinds(results, out, args.workers, args.quick)
         print(splits.markdown(found))
