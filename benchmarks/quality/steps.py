@@ -6,7 +6,6 @@ from benchmarks.quality import rivals, tables
 from benchmarks.quality.click_trial import ClickTrial
 from benchmarks.quality.jobs import Job, Results
 
-
 _POINTS = 20
 _FIFTH = _POINTS // 5
 
