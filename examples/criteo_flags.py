@@ -6,7 +6,7 @@ import os
 from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.layout_candidates import CANDIDATES
-from torchrec_pss.modules.pss_config import BITS
+from torchrec_pss.modules.pss_config import AUTO_BITS, BITS
 
 # By --embedding, the flags that it has no use for.
 _SENSELESS = {
@@ -90,7 +90,13 @@ def parser() -> Parser:
         choices=["auto", "rules", "plain", *CANDIDATES],
         help="of the array (default auto): chosen from tables, budget and counts of ids, and, where ids are numbered (--vocabulary), of the last four by validation after a pass; rules, as auto chose before it searched; PSS's own (plain: full width, all hashed); or one of the four (docs/layout.md)",
     )
-    add_number(model, "--bits", choices=BITS, help="of a stored element of the array (default 32; docs/bits.md)")
+    add_number(
+        model,
+        "--bits",
+        [AUTO_BITS],
+        choices=(*BITS, AUTO_BITS),
+        help="of a stored element of the array (default 32; auto: 32, 8 or 4; docs/bits.md)",
+    )
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")
     add_number(model, "--block_size", help="Z, consecutive coordinates of a shared row (default: by layout)")
     add_number(model, "--init_range", help="the array starts uniform in [-init_range, init_range]")
@@ -256,6 +262,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error(f"--over_arch_layer_sizes needs two layers with --interaction_type {args.interaction_type}")
     if (args.lr_decay_start is None) != (args.lr_decay_steps is None):
         p.error("--lr_decay_start and --lr_decay_steps go together")
+    if args.bits == AUTO_BITS and (args.embedding != "pss" or args.planner_pss):
+        p.error(
+            f"--bits {AUTO_BITS} is of an array of all tables: give --embedding {args.embedding} and --planner_pss a number"
+        )
     if args.embedding == "pss":
         args.layout = args.layout or "auto"
     if args.embedding != "full":

@@ -33,7 +33,7 @@ from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.modules.pss_config import BITS
+from torchrec_pss.modules.pss_config import AUTO_BITS, BITS
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.whole_file import write_json
@@ -207,7 +207,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--path", required=True, help=".npz with train_user, train_item, test_user, test_item")
     p.add_argument("--embedding", choices=["pss", "full", "hash", "narrow"], default="pss")
     add_number(p, "--compression", help="full tables' bytes over the array's (default 10; not for full)")
-    add_number(p, "--bits", choices=BITS, help="of a stored element (default 32; not for full)")
+    add_number(
+        p,
+        "--bits",
+        [AUTO_BITS],
+        choices=(*BITS, AUTO_BITS),
+        help="of a stored element (default 32; auto, of the array: 32, 8 or 4; not for full)",
+    )
     add_number(p, "--embedding_dim", default=64)
     add_number(p, "--epochs", default=4)
     add_number(p, "--negatives", default=4, help="sampled items a pair")
@@ -221,6 +227,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             p.error(f"--{flag} makes no sense with --embedding full")
         if args.embedding != "full" and getattr(args, flag) is None:
             setattr(args, flag, default)
+    if args.bits == AUTO_BITS and args.embedding != "pss":
+        p.error(f"--bits {AUTO_BITS} is of an array: give --embedding {args.embedding} a number")
     if args.learning_rate is None:
         args.learning_rate = _LEARNING_RATES[args.embedding]
     return args

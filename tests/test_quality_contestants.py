@@ -139,7 +139,7 @@ def test_clustering_keeps_what_was_learnt():
 def test_a_trial_learns_and_repeats(log):
     first, second = (run_trial(log, ClickTrial("pss", 30.0, batch_size=64, points=2)) for _ in range(2))
     assert first == second and len(first["curve"]) == 2 and first["curve"][-1][1] > 0.55
-    assert 0 < first["unresolved"] < 1 and first["bytes"] <= first["budget"]
+    assert 0 < first["lost_share"] < 1 and first["bytes"] <= first["budget"]
 
 
 @pytest.mark.parametrize("name", ["QR", "pss"])

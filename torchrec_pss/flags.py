@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,12 +13,15 @@ _BAD_INPUT = 2  # exit status
 
 
 class Number:
-    """An argparse type: text to a number of a range."""
+    """An argparse type: text to a number of a range, or one of some words."""
 
-    def __init__(self, range_: Range) -> None:
+    def __init__(self, range_: Range, words: Sequence[str] = ()) -> None:
         self.range = range_
+        self._words = words
 
-    def __call__(self, text: str) -> int | float | list:
+    def __call__(self, text: str) -> int | float | list | str:
+        if text in self._words:
+            return text
         try:
             return self.range.parsed(text)
         except ValueError as error:
@@ -55,12 +59,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(_BAD_INPUT)
 
 
-def add_number(parser: argparse._ActionsContainer, flag: str, **named: Any) -> None:
+def add_number(parser: argparse._ActionsContainer, flag: str, words: Sequence[str] = (), **named: Any) -> None:
     """`add_argument` of a flag whose name is in `RANGES`.
 
     Args:
         parser: a parser, or a group of one.
         flag: ``--name``.
+        words: that it may have instead of a number; they belong to ``choices``, too.
         named: of `add_argument`, but no ``type``.
     """
-    parser.add_argument(flag, type=Number(RANGES[flag.removeprefix("--")]), **named)
+    parser.add_argument(flag, type=Number(RANGES[flag.removeprefix("--")], words), **named)

@@ -34,9 +34,9 @@ def study(results: Results, workers: int, quick: bool) -> dict:
         target = min(ours["auroc_test"], theirs["auroc_test"]) - 0.0005
         steps = [next(step for step, auroc in r["curve"] if auroc >= target) for r in (ours, theirs)]
         runs.append({
-            "data": data, "compression": compression, "unresolved": ours["unresolved"],
+            "data": data, "compression": compression, "lost_share": ours["lost_share"],
             "drop": theirs["auroc_test"] - ours["auroc_test"], "steps_ratio": steps[0] / steps[1],
         })  # fmt: skip
     calibration = Calibration(runs)
     shown = {share: vars(calibration.steps_ratio(share)) for share in (0.02, 0.1, 0.3, 0.5)}
-    return {"coverage": calibration.coverage(), "steps_ratio_at_unresolved": shown, "runs": runs}
+    return {"coverage": calibration.coverage(), "steps_ratio_at_lost_share": shown, "runs": runs}

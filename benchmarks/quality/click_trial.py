@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.quality import rivals
 from benchmarks.quality.click_data import ClickLog
 from benchmarks.quality.composed import cluster
-from torchrec_pss.advise.unresolved import unresolved_share
+from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.optim.array_restart import ParameterRestart
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
@@ -52,7 +52,7 @@ class ClickTrial:
 
 def run(log: ClickLog, trial: ClickTrial) -> dict:
     """Trains; returns ``auroc_val``, ``auroc_test``, ``bytes``, ``budget``, ``curve`` (pairs of step and test AUROC) and, of the
-    array, ``unresolved`` (`torchrec_pss.advise.unresolved`).
+    array, ``lost_share`` (`torchrec_pss.modules.lost_share`).
 
     Raises:
         ValueError: the contestant cannot be had at that budget.
@@ -71,7 +71,7 @@ def run(log: ClickLog, trial: ClickTrial) -> dict:
     layout = getattr(embeddings, "layout", None)
     return {
         "auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve,
-        "unresolved": unresolved_share(layout, counts) if layout is not None and trial.contestant == "pss" else None,
+        "lost_share": lost_share(layout, counts) if layout is not None and trial.contestant == "pss" else None,
     }  # fmt: skip
 
 

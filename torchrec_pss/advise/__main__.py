@@ -14,12 +14,13 @@ from pathlib import Path
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
-from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.flags import Parser, add_number, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
+from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.pss_config import BITS, PSSConfig
+from torchrec_pss.modules.lost_share import lost_share
+from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told
 from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
 
@@ -28,16 +29,20 @@ _ITEMSIZE = 4
 
 
 def advise(
-    described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int = 32
+    described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int | str = 32
 ) -> list[dict]:
-    """A row for each compression that a layout exists for; stderr says how far it is. What few bits lose, less than .0005 at 4
-    (docs/bits.md), is not in the prediction."""
+    """A row for each compression that a layout exists for; stderr says how far it is."""
     with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
         return _rows(described, calibration, batch_size, measure, step, bits)
 
 
 def _rows(
-    described: Described, calibration: Calibration, batch_size: int, measure: bool, step: Callable[[], None], bits: int
+    described: Described,
+    calibration: Calibration,
+    batch_size: int,
+    measure: bool,
+    step: Callable[[], None],
+    bits: int | str,
 ) -> list[dict]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
@@ -48,17 +53,19 @@ def _rows(
         try:
             if config is None:
                 break
+            config = with_bits(described.tables, config)
             layout = allocate(described.tables, choose(described.tables, config, _ITEMSIZE), _ITEMSIZE)
         except ValueError:  # too small, or more elements than the format has slots for
             step()
             continue
-        share = unresolved_share(layout, described.counts)
+        share = lost_share(layout, described.counts, described.reads_per_count)
         milliseconds = step_milliseconds(described.tables, config, described.counts, batch_size) if measure else None
         rows.append(
             {
                 "compression": compression,
                 "bytes": layout.embedding_bytes,
-                "unresolved": share,
+                "bits": layout.bits,
+                "lost_share": share,
                 "drop": asdict(calibration.drop(share)),
                 "steps_ratio": asdict(calibration.steps_ratio(share)),
                 "lookup_ms": milliseconds,
@@ -80,7 +87,12 @@ def _summary(layout: ArrayLayout) -> str:
     hot = sum(t.num_hot for t in layout.tables)
     widths = sorted({t.width for t in layout.tables})
     prefix = max(t.prefix for t in layout.tables if not t.is_exact) if exact < len(layout.tables) else 0
-    parts = [f"width {'/'.join(map(str, widths))}", f"{exact} exact", f"{len(layout.tables) - exact} shared"]
+    parts = [
+        f"{layout.bits} bits",
+        f"width {'/'.join(map(str, widths))}",
+        f"{exact} exact",
+        f"{len(layout.tables) - exact} shared",
+    ]
     if prefix:
         parts.append(f"prefix {prefix}")
     if hot:
@@ -115,11 +127,16 @@ def main(argv: list[str] | None = None) -> None:
     data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")
     add_number(parser, "--sample_rows", default=1_000_000, help="rows of --data_path to count")
+    add_number(
+        parser, "--train_rows", help="that will be trained on (default: all of --data_path; of --tables 10 million)"
+    )
     add_number(parser, "--embedding_dim", help="where --tables has no dim: 128; kaggle and --data_path 16")
     add_number(parser, "--skew", default=1.1, help="of ids' power law, where --tables has none")
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
-    add_number(parser, "--bits", choices=BITS, default=32, help="of a stored element (docs/bits.md)")
+    add_number(
+        parser, "--bits", [AUTO_BITS], choices=(*BITS, AUTO_BITS), default=32, help="of a stored element (docs/bits.md)"
+    )
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
     args = parser.parse_args(argv)
@@ -127,9 +144,9 @@ def main(argv: list[str] | None = None) -> None:
         inputs = {"--data_path": args.data_path, "--tables": args.tables}
         refuse_overwriting({"--json": args.json, "--plot": args.plot}, inputs)
         if args.data_path:
-            described = from_logs(args.data_path, args.sample_rows, args.embedding_dim)
+            described = from_logs(args.data_path, args.sample_rows, args.embedding_dim, args.train_rows)
         else:
-            described = from_list(args.tables, args.embedding_dim, args.skew)
+            described = from_list(args.tables, args.embedding_dim, args.skew, args.train_rows)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 _NEAREST = 12
-_NOISE_SHARE = 0.02  # unresolved share at which half of an error is what two runs differ by anyway
+_NOISE_SHARE = 0.1  # lost share at which half of an error is what two runs differ by anyway
 CALIBRATION = Path(__file__).with_name("calibration.json")
 
 
@@ -21,13 +21,13 @@ class Prediction:
 
 
 class Calibration:
-    """``drop = a x + b x^2`` over the unresolved share ``x``, fitted to runs of the lab; see docs/quality.md.
+    """``drop = a x + b x^2`` over the share ``x`` that a layout loses (`torchrec_pss.modules.lost_share`), fitted to runs of the lab; see docs/quality.md.
 
     What data sets differ by is how much a share costs them: errors, weights of the fit and intervals are in proportion to
     ``x + _NOISE_SHARE``.
 
     Args:
-        runs: of the lab: ``data``, ``unresolved``, ``drop``, ``steps_ratio``.
+        runs: of the lab: ``data``, ``lost_share``, ``drop``, ``steps_ratio``.
 
     Raises:
         ValueError: fewer than two data sets.
@@ -45,14 +45,14 @@ class Calibration:
     def load(cls, path: Path = CALIBRATION) -> "Calibration":
         return cls(json.loads(path.read_text())["runs"])
 
-    def drop(self, unresolved: float) -> Prediction:
-        expected, scale = _value(self._coefficients, unresolved), _scale(unresolved)
+    def drop(self, lost: float) -> Prediction:
+        expected, scale = _value(self._coefficients, lost), _scale(lost)
         return Prediction(expected, expected + self._low * scale, expected + self._high * scale)
 
-    def steps_ratio(self, unresolved: float) -> Prediction:
+    def steps_ratio(self, lost: float) -> Prediction:
         """Steps to the AUROC that the worse of the array and full tables ends with, over full tables' steps: median and 5 to
-        95 % of the `_NEAREST` runs whose unresolved share is nearest."""
-        nearest = sorted(self.runs, key=lambda r: abs(r["unresolved"] - unresolved))[:_NEAREST]
+        95 % of the `_NEAREST` runs whose lost share is nearest."""
+        nearest = sorted(self.runs, key=lambda r: abs(r["lost_share"] - lost))[:_NEAREST]
         low, expected, high = np.quantile([r["steps_ratio"] for r in nearest], [0.05, 0.5, 0.95])
         return Prediction(float(expected), float(low), float(high))
 
@@ -82,12 +82,12 @@ class Calibration:
         return float(low), float(high)
 
 
-def _scale(unresolved: float) -> float:
-    return unresolved + _NOISE_SHARE
+def _scale(lost: float) -> float:
+    return lost + _NOISE_SHARE
 
 
 def _fit(runs: list[dict]) -> np.ndarray:
-    x = np.array([r["unresolved"] for r in runs])
+    x = np.array([r["lost_share"] for r in runs])
     weights = 1 / _scale(x)
     design = np.stack([x, x * x], axis=1) * weights[:, None]
     return np.linalg.lstsq(design, np.array([r["drop"] for r in runs]) * weights, rcond=None)[0]
@@ -99,4 +99,4 @@ def _value(coefficients: np.ndarray, x: float) -> float:
 
 def _error(coefficients: np.ndarray, run: dict) -> float:
     """Of a prediction, as a share of its scale."""
-    return (run["drop"] - _value(coefficients, run["unresolved"])) / _scale(run["unresolved"])
+    return (run["drop"] - _value(coefficients, run["lost_share"])) / _scale(run["lost_share"])

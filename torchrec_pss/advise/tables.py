@@ -23,22 +23,25 @@ _LISTED_READS = 10_000_000
 
 @dataclass
 class Described:
-    """Tables, how often their ids occur, and whether ids lie in ``[0, num_embeddings)``."""
+    """Tables, how often their ids occur, whether ids lie in ``[0, num_embeddings)``, and reads of a training over those counted."""
 
     tables: list[EmbeddingBagConfig]
     counts: dict[str, IdCounts]
     contiguous: bool
     source: str
+    reads_per_count: float = 1.0
 
 
-def from_logs(path: str, sample_rows: int, embedding_dim: int | None) -> Described:
-    """Rows and counts of the first ``sample_rows`` rows of Criteo files, of a folder only those of files to train on.
+def from_logs(path: str, sample_rows: int, embedding_dim: int | None, train_rows: int | None = None) -> Described:
+    """Rows and counts of the first ``sample_rows`` rows of Criteo files, of a folder only those of files to train on. ``train_rows``: that
+    are read in training, all of theirs if None.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
     files = training_files(open_files(path))
-    rows = min(sum(f.num_rows for f in files), sample_rows)
+    all_rows = sum(f.num_rows for f in files)
+    rows = min(all_rows, sample_rows)
     distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
     windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
@@ -48,7 +51,8 @@ def from_logs(path: str, sample_rows: int, embedding_dim: int | None) -> Describ
     dim = embedding_dim or _LOGS_DIM
     tables = [_config(n, r, dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
     counts = dict(zip(SPARSE_NAMES, frequent.counts(), strict=True))
-    return Described(tables, counts, contiguous=False, source=f"{rows:,} rows of {_named(path, files)}")
+    source = f"{rows:,} rows of {_named(path, files)}"
+    return Described(tables, counts, contiguous=False, source=source, reads_per_count=(train_rows or all_rows) / rows)
 
 
 def _named(path: str, files: list[CriteoFile]) -> str:
@@ -57,8 +61,9 @@ def _named(path: str, files: list[CriteoFile]) -> str:
     return f"{path} ({files[0].path.name}" + (f" to {files[-1].path.name})" if len(files) > 1 else ")")
 
 
-def from_list(source: str, embedding_dim: int | None, skew: float) -> Described:
-    """The tables of a list, or known by name; ids are taken to follow a power law of each table's skew.
+def from_list(source: str, embedding_dim: int | None, skew: float, train_rows: int | None = None) -> Described:
+    """The tables of a list, or known by name; ids are taken to follow a power law of each table's skew. ``train_rows``: that are read in
+    training, 10 million if None.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.table_list.read_table_list`.
@@ -69,7 +74,10 @@ def from_list(source: str, embedding_dim: int | None, skew: float) -> Described:
         for table in listed:
             counts[table.name] = power_law_counts(table.rows, table.skew)
             step()
-    return Described([t.config for t in listed], counts, contiguous=True, source=source)
+    reads_per_count = (train_rows or _LISTED_READS) / _LISTED_READS
+    return Described(
+        [t.config for t in listed], counts, contiguous=True, source=source, reads_per_count=reads_per_count
+    )
 
 
 def power_law_counts(rows: int, skew: float) -> IdCounts:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import cell_bytes
+from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose_folded
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
@@ -39,7 +40,7 @@ def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict
     Raises:
         ValueError: see `auto_layout.choose`.
     """
-    rows = [t.num_embeddings for t in tables]
+    config, rows = with_bits(tables, config), [t.num_embeddings for t in tables]
     found = {"searched": choose_folded(tables, config)}
     if found["searched"][0] is config:
         return found

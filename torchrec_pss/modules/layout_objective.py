@@ -19,7 +19,7 @@ docs/layout.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Reads:
         """The odds that two reads are of different ids."""
         total = self.total
         return float(1 - (self.ids * (self.reads / total) ** 2).sum()) if total else 0.0
+
+    def times(self, factor: float) -> "Reads":
+        """Each id read so many times as often."""
+        return replace(self, reads=self.reads * factor)
 
 
 def reads_of(known: IdCounts | None, rows: int, total: int) -> Reads:

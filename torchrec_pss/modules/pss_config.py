@@ -15,6 +15,7 @@ HASHES = ("mix64", "robe")
 LAYOUTS = ("auto", "rules", "plain")
 HEADS = ("mlp", "dot")
 BITS = (32, *FEW_BITS)
+AUTO_BITS = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,8 @@ class PSSConfig:
             learn that an item is popular.
         counts: by table name, how often ids occur; what "auto" chooses hot rows from.
         bits: of a stored element: 32 (of tables in fp16 or bf16: their 16); or 8, 4, 3 or 2, with a scale for 64 of them. The array that
-            is trained stays fp32, is read as if it were stored already, and gets the gradient of that (docs/bits.md). [32]
+            is trained stays fp32, is read as if it were stored already, and gets the gradient of that (docs/bits.md). "auto": 4, or 32
+            or 8 where every row has all its elements alone then (torchrec_pss.modules.auto_bits). [32]
         init_range: elements start uniform in ``[-init_range, init_range]``.
 
     Raises:
@@ -80,15 +82,15 @@ class PSSConfig:
     short_keys: bool | None = None
     bias: bool | None = None
     counts: Mapping[str, IdCounts] | None = None
-    bits: int = 32
+    bits: int | str = 32
     init_range: float = 0.05
 
     def __post_init__(self) -> None:
         for field, allowed in {"hash": HASHES, "layout": LAYOUTS, "head": HEADS}.items():
             if not isinstance(getattr(self, field), str) or getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {shown(getattr(self, field))}")
-        if type(self.bits) is not int or self.bits not in BITS:
-            raise ValueError(f"bits must be one of {BITS}, got {shown(self.bits)}")
+        if self.bits != AUTO_BITS and (type(self.bits) is not int or self.bits not in BITS):
+            raise ValueError(f"bits must be one of {BITS} or 'auto', got {shown(self.bits)}")
         for field in ("sign", "segments", "short_keys", "bias"):
             if not isinstance(getattr(self, field), bool | None):
                 raise ValueError(f"{field} must be True, False or None, got {shown(getattr(self, field))}")

@@ -14,6 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
+from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.feature_selection import is_savable, savable
 from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
@@ -58,6 +59,7 @@ class SharedArrayModule(nn.Module):
             if not table.feature_names:
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
+        config = with_bits(tables, config)
         if config.bits < 32 and dtype != torch.float32:
             raise ValueError(f"bits={config.bits}: tables must be FP32, in which the array is trained, got {dtype}")
         device = torch.get_default_device() if device is None else torch.device(device)

@@ -38,7 +38,7 @@ from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_s
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_constraints
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
-from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.pss_config import AUTO_BITS, PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.ranges import checked, shown
 
@@ -123,6 +123,10 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         optimizer_states = checked("optimizer_states", optimizer_states)
         if config is not None and not isinstance(config, PSSConfig):
             raise ValueError(f"config must be a PSSConfig, got {config!r}")
+        if config is not None and config.bits == AUTO_BITS:
+            raise ValueError(
+                f"config: bits={AUTO_BITS!r} goes by an array's tables, which the planner chooses: give a number, such as 4"
+            )
         check_constraints(constraints or {})
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
