@@ -63,4 +63,4 @@ bench: venv
 	$(BIN)/python -m benchmarks.bench_lookup
 
 clean:
-	rm -rf .venv build *.egg-info torchrec_pss/_C*.so
+	rm -rf .venv build *.egg-info torchrec_pss/*.so

@@ -1,9 +1,9 @@
 """Build script: package metadata and the optional C++ CPU kernel.
 
-The kernel is optional. Where no C++ compiler works, the package installs
-without it and ``torchrec_pss.ops`` falls back to the plain PyTorch reference
-with one warning at import. Build with ``pip install --no-build-isolation .``,
-so that the extension is compiled against the torch that is installed.
+The kernel is a library without Python, ``libtorchrec_pss_ops.so``: torch loads it for the package, and C++ programs
+load it alone (torchrec_pss/cmake). It is optional. Where no C++ compiler works, the package installs without it and
+``torchrec_pss.ops`` falls back to the plain PyTorch reference with one warning at import. Build with
+``pip install --no-build-isolation .``, so that it is compiled against the torch that is installed.
 """
 
 import os
@@ -53,7 +53,13 @@ def extension() -> dict:
         return {}
 
     class OptionalBuild(BuildExtension):
-        """Builds the extension, or says why not and goes on without it."""
+        """Builds the library, or says why not and goes on without it."""
+
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs | {"no_python_abi_suffix": True})
+
+        def get_export_symbols(self, ext) -> list[str]:
+            return []  # none of a Python module
 
         def build_extensions(self) -> None:
             try:
@@ -76,12 +82,13 @@ def extension() -> dict:
 
     sanitize = SANITIZE if os.environ.get("TORCHREC_PSS_SANITIZE") else []
     kernel = CppExtension(
-        "torchrec_pss._C",
+        "torchrec_pss.libtorchrec_pss_ops",
         [str(source.relative_to(ROOT)) for source in sorted((ROOT / "torchrec_pss/ops/csrc").glob("*.cpp"))],
         include_dirs=[str(ROOT / "torchrec_pss/ops/csrc")],
         extra_compile_args=[*COMPILE, *sanitize],
-        extra_link_args=sanitize[:1],
+        extra_link_args=[*sanitize[:1], "-Wl,-rpath,$ORIGIN/../torch/lib"],  # beside torch in site-packages
     )
+    kernel.libraries = [name for name in kernel.libraries if name != "torch_python"]
     return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
 
 
@@ -94,7 +101,11 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["torchrec_pss", "torchrec_pss.*"]),
-    package_data={"torchrec_pss.ops": ["csrc/*"], "torchrec_pss.advise": ["calibration.json"]},
+    package_data={
+        "torchrec_pss": ["cmake/*.cmake"],
+        "torchrec_pss.ops": ["csrc/*"],
+        "torchrec_pss.advise": ["calibration.json"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     **extension(),

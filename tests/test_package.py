@@ -32,12 +32,15 @@ def test_import_touches_no_gpu_and_starts_nothing():
 
 def test_without_the_kernel_one_warning_and_the_reference():
     done = python(
-        "import sys, warnings\n"
-        "sys.modules['torchrec_pss._C'] = None\n"
+        "import warnings, torch\n"
+        "load = torch.ops.load_library\n"
+        "def without(path):\n"
+        "    if 'torchrec_pss' in str(path): raise OSError('no such library')\n"
+        "    load(path)\n"
+        "torch.ops.load_library = without\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    from torchrec_pss.ops import HAS_CPU_KERNEL, FeatureColumn, feature_matrix, lookup\n"
-        "import torch\n"
         "texts = [str(w.message) for w in caught if 'torchrec_pss' in str(w.message)]\n"
         "assert len(texts) == 1 and 'plain PyTorch reference' in texts[0] and not HAS_CPU_KERNEL, texts\n"
         "row = dict(zip(FeatureColumn, (5, 0, 4, 0, 0, 4, 25)))\n"

@@ -1,5 +1,7 @@
 """One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
 
+from pathlib import Path
+
 from torchrec_pss.convert import compress, expanded, load_packed, migrate, packed, unsharded
 from torchrec_pss.distributed import (
     MixedEmbeddingBagCollection,
@@ -19,6 +21,7 @@ from torchrec_pss.modules import (
 )
 
 __version__ = "0.1.0"
+cmake_prefix_path = str(Path(__file__).parent / "cmake")  # for find_package(torchrec_pss_ops)
 
 __all__ = [
     "MixedEmbeddingBagCollection",
@@ -33,6 +36,7 @@ __all__ = [
     "PSSFeatureProcessedEmbeddingBagCollection",
     "PSSParameterConstraints",
     "PSSShardingPlanner",
+    "cmake_prefix_path",
     "compress",
     "expanded",
     "get_default_pss_sharders",

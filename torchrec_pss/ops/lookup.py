@@ -1,58 +1,26 @@
 """``torch.ops.torchrec_pss.lookup``: embedding bags read from one shared array.
 
-The schema stands here, once. The C++ kernel implements it for the CPU, Triton kernels for CUDA; the plain PyTorch
+The schema stands in csrc/schemas.h. The C++ kernel implements it for the CPU, Triton kernels for CUDA; the plain PyTorch
 reference serves where those cannot be had.
 """
 
 import importlib
 import importlib.util
 import warnings
+from pathlib import Path
 
 import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
 from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.schemas import schemas
 
-# hash, sign: see docs/hashing.md; features: see ops/features.py. The second result of `lookup`, `saved` of its backward, is what an
-# implementation leaves for itself: pooled reads, and on the CPU numbers of repeated ids (csrc/distinct.h), on a GPU of hot rows.
-_ARGUMENTS = (
-    "Tensor array, Tensor features, Tensor hot_keys, Tensor projections, Tensor indices, Tensor offsets, "
-    "Tensor? per_sample_weights, {extra}int pooling_mode, int hash, bool sign"
-)
-
-_library = torch.library.Library("torchrec_pss", "DEF")
-_library.define(
-    f"lookup({_ARGUMENTS.format(extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor[])",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    f"lookup_backward(Tensor grad, Tensor[] saved, {_ARGUMENTS.format(extra='')}) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-# Backward and a fused optimizer's step on the array (ops/update_kinds.py: `update` and `numbers`); `sink` is fp32 (fp64) zeros, and zero
-# again afterwards; of UpdateKind.NONE it keeps the gradient.
-_library.define(
-    f"lookup_backward_update_(Tensor grad, Tensor[] saved, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, Tensor(d!)? second, "
-    f"{_ARGUMENTS.format(extra='').removeprefix('Tensor array, ')}, int update, float[] numbers) "
-    "-> (Tensor, Tensor)",
-)
-
-# Of an array whose elements have few bits, what is read: in fp32 (ops/quantize.py), or as it is stored, and the lookup in that
-# (ops/packed.py); `array` takes the gradient.
-_PACKED = _ARGUMENTS.replace("Tensor array, ", "Tensor codes, Tensor scales, {array}SymInt numel, int bits, ")
-for _schema in (
-    "quantize(Tensor array, int bits) -> Tensor",
-    "pack(Tensor array, int bits) -> (Tensor, Tensor)",
-    f"lookup_packed({_PACKED.format(array='Tensor? array, ', extra='SymInt total_width, SymInt read_width, ')}) -> (Tensor, Tensor[])",
-    f"lookup_packed_backward(Tensor grad, Tensor[] saved, {_PACKED.format(array='', extra='')}) -> (Tensor, Tensor, Tensor)",
-):
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-
+LIBRARY = Path(__file__).parents[1] / "libtorchrec_pss_ops.so"
 try:
-    importlib.import_module("torchrec_pss._C")
+    torch.ops.load_library(LIBRARY)  # which defines the operators
     HAS_CPU_KERNEL = True
-except ImportError as error:
+except OSError as error:
     HAS_CPU_KERNEL = False
     warnings.warn(
         f"torchrec_pss runs without its C++ kernel ({error}): lookups use the plain PyTorch reference, "
@@ -60,6 +28,12 @@ except ImportError as error:
         RuntimeWarning,
         stacklevel=2,
     )
+
+_library = torch.library.Library("torchrec_pss", "FRAGMENT")
+if not HAS_CPU_KERNEL:
+    for _schema in schemas():
+        in_place = _schema.partition("(")[0].endswith("_")
+        _library.define(_schema, tags=() if in_place else (torch.Tag.pt2_compliant_tag,))
 
 if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference

@@ -1,7 +1,7 @@
 // CPU implementation of torchrec_pss::lookup and torchrec_pss::lookup_backward, and of their kin for packed elements.
 //
-// The schema and the checks that need no data stand in torchrec_pss/ops/lookup.py; the meaning of every argument, and the
-// results to reproduce, in torchrec_pss/ops/reference.py. No index tensor is written: addresses are computed, tile by tile,
+// The schemas stand in schemas.h, the meaning of every argument in torchrec_pss/ops/lookup.py, and the results to reproduce in
+// torchrec_pss/ops/reference.py. No index tensor is written: addresses are computed, tile by tile,
 // where they are used.
 
 #include <algorithm>
@@ -21,7 +21,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
-#include <Python.h>
 
 #include "inputs.h"
 #include "sharing.h"
@@ -231,6 +230,21 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> lookup_packed_cpu(
       Elements(codes, scales, numel, bits), features, hot_keys, projections, indices, offsets, per_sample_weights, total_width,
       pooling_mode, hash, sign);
   return forward(inputs, total_width, read_width);
+}
+
+// For those who train nothing.
+at::Tensor read_cpu(
+    const at::Tensor& elements, const std::optional<at::Tensor>& scales, int64_t numel, int64_t bits, const at::Tensor& features,
+    const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t read_width, int64_t pooling_mode, int64_t hash,
+    bool sign) {
+  TORCH_CHECK_VALUE(
+      scales.has_value() == (bits < 32), "elements of ", bits, " bits have ", bits < 32 ? "scales, and none were given" : "no scales");
+  const Inputs inputs(
+      scales ? Elements(elements, *scales, numel, bits) : Elements(elements), features, hot_keys, projections, indices, offsets,
+      per_sample_weights, total_width, pooling_mode, hash, sign);
+  TORCH_CHECK_VALUE(inputs.elements.numel == numel, "numel is ", numel, ", and there are ", inputs.elements.numel, " elements");
+  return std::get<0>(forward(inputs, total_width, read_width));
 }
 
 // Elements that the gradients of a chunk's rows take: one for each distinct id, or, if those are not told apart, for each row that is
@@ -480,12 +494,7 @@ TORCH_LIBRARY_IMPL(torchrec_pss, CPU, m) {
   m.impl("pack", pack_cpu);
   m.impl("lookup_packed", lookup_packed_cpu);
   m.impl("lookup_packed_backward", lookup_packed_backward_cpu);
+  m.impl("read", read_cpu);
 }
 
 } // namespace torchrec_pss
-
-// Importing torchrec_pss._C as a Python module runs the registrations above.
-PyMODINIT_FUNC PyInit__C() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
-  return PyModule_Create(&module);
-}

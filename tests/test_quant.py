@@ -1,0 +1,141 @@
+"""Collections that only read: what they return, how TorchRec's own inference path finds them, scripted and exported."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torchrec.inference.modules import quantize_embeddings
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection, quant
+from torchrec_pss.ops.packed import pack
+from torchrec_pss.ops.quantize import PROJECTION_BITS, quantize
+
+
+def bags(bits=4, poolings=(PoolingType.SUM,) * 3, weighted=False, data_type=DataType.FP32):
+    tables = [
+        EmbeddingBagConfig(
+            name=n, num_embeddings=rows, embedding_dim=16, feature_names=features, pooling=p, data_type=data_type
+        )
+        for (n, rows, features), p in zip(
+            (("a", 50, ["a"]), ("b", 10**6, ["b", "c"]), ("d", 10**5, ["d"])), poolings, strict=True
+        )
+    ]
+    config = PSSConfig(array_bytes=30_000, bits=bits, hot={"b": range(9)}, width={"b": 4}, bias=True)
+    torch.manual_seed(1)
+    return PSSEmbeddingBagCollection(tables, weighted, config=config)
+
+
+def batch(weighted=False, keys=("a", "b", "c", "d"), size=5):
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(0, 4, (len(keys) * size,), generator=generator)
+    values = torch.randint(0, 50, (int(lengths.sum()),), generator=generator)
+    weights = torch.rand(len(values), generator=generator) if weighted else None
+    return KeyedJaggedTensor(list(keys), values, weights, lengths=lengths)
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_they_read_what_was_trained(bits, weighted):
+    trained = bags(bits, weighted=weighted)
+    reads = quant.PSSEmbeddingBagCollection(trained)
+    for keys in (("a", "b", "c", "d"), ("c", "d", "x", "b", "a")):
+        found, expected = reads(batch(weighted, keys)), trained(batch(weighted, keys))
+        assert torch.equal(found.values(), expected.values()) and found.keys() == expected.keys()
+        assert found.length_per_key() == expected.length_per_key() and not found.values().requires_grad
+    assert not list(reads.parameters()) and reads.layout == trained.layout and reads.is_weighted() == weighted
+    stored = reads.array.elements.nbytes + (0 if reads.array.scales is None else reads.array.scales.nbytes)
+    assert stored <= trained.layout.array_bytes + 8 + 64
+
+
+def test_means_beside_sums_and_halves():
+    mixed = (PoolingType.MEAN, PoolingType.SUM, PoolingType.MEAN)
+    for weighted in (False, True):
+        trained = bags(poolings=mixed, weighted=weighted)
+        reads = quant.PSSEmbeddingBagCollection(trained)
+        for size in (5, 0):
+            found, expected = (m(batch(weighted, size=size)).values() for m in (reads, trained))
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-6, atol=1e-7)
+    means = bags(poolings=(PoolingType.MEAN,) * 3)
+    assert torch.equal(quant.PSSEmbeddingBagCollection(means)(batch()).values(), means(batch()).values())
+    halves = bags(32, data_type=DataType.FP16)
+    same = quant.PSSEmbeddingBagCollection(halves, bits=16)
+    assert same.array.elements.dtype == torch.float16 and torch.equal(same(batch()).values(), halves(batch()).values())
+
+
+def test_other_bits_than_those_it_was_trained_in():
+    trained = bags(32)
+    reads = quant.PSSEmbeddingBagCollection(trained, bits=4)
+    with torch.no_grad():
+        (
+            trained.array.copy_(quantize(trained.array, 4)),
+            trained.projections.copy_(quantize(trained.projections, PROJECTION_BITS)),
+        )
+    assert torch.equal(reads(batch()).values(), trained(batch()).values())
+    assert torch.equal(reads.array.elements, pack(trained.array.detach(), 4)[0])
+    small = quant.PSSEmbeddingBagCollection(trained, output_dtype=torch.bfloat16)
+    assert small(batch()).values().dtype == torch.bfloat16
+
+
+def test_what_cannot_be_read():
+    with pytest.raises(ValueError, match="bits must be one of"):
+        quant.PSSEmbeddingBagCollection(bags(), bits=5)
+    tables = bags().embedding_bag_configs()
+    with pytest.raises(ValueError, match="on the meta device"):
+        quant.PSSEmbeddingBagCollection(
+            PSSEmbeddingBagCollection(tables, device="meta", config=PSSConfig(array_bytes=9000))
+        )
+    for value, bits, said in ((float("nan"), None, "not finite"), (1e6, 16, "not finite in fp16")):
+        broken = bags()
+        with torch.no_grad():
+            broken.array[7] = value
+        with pytest.raises(ValueError, match=said):
+            quant.PSSEmbeddingBagCollection(broken, bits=bits)
+
+
+KINDS = {
+    PSSEmbeddingBagCollection: quant.PSSEmbeddingBagCollection,
+    PSSEmbeddingCollection: quant.PSSEmbeddingCollection,
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(torch.qint8, 8), (torch.quint4x2, 4), (torch.float16, 16), (torch.float32, 32)]
+)
+def test_torchrecs_quantize_embeddings_finds_them(dtype, bits):
+    model = nn.ModuleDict({"ebc": bags(32), "dense": nn.Linear(2, 2)})
+    given = {"additional_qconfig_spec_keys": list(KINDS), "additional_mapping": KINDS, "output_dtype": torch.float16}
+    found = quantize_embeddings(model, dtype, inplace=False, **given)
+    assert type(found["ebc"]) is quant.PSSEmbeddingBagCollection and type(found["dense"]) is nn.Linear
+    expected = quant.PSSEmbeddingBagCollection(model["ebc"], bits=bits, output_dtype=torch.float16)(batch())
+    assert torch.equal(found["ebc"](batch()).values(), expected.values()) and expected.values().dtype == torch.float16
+    with pytest.raises(ValueError, match="a shared array is stored as one of"):
+        quantize_embeddings(model, torch.qint32, inplace=False, **given)
+
+
+def test_sequences():
+    tables = [EmbeddingConfig(name=n, num_embeddings=5000, embedding_dim=8, feature_names=[n]) for n in "abcd"]
+    trained = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=9000, bits=4), need_indices=True)
+    reads = quant.PSSEmbeddingCollection(trained)
+    for module in (reads, torch.jit.script(reads)):
+        found, expected = module(batch()), trained(batch())
+        assert found.keys() == expected.keys()
+        for name, jagged in expected.items():
+            assert torch.equal(found[name].values(), jagged.values()) and torch.equal(
+                found[name].lengths(), jagged.lengths()
+            )
+            assert torch.equal(found[name].weights(), jagged.weights())
+    assert reads.embedding_dim() == 8 and reads.embedding_names_by_table() == trained.embedding_names_by_table()
+
+
+@pytest.mark.parametrize(
+    "poolings", [(PoolingType.SUM,) * 3, (PoolingType.MEAN, PoolingType.SUM, PoolingType.MEAN)], ids=["sum", "mixed"]
+)
+def test_scripted_they_are_saved_and_loaded(poolings):
+    reads = quant.PSSEmbeddingBagCollection(bags(poolings=poolings))
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(reads), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(batch()).values(), reads(batch()).values())
