@@ -2,23 +2,20 @@
 
 import argparse
 import logging
+from dataclasses import fields
 from functools import partial
 
 import torch
 import torch.distributed as dist
 from criteo_data import ClickData
 from full_tables import SGD_RATE, LazyAdam, sharded_tables
-from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torchrec.datasets.utils import Batch
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ShardingPlan
-from torchrec.models.dlrm import DLRM, DLRM_DCN, DLRM_Projection
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
@@ -28,6 +25,7 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_s
 from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.models import ClickModel, ClickModelConfig
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.layout_candidates import CANDIDATES, candidates
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
@@ -40,22 +38,6 @@ _EBC = "dlrm.sparse_arch.embedding_bag_collection"
 _ADAGRAD_RATE_OF_TABLES = 0.03
 
 
-class ClickModel(nn.Module):
-    """A DLRM and its loss; rows with a negative label are padding and count for nothing."""
-
-    def __init__(self, dlrm: DLRM) -> None:
-        super().__init__()
-        self.dlrm = dlrm
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """The mean loss of the rows; and, detached, loss, logits and labels (``[B]``), in `DLRMTrain`'s form."""
-        logits = self.dlrm(batch.dense_features, batch.sparse_features).squeeze(-1)
-        weights = (batch.labels >= 0).to(logits.dtype)
-        losses = binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), weights, reduction="sum")
-        loss = losses / weights.sum().clamp(min=1)
-        return loss, (loss.detach(), logits.detach(), batch.labels.detach())
-
-
 def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> ClickModel:
     """The unsharded model. With row hashing the data's ids are folded to the capped tables' rows."""
     tables = tables_of(args, data)
@@ -63,15 +45,13 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
         ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
     else:
         ebc = PSSEmbeddingBagCollection(tables, device=device, config=array_config(args, tables, data))
-    common = (ebc, NUM_DENSE, args.dense_arch_layer_sizes, args.over_arch_layer_sizes)
-    if args.interaction_type == "dcn":
-        dlrm = DLRM_DCN(*common, args.dcn_num_layers, args.dcn_low_rank_dim, dense_device=device)
-    elif args.interaction_type == "projection":
-        branches = (args.interaction_branch1_layer_sizes, args.interaction_branch2_layer_sizes)
-        dlrm = DLRM_Projection(*common, *branches, dense_device=device)
-    else:
-        dlrm = DLRM(*common, dense_device=device)
-    return ClickModel(dlrm)
+    return ClickModel(model_config(args).dlrm(ebc, device))
+
+
+def model_config(args: argparse.Namespace) -> ClickModelConfig:
+    """What the flags say of the model beside its embeddings."""
+    named = {f.name: getattr(args, f.name) for f in fields(ClickModelConfig) if f.name != "dense_in_features"}
+    return ClickModelConfig(NUM_DENSE, **named)
 
 
 def tables_of(args: argparse.Namespace, data: ClickData) -> list[EmbeddingBagConfig]:

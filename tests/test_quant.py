@@ -23,7 +23,7 @@ def bags(bits=4, poolings=(PoolingType.SUM,) * 3, weighted=False, data_type=Data
             (("a", 50, ["a"]), ("b", 10**6, ["b", "c"]), ("d", 10**5, ["d"])), poolings, strict=True
         )
     ]
-    config = PSSConfig(array_bytes=30_000, bits=bits, hot={"b": range(9)}, width={"b": 4}, bias=True)
+    config = PSSConfig(array_bytes=30_000, bits=bits, exact=["a"], hot={"b": range(9)}, width={"b": 4}, bias=True)
     torch.manual_seed(1)
     return PSSEmbeddingBagCollection(tables, weighted, config=config)
 
@@ -63,6 +63,34 @@ def test_means_beside_sums_and_halves():
     halves = bags(32, data_type=DataType.FP16)
     same = quant.PSSEmbeddingBagCollection(halves, bits=16)
     assert same.array.elements.dtype == torch.float16 and torch.equal(same(batch()).values(), halves(batch()).values())
+
+
+@pytest.mark.parametrize("pooling", [PoolingType.SUM, PoolingType.MEAN], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ids_without_a_row_are_an_error_or_the_mean(pooling, weighted):
+    trained = bags(poolings=(pooling,) * 3, weighted=weighted)
+    given = batch(weighted)
+    known = quant.PSSEmbeddingBagCollection(trained, out_of_range="mean")
+    torch.testing.assert_close(known(given).values(), trained(given).values().detach(), rtol=1e-5, atol=1e-6)
+    odd = KeyedJaggedTensor(
+        ["a", "b", "c", "d"],
+        torch.tensor([3, 50, -1, 7, -5, 9]),
+        torch.full((6,), 0.5) if weighted else None,
+        lengths=torch.tensor([3, 0, 1, 0, 1, 0, 1, 0]),
+    )
+    with pytest.raises(IndexError, match="out of range"):
+        quant.PSSEmbeddingBagCollection(trained)(odd)
+    rows = trained.materialize("a", torch.arange(50))
+    expected = (rows[3] + 2 * rows.mean(0)) * (0.5 if weighted else 1) / (3 if pooling == PoolingType.MEAN else 1)
+    found = known(odd).values()
+    torch.testing.assert_close(found[0, :16], expected)
+    good = KeyedJaggedTensor(
+        odd.keys(), torch.tensor([3, 3, 3, 7, -5, 9]), odd.weights_or_none(), lengths=odd.lengths()
+    )
+    torch.testing.assert_close(found[:, 16:], trained(good).values().detach()[:, 16:])  # hashed tables take any id
+    assert known(batch(weighted, size=0)).values().shape == (0, 64)
+    with pytest.raises(ValueError, match="out_of_range must be one of"):
+        quant.PSSEmbeddingBagCollection(trained, out_of_range="zero")
 
 
 def test_other_bits_than_those_it_was_trained_in():

@@ -21,11 +21,13 @@ from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection as 
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import jagged, permuted
 from torchrec_pss.ops import PoolingMode
+from torchrec_pss.quant.out_of_range import MeanForOthers
 from torchrec_pss.quant.packed_array import PackedArray, PackedLookup
 
 torch.fx.wrap("permuted")  # FX wraps a function in the modules that say so
 torch.fx.wrap("jagged")
 
+OUT_OF_RANGE = ("error", "mean")
 _BITS = {torch.float32: 32, torch.float16: 16, torch.qint8: 8, torch.quint8: 8, torch.quint4x2: 4, torch.quint2x4: 2}
 
 
@@ -84,24 +86,36 @@ class _Reading(nn.Module):
 
 
 class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
-    """`torchrec_pss.PSSEmbeddingBagCollection`, to read from: buffers alone, the same KJT in and the same KeyedTensor out."""
+    """`torchrec_pss.PSSEmbeddingBagCollection`, to read from: buffers alone, the same KJT in and the same KeyedTensor out.
 
-    def __init__(self, module: _Bags, bits: int | None = None, output_dtype: torch.dtype | None = None) -> None:
+    ``out_of_range``: of ids that an exact table has no row for. "error" raises IndexError, "mean" reads the mean of the table's rows.
+    """
+
+    def __init__(
+        self,
+        module: _Bags,
+        bits: int | None = None,
+        output_dtype: torch.dtype | None = None,
+        out_of_range: str = "error",
+    ) -> None:
         super().__init__(module, bits, output_dtype)
+        if out_of_range not in OUT_OF_RANGE:
+            raise ValueError(f"out_of_range must be one of {OUT_OF_RANGE}, got {out_of_range!r}")
+        self.others = MeanForOthers(module) if out_of_range == "mean" else None
         self._is_weighted: bool = module.is_weighted()
         self._embedding_bag_configs = module.embedding_bag_configs()
         self._embedding_names: list[str] = list(module._embedding_names)
         self._dims: list[int] = list(module._lengths_per_embedding)
         # One lookup whatever is pooled how: what has means beside sums is summed, and divided.
         pooling, *others = module._groups
-        self._has_means_beside = bool(others)
-        if others:
+        self._divides = bool(others) or (self.others is not None and pooling == PoolingMode.MEAN)
+        if self._divides:
             means = [module._embedding_bag_configs[t].pooling == PoolingType.MEAN for t in module._table_of_feature]
             columns = torch.tensor(self._dims)
             self.register_buffer("is_mean", torch.tensor(means).repeat_interleave(columns))
             self.register_buffer("feature_of", torch.arange(len(means)).repeat_interleave(columns))
         positions = range(len(self._feature_names))
-        self.lookup = PackedLookup(module, positions, PoolingMode.SUM if others else pooling)
+        self.lookup = PackedLookup(module, positions, PoolingMode.SUM if self._divides else pooling)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """As that of `torchrec_pss.PSSEmbeddingBagCollection`, without VBE.
@@ -112,8 +126,13 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
         """
         kjt = permuted(features, self._feature_names)
         weights = kjt.weights() if self._is_weighted else None
-        values = self.lookup(self.array, kjt.values(), kjt.offsets(), weights)
-        if self._has_means_beside:
+        ids, lost = kjt.values(), None
+        if self.others is not None:
+            ids, weights, lost = self.others.split(ids, kjt.offsets(), weights)
+        values = self.lookup(self.array, ids, kjt.offsets(), weights)
+        if lost is not None:
+            values = values + self.others(lost)
+        if self._divides:
             lengths = kjt.lengths().view(len(self._feature_names), -1)[self.feature_of].t()
             values = torch.where(self.is_mean, values / lengths.clamp(min=1), values)
         return KeyedTensor(self._embedding_names, self._dims, values.to(self._output_dtype))
