@@ -5,8 +5,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -26,10 +26,12 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_files import CriteoReader
+from torchrec_pss.datasets.rows import SPARSE_NAMES
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
-from torchrec_pss.distributed.together import together
+from torchrec_pss.distributed.together import on_first_rank, together
+from torchrec_pss.export import saved_model
 from torchrec_pss.optim import BestPass, WeightAverage
 from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.best_pass import has_lost
@@ -40,6 +42,7 @@ from torchrec_pss.watch import ArrayWatcher, collision_load
 logger: logging.Logger = logging.getLogger(__name__)
 
 _AVERAGE_EVERY = 4  # steps
+_SERVED_ROWS = 1 << 14  # test rows kept with the model, for `torchrec_pss.export` to compare by
 
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
@@ -359,6 +362,32 @@ class Trainer:
             "history": self.history,
             "config": vars(self.args),
         }
+
+    def save_model(self, results: dict) -> None:
+        """What `torchrec_pss.export` needs, of a shared array of all tables: the weights that ``results`` are of, the model, and test rows.
+        Collective."""
+        args, data, array = self.args, self.data, criteo_model.shared_array(self.model)
+        if args.embedding != "pss" or args.planner_pss or array is None:
+            return
+        with self.average.applied() if self.average is not None else nullcontext():
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        limit = -(-_SERVED_ROWS // (args.test_batch_size * self.world_size))
+        limit = min(limit, args.limit_test_batches or limit)
+        rows = list(data.batches(data.splits.test, args.test_batch_size, limit=limit))
+        data.raise_error()
+        rows = [b for b in rows if b.labels.min() >= 0]  # without padding
+        held_out = saved_model.HeldOut(
+            torch.cat([b.dense_features for b in rows]).numpy(),
+            torch.cat([b.sparse_features.values().view(len(SPARSE_NAMES), -1) for b in rows], dim=1).numpy(),
+            torch.cat([b.labels for b in rows]).numpy(),
+        )
+        said = {name: results[name] for name in ("auroc_test", "ne_test", "steps", "compression", "embedding_bytes")}
+        config = asdict(criteo_model.model_config(args))
+        on_first_rank(
+            lambda: saved_model.save(
+                self.folder, "click", config, array, weights, held_out, said, numbered=data.numbering is not None
+            )
+        )
 
     def _record(self, **values: float) -> None:
         self.history.append({"step": self.step, **values})

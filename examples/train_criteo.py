@@ -55,6 +55,7 @@ def run(args: argparse.Namespace, folder: Path, device: torch.device, started_an
         on_first_rank(lambda: trainer.data.numbering.save(folder / "ids.npz"))
     results = trainer.run()
     on_first_rank(lambda: write_results(folder, results))
+    trainer.save_model(results)
 
 
 def write_results(folder: Path, results: dict) -> None:

@@ -20,18 +20,18 @@ import numpy as np
 import run_folder
 import torch
 from script_end import one_line_errors
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.classification import BinaryAUROC
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.distributed import NotFiniteError, require_finite
+from torchrec_pss.export import saved_model
 from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.models import TwoTower
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
@@ -43,35 +43,9 @@ logger: logging.Logger = logging.getLogger("__main__")
 _TEST_BATCH = 1 << 15
 _ROW_HASHING_WIDTH = 8  # at most
 _AVERAGE_EVERY = 4  # steps
+_SERVED_PAIRS = 1 << 13  # kept with the model
 _LEARNING_RATES = {"pss": 0.007, "hash": 0.005, "narrow": 0.005, "full": 0.003}
 _INIT_RANGES = {"pss": 0.03, "hash": 0.03, "narrow": 0.03, "full": 0.1}
-
-
-class TwoTower(nn.Module):
-    """Logits of users and items: dot products of their embeddings, and a bias.
-
-    The bias starts at the log odds of a pair among ``negatives`` sampled ones; without it the embeddings must say
-    first that most pairs are none, and shrink to nothing before they learn.
-    """
-
-    def __init__(self, embeddings: PSSEmbeddingCollection | EmbeddingCollection, negatives: int) -> None:
-        super().__init__()
-        self.embeddings = embeddings
-        # Row hashing leaves a table fewer rows than there are ids.
-        self.num_users, self.num_items = (table.num_embeddings for table in embeddings.embedding_configs())
-        self.bias = nn.Parameter(torch.tensor(-math.log(negatives)))
-
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, K]`` of users ``[B]`` with items ``[B, K]``."""
-        batch_size, num_items = items.shape
-        lengths = torch.tensor([1, num_items], dtype=torch.int32).repeat_interleave(batch_size)
-        kjt = KeyedJaggedTensor(
-            ["user", "item"], torch.cat([users % self.num_users, items.flatten() % self.num_items]), lengths=lengths
-        )
-        read = self.embeddings(kjt)
-        users_read = read["user"].values()[:, :, None]
-        items_read = read["item"].values().view(batch_size, num_items, -1)
-        return (items_read @ users_read).squeeze(2) + self.bias
 
 
 def default_batch_size(num_pairs: int) -> int:
@@ -279,11 +253,27 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         "test AUROC %.5f (items by popularity alone: %.5f); results in %s",
         aurocs[-1], popularity, folder / "results.json",
     )  # fmt: skip
+    if args.embedding == "pss":
+        with average.applied():
+            save_model(folder, model, data, results)
     if aurocs[-1] < popularity:
         logger.warning(
             "the model ranks test pairs worse than the items' popularity alone does: "
             "train longer, or give the embeddings more than their %s bytes", f"{embedding_bytes:,}",
         )  # fmt: skip
+
+
+def save_model(folder: Path, model: TwoTower, data: Interactions, results: dict) -> None:
+    """What `torchrec_pss.export` needs, with test pairs and as many sampled ones."""
+    items = test_items(data, results["config"]["seed"])[:_SERVED_PAIRS]
+    users = np.broadcast_to(data.test_user[:_SERVED_PAIRS, None], items.shape)
+    labels = np.broadcast_to(np.array([1, 0], np.float32), items.shape)
+    held_out = saved_model.HeldOut(
+        np.zeros((items.size, 0), np.float32), np.stack([users.ravel(), items.ravel()]).astype(np.int64), labels.ravel().copy()
+    )  # fmt: skip
+    said = {name: results[name] for name in ("auroc_test", "compression", "embedding_bytes")}
+    negatives = {"negatives": results["config"]["negatives"]}
+    saved_model.save(folder, "two_tower", negatives, model.embeddings, model.state_dict(), held_out, said)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
 from torchrec_pss.models.click_model import ClickModel, ClickModelConfig
+from torchrec_pss.models.two_tower import TwoTower
 
-__all__ = ["ClickModel", "ClickModelConfig"]
+__all__ = ["ClickModel", "ClickModelConfig", "TwoTower"]

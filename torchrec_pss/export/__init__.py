@@ -1,0 +1,4 @@
+from torchrec_pss.export.archive import DamagedFileError, Served
+from torchrec_pss.export.exporting import export
+
+__all__ = ["DamagedFileError", "Served", "export"]

@@ -1,0 +1,150 @@
+"""The file that serves a model: a PT2 archive with a program, perhaps compiled, and what they are; written aside, checked when it is opened."""
+
+import hashlib
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import load_pt2, package_pt2
+
+from torchrec_pss import json_fields as fields
+from torchrec_pss.whole_file import written_aside
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_MODEL = "model"
+_METADATA = "extra/torchrec_pss.json"  # behind the archive's own folder
+_check = fields.fields(
+    format=fields.count, inputs=fields.each(fields.fields(name=fields.text, dtype=fields.text)), output=fields.text, sha256=fields.mapping, out_of_range=fields.text,
+)  # fmt: skip
+
+
+class DamagedFileError(ValueError):
+    """A file that is no model to serve, or not a whole one."""
+
+
+def compiled(program: ExportedProgram, metadata: dict[str, str]) -> list[Any]:
+    """The program's AOTInductor files, for this machine. ``metadata`` is what C++ finds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"aot_inductor.package": True, "aot_inductor.metadata": metadata}
+        return torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
+
+
+def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict) -> None:
+    """
+    Args:
+        path: ends in .pt2.
+        aoti: of `compiled`.
+        metadata: JSON; `format` and the SHA-256 of all members are added.
+
+    Raises:
+        OSError: it cannot be written; naming it.
+    """
+    with written_aside(path) as aside:
+        named = aside.with_suffix(".pt2")  # as torch wants it
+        try:
+            package_pt2(named, exported_programs={_MODEL: program}, aoti_files=None if aoti is None else {_MODEL: aoti})
+            with zipfile.ZipFile(named, "a", zipfile.ZIP_STORED) as archive:
+                members = archive.namelist()
+                sums = {m.partition("/")[2]: hashlib.sha256(archive.read(m)).hexdigest() for m in members}
+                whole = {"format": FORMAT, **metadata, "sha256": sums}
+                archive.writestr(
+                    f"{members[0].partition('/')[0]}/{_METADATA}", json.dumps(whole, indent=1, allow_nan=False)
+                )
+            named.replace(aside)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def read_metadata(path: Path) -> dict:
+    """What the file says of itself, once every byte of it has been checked.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFileError: no such file, of another format, cut off, or with a byte that has changed; names the member.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model to serve at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.partition("/")[2]: name for name in archive.namelist()}
+            if _METADATA not in members:
+                raise DamagedFileError(f"{path} has no {_METADATA}: python -m torchrec_pss.export writes such files")
+            metadata = json.loads(archive.read(members.pop(_METADATA)))
+            if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+                found = metadata.get("format") if isinstance(metadata, dict) else metadata
+                raise DamagedFileError(
+                    f"{path} is of format {found!r}, and this version reads {FORMAT}: export it again"
+                )
+            _check(metadata, "")
+            if members.keys() != metadata["sha256"].keys():
+                odd = sorted(members.keys() ^ metadata["sha256"].keys())
+                raise DamagedFileError(f"{path}: members were added or removed: {odd[0]}")
+            for name, member in members.items():
+                if hashlib.sha256(archive.read(member)).hexdigest() != metadata["sha256"][name]:
+                    raise DamagedFileError(f"{path} is damaged: {name} is not what was written (SHA-256)")
+    except DamagedFileError:
+        raise
+    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, OSError) as error:
+        raise DamagedFileError(f"{path} is damaged, cut off or no model to serve: {error}") from error
+    return metadata
+
+
+class Served:
+    """A model as a file has it: called with the tensors that ``metadata["inputs"]`` says.
+
+    Args:
+        path: of the file.
+        threads_apart: runs of the compiled program that may be under way at once.
+
+    Raises:
+        FileNotFoundError, DamagedFileError: see `read_metadata`.
+    """
+
+    def __init__(self, path: str | Path, threads_apart: int = 1) -> None:
+        self.path = Path(path)
+        self.metadata = read_metadata(self.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            contents = load_pt2(str(path), num_runners=threads_apart)
+        self.is_compiled = bool(contents.aoti_runners)
+        self._run = contents.aoti_runners[_MODEL] if self.is_compiled else contents.exported_programs[_MODEL].module()
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        """
+        Raises:
+            IndexError, ValueError: of the lookup.
+        """
+        with torch.inference_mode():
+            return self._run(*tensors)
+
+    def check(self, tensors: Sequence[torch.Tensor]) -> None:
+        """
+        Raises:
+            ValueError: other dtypes or shapes than the file's inputs; names the input.
+        """
+        sizes: dict[str, int] = {}
+        wanted = self.metadata["inputs"]
+        if len(tensors) != len(wanted):
+            raise ValueError(f"{self.path} takes {', '.join(i['name'] for i in wanted)}, got {len(tensors)} tensors")
+        for tensor, of in zip(tensors, wanted, strict=True):
+            shape = [
+                sizes.setdefault(n, size) if isinstance(n, str) else n
+                for n, size in zip(of["shape"], tensor.shape, strict=False)
+            ]
+            if (
+                str(tensor.dtype) != f"torch.{of['dtype']}"
+                or list(tensor.shape) != shape
+                or len(shape) != len(of["shape"])
+            ):
+                raise ValueError(
+                    f"{of['name']} must be {of['dtype']} {of['shape']}, got {tensor.dtype} {list(tensor.shape)}"
+                )

@@ -1,0 +1,102 @@
+"""What of a run is exported: a click model's probabilities, a two-tower model's towers or pairs."""
+
+import torch
+from torch import nn
+from torchmetrics.functional.classification import binary_auroc
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss.export.archive import Served
+from torchrec_pss.export.program import flattened
+from torchrec_pss.export.saved_model import SavedModel
+from torchrec_pss.quant import PSSEmbeddingCollection
+
+PARTS = {"click": ("probability",), "two_tower": ("pairs", "user", "item")}
+_BATCH = 4096
+
+
+class Probability(nn.Module):
+    """Of dense values ``[B, d]`` and features."""
+
+    def __init__(self, dlrm: nn.Module) -> None:
+        super().__init__()
+        self.dlrm = dlrm
+
+    def forward(self, dense: torch.Tensor, features: KeyedJaggedTensor) -> torch.Tensor:
+        """fp32 ``[B]``."""
+        return torch.sigmoid(self.dlrm(dense, features)).squeeze(1)
+
+
+class Pairs(nn.Module):
+    """Probabilities of users and items, ``[B]`` each."""
+
+    def __init__(self, two_tower: nn.Module) -> None:
+        super().__init__()
+        self.two_tower = two_tower
+
+    def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
+        read = self.two_tower.embeddings(features)
+        return torch.sigmoid((read["user"].values() * read["item"].values()).sum(1) + self.two_tower.bias)
+
+
+class Tower(nn.Module):
+    """Embeddings ``[B, D]`` of ids ``[B]`` of one feature."""
+
+    def __init__(self, two_tower: nn.Module, feature: str) -> None:
+        super().__init__()
+        self.embeddings = two_tower.embeddings
+        self._feature = feature
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        offsets = torch.arange(ids.numel() + 1)
+        if isinstance(self.embeddings, PSSEmbeddingCollection):
+            position = self.embeddings._feature_names.index(self._feature)
+            return self.embeddings.lookups[position](self.embeddings.array, ids, offsets, None)
+        return self.embeddings.materialize(f"t_{self._feature}", ids)
+
+
+def part_of(saved: SavedModel, part: str) -> tuple[nn.Module, list[str]]:
+    """The module that is exported, and its arguments' names.
+
+    Raises:
+        ValueError: no such part of that kind of model; ids that were numbered.
+    """
+    if part not in PARTS[saved.kind]:
+        raise ValueError(f"--part {part} is none of a {saved.kind} model, which has {', '.join(PARTS[saved.kind])}")
+    if saved.numbered:
+        raise ValueError(
+            "the run numbered its ids (--vocabulary, a dense log): a file that does so is not written yet; train with --no-vocabulary to export"
+        )
+    if saved.kind == "click":
+        return Probability(saved.model.dlrm), ["dense", "sparse"]
+    return (Pairs(saved.model), ["sparse"]) if part == "pairs" else (Tower(saved.model, part), ["ids"])
+
+
+def arguments(saved: SavedModel, part: str, rows: slice) -> list[torch.Tensor | KeyedJaggedTensor]:
+    """Held-out rows as arguments of that."""
+    held, names = saved.rows, saved.collection._feature_names
+    here = type(held)(held.dense[rows], held.ids[:, rows], held.labels[rows])
+    if saved.kind == "click":
+        return [torch.from_numpy(here.dense), here.features(names)]
+    if part == "pairs":
+        return [here.features(names)]
+    return [torch.from_numpy(here.ids[names.index(part)].copy())]
+
+
+def compare(model: nn.Module, file: Served, saved: SavedModel, part: str) -> dict:
+    """Of the held-out rows: how far the file's answers are from the model's at most, and, of probabilities, the AUROC of both."""
+    number, ours, theirs = saved.rows.ids.shape[1], [], []
+    with torch.no_grad():
+        for first in range(0, number, _BATCH):
+            given = arguments(saved, part, slice(first, first + _BATCH))
+            ours.append(model(*given))
+            theirs.append(file(*flattened(given)))
+    expected, found = torch.cat(ours), torch.cat(theirs)
+    check = {"rows": number, "largest_difference": float((expected - found).abs().max())}
+    if expected.dim() == 1:
+        labels = torch.from_numpy(saved.rows.labels).long()
+        check |= {"auroc_of_model": _auroc(expected, labels), "auroc_of_file": _auroc(found, labels)}
+    return check
+
+
+def _auroc(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    return float(binary_auroc(probabilities.double(), labels))

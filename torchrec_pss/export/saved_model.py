@@ -1,0 +1,139 @@
+"""What a run leaves to serve: weights, what the model is, and some held-out rows to compare by; in a folder of its own."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_pss import json_fields as fields
+from torchrec_pss.datasets.npz_file import read_npz
+from torchrec_pss.models import ClickModel, ClickModelConfig, TwoTower
+from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
+from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.whole_file import read_json, write_bytes, write_json
+
+FOLDER = "model"
+_FORMAT = 1
+_WEIGHTS, _ROWS, _MODEL = "weights.pt", "rows.npz", "model.json"
+_table = fields.fields(
+    name=fields.text, num_embeddings=fields.count, embedding_dim=fields.count, feature_names=fields.each(fields.text)
+)
+_check = fields.fields(
+    format=fields.count, kind=fields.text, model=fields.mapping, tables=fields.each(_table), array=fields.text, numbered=fields.truth,
+    results=fields.mapping, sha256=fields.values(fields.text),
+)  # fmt: skip
+
+
+@dataclass
+class HeldOut:
+    """Rows of a click log, in the model's terms: dense fp32 ``[n, d]``, ids int64 ``[F, n]``, labels fp32 ``[n]``; or pairs, without dense
+    values."""
+
+    dense: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+
+    def features(self, names: list[str]) -> KeyedJaggedTensor:
+        """One id a bag."""
+        lengths = torch.ones(self.ids.size, dtype=torch.int32)
+        return KeyedJaggedTensor(names, torch.from_numpy(self.ids).flatten(), lengths=lengths)
+
+
+@dataclass
+class SavedModel:
+    """A model on the CPU, the weights that its results are of, and the rest of `save`'s arguments."""
+
+    kind: str
+    model: nn.Module
+    collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection
+    numbered: bool
+    results: dict
+    rows: HeldOut
+
+
+def save(
+    folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
+    rows: HeldOut, results: Mapping, numbered: bool = False,
+) -> None:  # fmt: skip
+    """
+    Args:
+        folder: of the run; `FOLDER` in it is written.
+        kind: "click" (`ClickModel`) or "two_tower" (`TwoTower`).
+        config: of the model beside the collection.
+        weights: the model's state dict.
+        results: what is said of the model, as JSON.
+        numbered: whether ids were numbered before the model saw them.
+    """
+    folder, files = folder / FOLDER, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, buffer)
+    files[_WEIGHTS] = buffer.getvalue()
+    buffer = io.BytesIO()
+    np.savez(buffer, **asdict(rows))
+    files[_ROWS] = buffer.getvalue()
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    configs = collection.embedding_bag_configs() if kind == "click" else collection.embedding_configs()
+    tables = [
+        {"name": t.name, "num_embeddings": t.num_embeddings, "embedding_dim": t.embedding_dim, "feature_names": list(t.feature_names)}
+        | ({"pooling": t.pooling.value} if kind == "click" else {})
+        for t in configs
+    ]  # fmt: skip
+    write_json(folder / _MODEL, {
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbered,
+        "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    })  # fmt: skip
+
+
+def load(folder: Path) -> SavedModel:
+    """
+    Args:
+        folder: of a run, or its `FOLDER`.
+
+    Raises:
+        FileNotFoundError: nothing was saved there.
+        ValueError: it is damaged, or of another version; names file and field.
+    """
+    folder = folder if (folder / _MODEL).exists() else folder / FOLDER
+    if not (folder / _MODEL).exists():
+        raise FileNotFoundError(
+            f"{folder.parent} has no {FOLDER}/{_MODEL}: it is no folder of a run that has ended and trained an array of all tables "
+            "(a run of an earlier version writes one when it is resumed)"
+        )
+    said = read_json(folder / _MODEL)
+    try:
+        _check(said, "")
+        if said["format"] != _FORMAT:
+            raise ValueError(f"format is {said['format']}, and this version reads {_FORMAT}")
+        for name in (_WEIGHTS, _ROWS):
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != said["sha256"].get(name):
+                raise ValueError(f"{name} is not what was written beside it (SHA-256)")
+        model, collection = _built(said)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder / _MODEL} does not describe a model: {error}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{folder / _MODEL}: {error}") from error
+    model.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
+    rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
+    return SavedModel(said["kind"], model.eval(), collection, said["numbered"], said["results"], rows)
+
+
+def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:
+    config = PSSConfig.from_json(said["array"])
+    if said["kind"] == "click":
+        tables = [EmbeddingBagConfig(**t | {"pooling": PoolingType(t["pooling"])}) for t in said["tables"]]
+        ebc = PSSEmbeddingBagCollection(tables, config=config)
+        return ClickModel(ClickModelConfig(**said["model"]).dlrm(ebc)), ebc
+    if said["kind"] == "two_tower":
+        ec = PSSEmbeddingCollection([EmbeddingConfig(**t) for t in said["tables"]], config=config)
+        return TwoTower(ec, **said["model"]), ec
+    raise ValueError(f"kind is {said['kind']!r}, not click or two_tower")
