@@ -95,11 +95,13 @@ def _check(model: nn.Module, example: Sequence[Argument], file: archive.Served) 
 
 def _of_arrays(served: nn.Module) -> dict:
     ours = [m for m in served.modules() if hasattr(m, "layout") and hasattr(m, "array")]
-    tables = [
-        {"name": t.name, "rows": t.rows if t.prefix else None, "dim": t.embedding_dim}
-        for m in ours
-        for t in m.layout.tables
-    ]
+    tables = []
+    for m in ours:
+        for number, t in enumerate(m.layout.tables):
+            features = [f for f, table in zip(m._feature_names, m._table_of_feature, strict=True) if table == number]
+            tables.append(
+                {"name": t.name, "rows": t.rows if t.prefix else None, "dim": t.embedding_dim, "features": features}
+            )
     return {
         "tables": tables, "bits": [m.array.bits if m.array.elements.dtype != torch.float16 else 16 for m in ours],
         "embedding_bytes": sum(_stored(m.array) for m in ours), "layout": [m.layout.fingerprint() for m in ours],

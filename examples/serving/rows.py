@@ -1,0 +1,90 @@
+"""What a request says, and the arrays that it becomes for a model."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from model_file import Model
+from pydantic import BaseModel, ConfigDict, Field
+
+from torchrec_pss.datasets.criteo_lines import MISSING_ID, token_ids
+
+MOST_ROWS = 4096
+MOST_IDS = 1000  # of a feature of a row
+
+Id = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63, strict=True)] | Annotated[str, Field(max_length=1024)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+
+class Row(BaseModel):
+    """One to be scored. A dense value that is missing is null; a feature that is left out is as an empty field of the training data."""
+
+    model_config = ConfigDict(extra="forbid")
+    dense: list[Number | None]
+    features: dict[str, Id | Annotated[list[Id], Field(max_length=MOST_IDS)]]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rows: Annotated[list[Row], Field(min_length=1, max_length=MOST_ROWS)]
+
+
+class BadRowError(ValueError):
+    """A row that the model cannot score; names the row, the field and the value."""
+
+
+@dataclass
+class Arrays:
+    """Dense fp32 ``[n, d]``; ids by feature, each int64; lengths int64 ``[F, n]``."""
+
+    dense: np.ndarray
+    ids: list[np.ndarray]
+    lengths: np.ndarray
+
+
+def arrays_of(rows: list[Row], model: Model) -> Arrays:
+    """
+    Raises:
+        BadRowError: another number of dense values than the model's, a feature that it does not have, or an id without a row.
+    """
+    known = set(model.features)
+    for number, row in enumerate(rows):
+        if len(row.dense) != model.num_dense:
+            raise BadRowError(
+                f"rows[{number}].dense has {len(row.dense)} values, and the model takes {model.num_dense}"
+            )
+        unknown = row.features.keys() - known
+        if unknown:
+            name = min(unknown)
+            raise BadRowError(f"rows[{number}].features has {name!r}; the model's are {', '.join(model.features)}")
+    raw = np.array([[0.0 if v is None else v for v in row.dense] for row in rows], dtype=np.float64).reshape(
+        len(rows), -1
+    )
+    dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+    ids, lengths = [], np.empty((len(model.features), len(rows)), np.int64)
+    for f, name in enumerate(model.features):
+        bags = [_bag(row.features.get(name, MISSING_ID)) for row in rows]
+        lengths[f] = [len(bag) for bag in bags]
+        ids.append(np.fromiter((i for bag in bags for i in bag), np.int64))
+        limit = model.limits[f]
+        bad = (ids[f] < 0) | (ids[f] >= limit) if limit else np.zeros(0, bool)
+        if bad.any():
+            at = int(bad.argmax())
+            number = int(np.searchsorted(lengths[f].cumsum(), at, "right"))
+            raise BadRowError(f"rows[{number}].features.{name}: id {ids[f][at]} is out of range [0, {limit})")
+    return Arrays(dense, ids, lengths)
+
+
+def _bag(given: int | str | list[int | str]) -> list[int]:
+    """Ids; tokens become those that the training data's did."""
+    several = given if isinstance(given, list) else [given]
+    if not any(isinstance(i, str) for i in several):
+        return several
+    tokens = iter(token_ids([i.encode() for i in several if isinstance(i, str)]).tolist())
+    return [next(tokens) if isinstance(i, str) else i for i in several]
+
+
+def joined(parts: list[Arrays]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The model's arguments for the rows of all."""
+    values = np.concatenate([p.ids[f] for f in range(len(parts[0].ids)) for p in parts])
+    return np.concatenate([p.dense for p in parts]), values, np.concatenate([p.lengths for p in parts], axis=1)

@@ -1,0 +1,161 @@
+"""Answers HTTP requests with a file of `python -m torchrec_pss.export`.
+
+    python examples/serving/server.py demo.pt2 --port 8000
+    curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"rows": [{"dense": [...], "features": {"cat_0": 7}}]}'
+
+A new file at the same path takes over without a request dropped; a broken one is refused, and the old one answers on. SIGTERM answers what
+has come in, then ends. POST /predict, GET /health, GET /metrics (Prometheus), GET /docs.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a request is small, and many come at once
+sys.path.insert(0, str(Path(__file__).parent))
+
+# isort: split
+import uvicorn
+from batching import Batcher
+from fastapi import FastAPI, HTTPException
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from model_file import ModelFile
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from rows import BadRowError, Request
+
+from torchrec_pss.export import DamagedFileError
+
+logger: logging.Logger = logging.getLogger("serving")
+
+MOST_BYTES = 8 << 20  # of a request
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests", "answered, by status", ["status"], registry=self.registry)
+        self.rows = Counter("rows", "scored", registry=self.registry)
+        self.batches = Histogram("batch_rows", "rows of a batch", registry=self.registry, buckets=_ROWS)
+        self.seconds = Histogram("request_seconds", "from body to answer", registry=self.registry, buckets=_SECONDS)
+        self.refused = Gauge("refused_files", "files that were not taken over", registry=self.registry)
+
+    def batch(self, rows: int) -> None:
+        self.rows.inc(rows)
+        self.batches.observe(rows)
+
+
+def app_of(path: Path, look_every: float = 1.0) -> FastAPI:
+    """
+    Args:
+        path: of the file; loaded here, once.
+        look_every: seconds between looks at whether it has changed.
+
+    Raises:
+        FileNotFoundError, DamagedFileError: see `ModelFile`.
+    """
+    file, metrics = ModelFile(path), Metrics()
+    batcher = Batcher(file, metrics.batch)
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(look_every)
+            await asyncio.to_thread(file.look)
+            metrics.refused.set(file.refused)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        looking = asyncio.create_task(look())
+        yield
+        looking.cancel()
+        await batcher.stop()
+
+    app = FastAPI(title="torchrec_pss", lifespan=lifespan)
+
+    @app.middleware("http")
+    async def counted(request: HttpRequest, call_next):
+        with metrics.seconds.time():
+            length = request.headers.get("content-length", "0")
+            if (
+                not length.isdecimal()
+                or int(length) > MOST_BYTES
+                or "chunked" in request.headers.get("transfer-encoding", "")
+            ):
+                said = f"a request has a content-length of at most {MOST_BYTES} bytes, got {length if length != '0' else 'none'}"
+                response = JSONResponse({"error": said}, 413)
+            else:
+                response = await call_next(request)
+        metrics.requests.labels(response.status_code).inc()
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).lstrip(".")
+        if first["type"] == "json_invalid":
+            return JSONResponse({"error": f"the body is no JSON: {first['ctx']['error']}"}, 400)
+        return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}, got {_short(first.get('input'))}"}, 422)
+
+    @app.post("/predict")
+    async def predict(request: Request) -> dict[str, list[float]]:
+        try:
+            return {"probabilities": (await batcher.answer(request.rows)).tolist()}
+        except BadRowError as error:
+            raise HTTPException(422, str(error)) from error
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: HttpRequest, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    @app.get("/health")
+    async def health() -> dict:
+        return {"status": "ready", "model": file.model.about()}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> bytes:
+        return generate_latest(metrics.registry)
+
+    return app
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def example_row(path: Path) -> dict:
+    """A row that the model takes, for a curl line."""
+    model = ModelFile(path).model
+    return {"dense": [1] * model.num_dense, "features": dict.fromkeys(model.features, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path, help="of python -m torchrec_pss.export, .pt2")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on; the loopback unless told otherwise")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--look_every", type=float, default=1.0, help="seconds between looks at whether the file has changed"
+    )
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    try:
+        app = app_of(args.file, args.look_every)
+    except (FileNotFoundError, DamagedFileError) as error:
+        parser.error(str(error))
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=30)
+
+
+if __name__ == "__main__":
+    main()
