@@ -35,6 +35,7 @@ from torchrec_pss.export import DamagedFileError
 logger: logging.Logger = logging.getLogger("serving")
 
 MOST_BYTES = 8 << 20  # of a request
+_OTHER_KIND = ("int_type", "string_type", "list_type")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
@@ -101,8 +102,11 @@ def app_of(path: Path, look_every: float = 1.0) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).lstrip(".")
+        first = min(
+            error.errors(), key=lambda e: e["type"] in _OTHER_KIND
+        )  # of what a value may be, the kind that it is
+        place = [part for part in first["loc"][1:] if isinstance(part, int) or part.isidentifier()]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         if first["type"] == "json_invalid":
             return JSONResponse({"error": f"the body is no JSON: {first['ctx']['error']}"}, 400)
         return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}, got {_short(first.get('input'))}"}, 422)

@@ -140,10 +140,11 @@ def to_program(served: nn.Module, example: Sequence[torch.Tensor | KeyedJaggedTe
     Args:
         example: arguments of the model, of two rows or more; every feature that is read, in the collections' order, or KJTs are permuted by FBGEMM.
     """
+    tensors = tuple(flattened(example))
     wrapped = _PlainInputs(served, example).eval()
     shape = []
     for e in example:
         parts = [{0: Dim.DYNAMIC}] if isinstance(e, torch.Tensor) else [{0: Dim.DYNAMIC}, {1: Dim.DYNAMIC}]
         shape += parts if isinstance(e, torch.Tensor) or e.weights_or_none() is None else [*parts, {0: Dim.DYNAMIC}]
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # or a batch of one would be another program
-        return torch.export.export(wrapped, tuple(flattened(example)), dynamic_shapes=(tuple(shape),), strict=False)
+        return torch.export.export(wrapped, tensors, dynamic_shapes=(tuple(shape),), strict=False)
