@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.quality import equal_bytes
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LINES = json.loads((ROOT / "benchmarks/results/quality/headline.json").read_text())
@@ -80,3 +82,18 @@ def test_the_table_of_generated_rows(row, name):
         if text.startswith("|") and f"| {row}" in text and "GB" * ("full" in row) in text
     ]
     assert short(of(name)["auroc_test"]) in line
+
+
+def test_the_tables_of_few_bits_are_those_of_the_results():
+    rows = json.loads((ROOT / "benchmarks/results/quality/few_bits.json").read_text())
+    text = (ROOT / "docs/quality.md").read_text()
+    assert equal_bytes.markdown(rows) in text and equal_bytes.markdown(equal_bytes.headline(rows)) in text
+    above = [r["contestants"][equal_bytes.best_rival(r)]["pss_above_by"] for r in rows]
+    halves = [r["contestants"][equal_bytes.best_rival(r)]["half"] for r in rows]
+    better, same = sum(a > 0 for a in above), sum(a == 0 for a in above)
+    within = sum(-h <= a < 0 for a, h in zip(above, halves, strict=True))
+    assert (
+        f"above the best rival in {better} of {len(rows)} rows and the same layout in {same}. In {within} it is below within"
+        in text
+    )
+    assert len(rows) - better - same - within == 1 and "In one it is below outside of it" in text

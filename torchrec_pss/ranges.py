@@ -159,6 +159,7 @@ RANGES: dict[str, Range] = {
     "max_bad_rows": Range(int, 0, _MOST_STEPS),
     "sample_rows": _STEPS,
     "train_rows": _STEPS,
+    "table_rows": _STEPS,
     "rows": Range(int, 100, 10**9),
     "rows_share": Range(float, _LEAST_FP32, 50.0),
     # Array and tables.

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.pt2_archive._package import load_pt2, package_pt2
+from torch.export.pt2_archive._package import AOTICompiledModel, load_pt2, package_pt2
+from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.whole_file import written_aside
@@ -112,11 +113,14 @@ class Served:
     def __init__(self, path: str | Path, threads_apart: int = 1) -> None:
         self.path = Path(path)
         self.metadata = read_metadata(self.path)
+        self.is_compiled = any(name.startswith(AOTINDUCTOR_DIR) for name in self.metadata["sha256"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            contents = load_pt2(str(path), num_runners=threads_apart)
-        self.is_compiled = bool(contents.aoti_runners)
-        self._run = contents.aoti_runners[_MODEL] if self.is_compiled else contents.exported_programs[_MODEL].module()
+            if self.is_compiled:  # without a look at the program, which takes longer to read
+                loader = torch._C._aoti.AOTIModelPackageLoader(str(path), _MODEL, False, threads_apart, -1)
+                self._run = AOTICompiledModel(loader)
+            else:
+                self._run = load_pt2(str(path)).exported_programs[_MODEL].module()
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         """
