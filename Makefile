@@ -1,4 +1,4 @@
-# make venv | train | train-full | test | matrix | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | serve | test | matrix | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full test matrix lint sanitize stress bench clean
+.PHONY: venv train train-full serve test matrix lint sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -30,6 +30,13 @@ train: venv
 train-full: venv
 	$(TORCHX) run -s local_cwd dist.ddp -j 1x2 --script examples/train_criteo.py -- \
 		$(DEMO_FLAGS) --embedding full --output_dir runs/demo_full
+
+# The model of make train, or of 200,000 rows if it was not run, behind HTTP on the loopback: a curl line is printed.
+serve: venv
+	@test -e runs/demo/model/model.json || $(BIN)/python -W ignore examples/train_criteo.py --synthetic_rows 200000 --synthetic_scale 0.01 \
+		--epochs 1 --compression 100 --bits 4 --output_dir runs/demo
+	$(BIN)/python -W ignore -m torchrec_pss.export runs/demo --output runs/demo/model.pt2 --aoti
+	$(BIN)/python -W ignore examples/serving/server.py runs/demo/model.pt2
 
 # One thread a process, since a test that runs two of torch's beside another's two takes several times as long.
 test: venv

@@ -31,6 +31,7 @@ EXTRAS = {
     "examples": ["torchx>=0.7", "matplotlib>=3.8"],
     "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.14"],
+    "serving": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -39,6 +40,10 @@ EXTRAS = {
         "matplotlib>=3.8",
         "kubernetes>=25",
         "safetensors>=0.4",
+        "fastapi>=0.110",
+        "uvicorn>=0.29",
+        "prometheus-client>=0.20",
+        "httpx>=0.27",
     ],
     "lint": ["ruff>=0.9"],
 }

@@ -9,6 +9,7 @@ has come in, then ends. POST /predict, GET /health, GET /metrics (Prometheus), G
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from rows import BadRowError, Request
 
 from torchrec_pss.export import DamagedFileError
+from torchrec_pss.export.archive import read_metadata
 
 logger: logging.Logger = logging.getLogger("serving")
 
@@ -138,10 +140,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def example_row(path: Path) -> dict:
-    """A row that the model takes, for a curl line."""
-    model = ModelFile(path).model
-    return {"dense": [1] * model.num_dense, "features": dict.fromkeys(model.features, 1)}
+def curl_line(path: Path, host: str, port: int) -> str:
+    """That scores a row of the model's."""
+    said = read_metadata(path)
+    row = {"dense": [1] * said["num_dense"], "features": dict.fromkeys(said["features"], 1)}
+    return (
+        f"curl -s http://{host}:{port}/predict -H 'content-type: application/json' -d '{json.dumps({'rows': [row]})}'"
+    )
 
 
 def main() -> None:
@@ -158,6 +163,7 @@ def main() -> None:
         app = app_of(args.file, args.look_every)
     except (FileNotFoundError, DamagedFileError) as error:
         parser.error(str(error))
+    print(curl_line(args.file, args.host, args.port), flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=30)
 
 
