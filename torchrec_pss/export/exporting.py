@@ -99,9 +99,8 @@ def _of_arrays(served: nn.Module) -> dict:
     for m in ours:
         for number, t in enumerate(m.layout.tables):
             features = [f for f, table in zip(m._feature_names, m._table_of_feature, strict=True) if table == number]
-            tables.append(
-                {"name": t.name, "rows": t.rows if t.prefix else None, "dim": t.embedding_dim, "features": features}
-            )
+            rows = {"rows": t.rows if t.prefix else None, "num_embeddings": t.rows}  # None: any id is one's
+            tables.append({"name": t.name, "dim": t.embedding_dim, "features": features} | rows)
     return {
         "tables": tables, "bits": [m.array.bits if m.array.elements.dtype != torch.float16 else 16 for m in ours],
         "embedding_bytes": sum(_stored(m.array) for m in ours), "layout": [m.layout.fingerprint() for m in ours],
