@@ -10,6 +10,7 @@ import argparse
 import logging
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import _launcher  # noqa: F401
@@ -95,14 +96,22 @@ def array_config(
 
 
 def build(args: argparse.Namespace, data: Interactions) -> tuple[TwoTower, int, int, dict | None]:
-    """The model, its embeddings' bytes, the full tables', and the array's layout."""
+    """The model, its embeddings' bytes, the full tables', and the array's layout; and the rate, where none is given: rows of their own, at least half
+    as wide as full ones, learn as those do."""
     full = tables(data, args.embedding_dim, _INIT_RANGES["full"])
     rows = data.num_users + data.num_items
     full_bytes = rows * args.embedding_dim * 4
     if args.embedding == "full":
+        args.learning_rate = args.learning_rate or _LEARNING_RATES["full"]
         return TwoTower(EmbeddingCollection(full), args.negatives), full_bytes, full_bytes, None
     config = array_config(args, full, max(int(full_bytes / args.compression), 1), data)
-    embeddings = PSSEmbeddingCollection(full, config=config)
+    embeddings, recipe = PSSEmbeddingCollection(full, config=config), args.embedding
+    if all(t.is_exact and 2 * t.width >= t.embedding_dim for t in embeddings.layout.tables):
+        recipe = "full"
+        embeddings = PSSEmbeddingCollection(
+            full, config=replace(embeddings.config, bias=False, init_range=_INIT_RANGES[recipe])
+        )
+    args.learning_rate = args.learning_rate or _LEARNING_RATES[recipe]
     logger.info("%s", embeddings.layout)
     return (
         TwoTower(embeddings, args.negatives),
@@ -203,8 +212,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             setattr(args, flag, default)
     if args.bits == AUTO_BITS and args.embedding != "pss":
         p.error(f"--bits {AUTO_BITS} is of an array: give --embedding {args.embedding} a number")
-    if args.learning_rate is None:
-        args.learning_rate = _LEARNING_RATES[args.embedding]
     return args
 
 

@@ -330,3 +330,19 @@ def test_robe_reads_the_authors_array():
         assert torch.equal(out[key][0], module.array[places])
     with pytest.raises(IndexError, match="table 'b', feature 'f2': id 70"):
         module(KeyedJaggedTensor.from_lengths_sync(["f1", "f2"], torch.tensor([3, 70]), torch.tensor([1, 1])))
+
+
+def test_wide_exact_rows_before_a_dot_product_are_full_rows_that_end_in_zeros():
+    tables = [EmbeddingConfig(name=n, num_embeddings=50, embedding_dim=16, feature_names=[n]) for n in "ab"]
+
+    def made(width, **choices):
+        given = {"layout": "plain", "exact": ["a", "b"], "head": "dot", "array_bytes": 9000} | choices
+        return PSSEmbeddingCollection(tables, config=PSSConfig(width={n: width for n in "ab"}, **given))
+
+    wide = made(9)
+    assert not wide.projections.requires_grad and wide.array.requires_grad
+    rows = wide.materialize("b", torch.arange(50))
+    first = wide.layout.tables[1].base
+    assert torch.equal(rows, torch.cat([wide.array[first : first + 450].view(50, 9), torch.zeros(50, 7)], dim=1))
+    for other in (made(7), made(9, head="mlp"), made(9, bias=True), made(9, exact=["a"])):
+        assert other.projections.requires_grad and other.materialize("a", torch.arange(50))[:, 9:].any()

@@ -67,7 +67,8 @@ def run(pairs: Interactions, trial: PairTrial) -> dict:
         model, size, _, _ = train_interactions.build(args, train)
     else:
         model, size = _rival(trial.contestant, variant, args, train, budget)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate * factor)
+    rate = args.learning_rate or train_interactions._LEARNING_RATES[args.embedding]
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate * factor)
     average = WeightAverage(dict(model.named_parameters()), every=4)
     curve, steps = [], -(-len(train.train_user) // args.batch_size)
     for epoch in range(trial.epochs):

@@ -73,6 +73,8 @@ class SharedArrayModule(nn.Module):
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=device))
         projected = self._layout.projection_numel
         self.projections = nn.Parameter(torch.empty(projected, device=device)) if projected else None
+        if self._is_padded:
+            self.projections.requires_grad_(False)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, dict] = {}
         self._step_in_backward: StepInBackward | None = None
@@ -117,6 +119,7 @@ class SharedArrayModule(nn.Module):
         lengths: tables of one width start with the dot products of their reads, not with those of random rotations.
         With ``head="dot"`` unscaled, each coordinate counts as often as it is repeated, so that a dot product moves as fast as one
         of full rows; and shared coordinates beside a prefix start unread, at zero. A bias starts uniform in [-0.1, 0.1].
+        Exact rows of at least half of the embedding_dim before a dot product are as full ones that end in zeros: see `_is_padded`.
         """
         if self.array.is_meta:
             return
@@ -129,7 +132,17 @@ class SharedArrayModule(nn.Module):
                 projection[:width] = identity if self._config.head == "dot" else identity * (width / dim) ** 0.5
                 if self._config.head == "dot" and table.prefix:
                     projection[table.prefix : width] = 0
+                if self._is_padded:
+                    projection[:, width:] = 0
                 projection[width:].uniform_(-_BIAS_RANGE, _BIAS_RANGE)
+
+    @property
+    def _is_padded(self) -> bool:
+        """Whether projections are identities that are not learned: of exact rows, each at least half as wide as its embedding_dim, before a dot
+        product. There a projection that learns fits the training pairs (docs/training.md)."""
+        projected = [t for t in self._layout.tables if t.is_projected]
+        wide = all(t.is_exact and not t.bias and 2 * t.width >= t.embedding_dim for t in projected)
+        return self._config.head == "dot" and bool(projected) and wide
 
     def projection(self, table: str) -> torch.Tensor:
         """A table's part of `projections`, a view ``[width, embedding_dim]`` or, with a bias as last row, ``[width + 1,
