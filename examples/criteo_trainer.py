@@ -375,11 +375,11 @@ class Trainer:
         limit = min(limit, args.limit_test_batches or limit)
         rows = list(data.batches(data.splits.test, args.test_batch_size, limit=limit))
         data.raise_error()
-        rows = [b for b in rows if b.labels.min() >= 0]  # without padding
+        labels = torch.cat([b.labels for b in rows])
+        ids = torch.cat([b.sparse_features.values().view(len(SPARSE_NAMES), -1) for b in rows], dim=1)
+        true = labels >= 0  # the others are padding
         held_out = saved_model.HeldOut(
-            torch.cat([b.dense_features for b in rows]).numpy(),
-            torch.cat([b.sparse_features.values().view(len(SPARSE_NAMES), -1) for b in rows], dim=1).numpy(),
-            torch.cat([b.labels for b in rows]).numpy(),
+            torch.cat([b.dense_features for b in rows])[true].numpy(), ids[:, true].numpy(), labels[true].numpy()
         )
         said = {name: results[name] for name in ("auroc_test", "ne_test", "steps", "compression", "embedding_bytes")}
         config = asdict(criteo_model.model_config(args))

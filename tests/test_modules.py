@@ -337,7 +337,7 @@ def test_wide_exact_rows_before_a_dot_product_are_full_rows_that_end_in_zeros():
 
     def made(width, **choices):
         given = {"layout": "plain", "exact": ["a", "b"], "head": "dot", "array_bytes": 9000} | choices
-        return PSSEmbeddingCollection(tables, config=PSSConfig(width={n: width for n in "ab"}, **given))
+        return PSSEmbeddingCollection(tables, config=PSSConfig(width=dict.fromkeys("ab", width), **given))
 
     wide = made(9)
     assert not wide.projections.requires_grad and wide.array.requires_grad

@@ -5,28 +5,54 @@ from typing import Annotated
 
 import numpy as np
 from model_file import Model
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, WithJsonSchema
 
 from torchrec_pss.datasets.criteo_lines import MISSING_ID, token_ids
 
 MOST_ROWS = 4096
+MOST_FEATURES = 1000
 MOST_IDS = 1000  # of a feature of a row
+_LONGEST = 1024  # characters of a token
+_INT64 = range(-(1 << 63), 1 << 63)
 
-Id = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63, strict=True)] | Annotated[str, Field(max_length=1024)]
+
+def _ids(given: object) -> list[int | str]:
+    """Ids and tokens; one may come without a list. The first that is none is named, and the others are not looked at."""
+    several = given if isinstance(given, list) else [given]
+    if len(several) > MOST_IDS:
+        raise ValueError(f"has {len(several)} ids, and at most {MOST_IDS} are read")
+    for place, one in enumerate(several):
+        if (isinstance(one, str) and len(one) <= _LONGEST) or (type(one) is int and one in _INT64):
+            continue
+        kind = (
+            "a token has at most 1024 characters"
+            if isinstance(one, str)
+            else "an id is a whole number of 64 bits, or a token as text"
+        )
+        raise ValueError(f"{kind}, got {repr(one)[:40]} at {place}")
+    return several
+
+
+# Lists end at their first fault: a request of a million would make a million messages.
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Ids = Annotated[
+    list[int | str],
+    PlainValidator(_ids),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "array"}]}),
+]
 
 
 class Row(BaseModel):
     """One to be scored. A dense value that is missing is null; a feature that is left out is as an empty field of the training data."""
 
     model_config = ConfigDict(extra="forbid")
-    dense: list[Number | None]
-    features: dict[str, Id | Annotated[list[Id], Field(max_length=MOST_IDS)]]
+    dense: Annotated[list[Number | None], FailFast()]
+    features: Annotated[dict[str, Ids], Field(max_length=MOST_FEATURES)]
 
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    rows: Annotated[list[Row], Field(min_length=1, max_length=MOST_ROWS)]
+    rows: Annotated[list[Row], FailFast(), Field(min_length=1, max_length=MOST_ROWS)]
 
 
 class BadRowError(ValueError):
@@ -56,14 +82,14 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
         unknown = row.features.keys() - known
         if unknown:
             name = min(unknown)
-            raise BadRowError(f"rows[{number}].features has {name!r}; the model's are {', '.join(model.features)}")
+            raise BadRowError(f"rows[{number}].features has {name[:40]!r}; the model's are {', '.join(model.features)}")
     raw = np.array([[0.0 if v is None else v for v in row.dense] for row in rows], dtype=np.float64).reshape(
         len(rows), -1
     )
     dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
     ids, lengths = [], np.empty((len(model.features), len(rows)), np.int64)
     for f, name in enumerate(model.features):
-        bags = [_bag(row.features.get(name, MISSING_ID)) for row in rows]
+        bags = [_numbers(row.features.get(name, [MISSING_ID])) for row in rows]
         lengths[f] = [len(bag) for bag in bags]
         ids.append(np.fromiter((i for bag in bags for i in bag), np.int64))
         limit = model.limits[f]
@@ -75,13 +101,12 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
     return Arrays(dense, ids, lengths)
 
 
-def _bag(given: int | str | list[int | str]) -> list[int]:
+def _numbers(given: list[int | str]) -> list[int]:
     """Ids; tokens become those that the training data's did."""
-    several = given if isinstance(given, list) else [given]
-    if not any(isinstance(i, str) for i in several):
-        return several
-    tokens = iter(token_ids([i.encode() for i in several if isinstance(i, str)]).tolist())
-    return [next(tokens) if isinstance(i, str) else i for i in several]
+    if not any(isinstance(i, str) for i in given):
+        return given
+    tokens = iter(token_ids([i.encode(errors="surrogatepass") for i in given if isinstance(i, str)]).tolist())
+    return [next(tokens) if isinstance(i, str) else i for i in given]
 
 
 def joined(parts: list[Arrays]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

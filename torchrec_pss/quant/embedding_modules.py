@@ -125,7 +125,7 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
             IndexError, ValueError: as there.
         """
         kjt = permuted(features, self._feature_names)
-        weights = kjt.weights() if self._is_weighted else None
+        weights = kjt.weights().float() if self._is_weighted else None
         ids, lost = kjt.values(), None
         if self.others is not None:
             ids, weights, lost = self.others.split(ids, kjt.offsets(), weights)

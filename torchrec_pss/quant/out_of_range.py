@@ -35,7 +35,7 @@ class MeanForOthers(nn.Module):
         bags = torch.searchsorted(offsets[1:].contiguous(), torch.arange(ids.numel(), device=ids.device), right=True)
         size = (offsets.numel() - 1) // number
         limits = self.limits.repeat_interleave(size)[bags]
-        others = (ids < 0) & (limits != _NO_LIMIT) | (ids >= limits)
+        others = ((ids < 0) | (ids >= limits)) & (limits != _NO_LIMIT)
         weights = torch.ones(ids.numel(), device=ids.device) if weights is None else weights
         lost = torch.zeros(number * size, device=ids.device).index_add(0, bags, weights * others)
         return torch.where(others, 0, ids), weights * ~others, lost.view(number, size)
