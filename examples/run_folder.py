@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from torchrec_pss.distributed.together import on_first_rank
+from torchrec_pss.export import saved_model
 from torchrec_pss.regular_file import open_regular, refuse_link
 from torchrec_pss.whole_file import write_bytes
 from torchrec_pss.whole_folder import beside
@@ -46,7 +47,7 @@ def prepare(path: str | Path) -> Path:
     for name in _FILES:
         _check_place(path / name, is_folder=False)
     tensorboard, checkpoint = path / _TENSORBOARD, path / _CHECKPOINT
-    for place in (tensorboard, checkpoint, *beside(checkpoint)):
+    for place in (tensorboard, path / saved_model.FOLDER, checkpoint, *beside(checkpoint)):
         _check_place(place, is_folder=True)
     for events in tensorboard.glob("*"):
         refuse_link(events)

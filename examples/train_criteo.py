@@ -25,6 +25,7 @@ import torch.distributed as dist
 from script_end import one_line_errors
 
 from torchrec_pss.distributed.together import on_first_rank
+from torchrec_pss.export import saved_model
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger("__main__")
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace, folder: Path, device: torch.device, started_an
         trainer.resume(progress)
     if trainer.data.numbering is not None:
         on_first_rank(lambda: trainer.data.numbering.save(folder / "ids.npz"))
+    on_first_rank(lambda: saved_model.remove(folder))
     results = trainer.run()
     on_first_rank(lambda: write_results(folder, results))
     trainer.save_model(results)

@@ -226,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace, folder: Path) -> None:
     torch.manual_seed(args.seed)
     data = Interactions.load(args.path)
+    saved_model.remove(folder)
     args.batch_size = args.batch_size or default_batch_size(len(data.train_user))
     model, embedding_bytes, full_bytes, layout = build(args, data)
     logger.info(

@@ -25,7 +25,7 @@ from torchrec_pss.export import __main__ as command
 
 _AT_ONCE = 16
 _BAD = (
-    (400, b"{"), (422, b""), (422, b"[]"), (422, b'{"rows": []}'), (422, b'{"rows": [{"dense": [1, 2, 3]}]}'), (422, b'{"rows": [{"dense": [1, 2], "features": {}}]}'),
+    (400, b"{"), (400, b""), (422, b"[]"), (422, b'{"rows": []}'), (422, b'{"rows": [{"dense": [1, 2, 3]}]}'), (422, b'{"rows": [{"dense": [1, 2], "features": {}}]}'),
     (422, b'{"rows": [{"dense": [1, 2, NaN], "features": {}}]}'), (422, b'{"rows": [{"dense": [1, 2, 3], "features": {"few": 40}}]}'),
     (422, b'{"rows": [{"dense": [1, 2, 3], "features": {"none": 1}}]}'), (422, b'{"rows": [{"dense": [1, 2, 3], "features": {"few": 1.5}}]}'),
     (422, b'{"rows": [{"dense": ["1", 2, 3], "features": {}}]}'), (422, b'{"rows": [{"dense": [1, 2, 3], "features": {"many": 9223372036854775808}}]}'),

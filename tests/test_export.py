@@ -101,7 +101,7 @@ def test_files_that_are_damaged(exported, tmp_path):
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path) as archive:
         places = [i.header_offset + 200 + i.file_size // 2 for i in archive.infolist() if i.file_size > 2000]
-    for place in (*places, *rng.integers(0, len(whole), 10)):
+    for place in (*places, *rng.integers(0, len(whole), 10), *(len(whole) - rng.integers(1, 6000, 40))):
         changed = bytearray(whole)
         changed[place] ^= 0x10
         (tmp_path / "bit.pt2").write_bytes(changed)
@@ -190,6 +190,14 @@ class TwoKinds(nn.Module):
         return {"sum": self.weighted(first).values().sum(1) + x.sum(1), "rows": self.dropout(self.plain(second)["c"])}
 
 
+def test_what_an_earlier_run_saved_is_not_the_next_ones(tmp_path):
+    serving_case.save(tmp_path)
+    saved_model.remove(tmp_path)
+    saved_model.remove(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder of a run that has ended"):
+        saved_model.load(tmp_path)
+
+
 def test_any_model_with_our_collections(tmp_path):
     model = TwoKinds()
     lengths = torch.tensor([1, 2, 0, 1])
@@ -251,6 +259,14 @@ def test_compiled_it_answers_in_cpp_too(tmp_path):
     printed = np.array(found.stdout.split(), dtype=np.float32)
     file = Served(tmp_path / "m.pt2")
     assert file.is_compiled and np.array_equal(printed, file(*tensors(dense, bags)).numpy())
+    dense_, values, lengths = tensors(dense, bags)
+    assert torch.equal(
+        file(dense_, values, lengths.t().contiguous().t()), file(dense_, values, lengths)
+    )  # in other strides
+    with pytest.raises(ValueError, match="lengths must be int64"):
+        file(dense_, values, lengths[:2])
+    with pytest.raises(IndexError, match=r"id 40 is out of range \[0, 40\)"):
+        file(*tensors(dense[:1], [[[40], [], []]]))
     assert np.allclose(printed, serving_case.answers(model, dense, bags), rtol=0, atol=1e-6)
     for text, said in (("1 2 3 4", "fewer than 3 features"), ("1 2 x 4 5 6", "dense value 2 is no number"), ("1 2 3 40 5 6", "id 40 is out of range"),
                        ("1 2 3 4 5 6 7", "more fields")):  # fmt: skip

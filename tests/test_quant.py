@@ -88,6 +88,13 @@ def test_ids_without_a_row_are_an_error_or_the_mean(pooling, weighted):
         odd.keys(), torch.tensor([3, 3, 3, 7, -5, 9]), odd.weights_or_none(), lengths=odd.lengths()
     )
     torch.testing.assert_close(found[:, 16:], trained(good).values().detach()[:, 16:])  # hashed tables take any id
+    edges = KeyedJaggedTensor(
+        odd.keys(), torch.tensor([3, 3, 3, 2**63 - 1, -(2**63), 0]), odd.weights_or_none(), lengths=odd.lengths()
+    )
+    torch.testing.assert_close(known(edges).values(), trained(edges).values().detach())
+    if weighted:
+        half = KeyedJaggedTensor(odd.keys(), odd.values(), odd.weights().half(), lengths=odd.lengths())
+        assert torch.equal(known(half).values(), found)
     assert known(batch(weighted, size=0)).values().shape == (0, 64)
     with pytest.raises(ValueError, match="out_of_range must be one of"):
         quant.PSSEmbeddingBagCollection(trained, out_of_range="zero")

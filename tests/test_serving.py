@@ -64,8 +64,8 @@ BAD = {
     "rows[1].dense[1]: Input should be a finite number, got inf": (422, {"content": b'{"rows": [{"dense": [1, 2, 3], "features": {}}, {"dense": [1, Infinity, 3], "features": {}}]}'}),
     "rows[0].features has 'other'; the model's are few, many, more": (422, {"json": {"rows": [row(other=1)]}}),
     "rows[1].features.few: id 40 is out of range [0, 40)": (422, {"json": {"rows": [row(few=[1, 2]), row(few=[39, 40])]}}),
-    "rows[0].features.many: List should have at most 1000 items": (422, {"json": {"rows": [row(many=[1] * 1001)]}}),
-    "rows[0].features.many[1]: Input should be less than 9223372036854775808": (422, {"json": {"rows": [row(many=[1, 1 << 63])]}}),
+    "rows[0].features.many: has 1001 ids, and at most 1000 are read": (422, {"json": {"rows": [row(many=[1] * 1001)]}}),
+    "rows[0].features.many: an id is a whole number of 64 bits, or a token as text, got 9223372036854775808 at 1": (422, {"json": {"rows": [row(many=[1, 1 << 63])]}}),
     "rows[0].extra: Extra inputs are not permitted, got 1": (422, {"json": {"rows": [row() | {"extra": 1}]}}),
     "content-length of at most": (413, {"content": b" " * (9 << 20)}),
 }  # fmt: skip
@@ -132,4 +132,4 @@ def test_swaps_under_load_and_the_end(tmp_path):
         port = probe.getsockname()[1]
     found = serve_stress.run(tmp_path, requests=300, swaps=4, port=port)
     assert not found["wrong"] and found["good"] > 150 and found["bad"] > 50 and found["swaps"] == 4
-    assert found["metrics"]["refused_files"] == 1 and found["drained"] == [200] * 6 and found["exit"] in (0, -15)
+    assert found["metrics"]["refused_files"] == 1 and found["drained"] == [200] * 6 and found["exit"] == 0

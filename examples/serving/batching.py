@@ -9,6 +9,11 @@ from model_file import Model, ModelFile
 from rows import MOST_ROWS, BadRowError, Row, arrays_of, joined
 
 Outcome = np.ndarray | Exception
+MOST_WAITING = 256
+
+
+class BusyError(RuntimeError):
+    """More requests wait than there is room for."""
 
 
 class Batcher:
@@ -39,7 +44,10 @@ class Batcher:
 
         Raises:
             BadRowError: see `arrays_of`; other requests of the batch are answered.
+            BusyError: too many wait.
         """
+        if self._waiting.qsize() >= MOST_WAITING:
+            raise BusyError(f"{MOST_WAITING} requests wait already")
         future = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((rows, future))
         return await future
@@ -57,9 +65,11 @@ class Batcher:
                     break
                 batch.append(more)
             requests = [rows for rows, _ in batch]
-            outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _outcomes, self._file.model, requests
-            )
+            run = asyncio.get_running_loop().run_in_executor
+            try:
+                outcomes = await run(self._thread, _outcomes, self._file.model, requests)
+            except Exception as error:  # the next batch may be another matter
+                outcomes = [error] * len(batch)
             self._seen(sum(map(len, requests)))
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 self._waiting.task_done()

@@ -34,7 +34,16 @@ class Model:
             FileNotFoundError, DamagedFileError: see `Served`; a file of another kind of model.
         """
         file = Served(path)
-        said = file.metadata
+        try:
+            return cls._checked(file)
+        except DamagedFileError:
+            raise
+        except (KeyError, TypeError, AttributeError, AssertionError, IndexError, ValueError) as error:
+            raise DamagedFileError(f"{path} says of itself what it is not: {type(error).__name__} {error}") from error
+
+    @classmethod
+    def _checked(cls, file: Served) -> "Model":
+        said, path = file.metadata, file.path
         if said.get("part") != "probability":
             raise DamagedFileError(f"{path} is no click model's: its part is {said.get('part')!r}")
         rows = {feature: t["rows"] or 0 for t in said["tables"] for feature in t["features"]}

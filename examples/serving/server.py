@@ -12,9 +12,10 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a request is small, and many come at once
@@ -22,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # isort: split
 import uvicorn
-from batching import Batcher
-from fastapi import FastAPI, HTTPException
+from batching import Batcher, BusyError
+from fastapi import FastAPI
 from fastapi import Request as HttpRequest
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from model_file import ModelFile
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import ValidationError
 from rows import BadRowError, Request
+from starlette.exceptions import HTTPException
 
 from torchrec_pss.export import DamagedFileError
 from torchrec_pss.export.archive import read_metadata
@@ -37,7 +39,7 @@ from torchrec_pss.export.archive import read_metadata
 logger: logging.Logger = logging.getLogger("serving")
 
 MOST_BYTES = 8 << 20  # of a request
-_OTHER_KIND = ("int_type", "string_type", "list_type")
+_DROPPED = 4  # times as many are read and dropped
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
@@ -88,41 +90,33 @@ def app_of(path: Path, look_every: float = 1.0) -> FastAPI:
 
     @app.middleware("http")
     async def counted(request: HttpRequest, call_next):
-        with metrics.seconds.time():
-            length = request.headers.get("content-length", "0")
-            if (
-                not length.isdecimal()
-                or int(length) > MOST_BYTES
-                or "chunked" in request.headers.get("transfer-encoding", "")
-            ):
-                said = f"a request has a content-length of at most {MOST_BYTES} bytes, got {length if length != '0' else 'none'}"
-                response = JSONResponse({"error": said}, 413)
-            else:
-                response = await call_next(request)
-        metrics.requests.labels(response.status_code).inc()
-        return response
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        first = min(
-            error.errors(), key=lambda e: e["type"] in _OTHER_KIND
-        )  # of what a value may be, the kind that it is
-        place = [part for part in first["loc"][1:] if isinstance(part, int) or part.isidentifier()]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        if first["type"] == "json_invalid":
-            return JSONResponse({"error": f"the body is no JSON: {first['ctx']['error']}"}, 400)
-        return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}, got {_short(first.get('input'))}"}, 422)
-
-    @app.post("/predict")
-    async def predict(request: Request) -> dict[str, list[float]]:
+        status = 500
         try:
-            return {"probabilities": (await batcher.answer(request.rows)).tolist()}
-        except BadRowError as error:
-            raise HTTPException(422, str(error)) from error
+            with metrics.seconds.time():
+                response = _too_large(request.headers) or await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            metrics.requests.labels(status).inc()
 
     @app.exception_handler(HTTPException)
     async def refused(_: HttpRequest, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": error.detail}, error.status_code)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    schema = {"content": {"application/json": {"schema": Request.model_json_schema()}}, "required": True}
+
+    @app.post("/predict", openapi_extra={"requestBody": schema})
+    async def predict(http: HttpRequest) -> dict[str, list[float]]:
+        body = await http.body()
+        try:
+            request = await asyncio.to_thread(Request.model_validate_json, body)
+            return {"probabilities": (await batcher.answer(request.rows)).tolist()}
+        except ValidationError as error:
+            raise HTTPException(*_said(error)) from error
+        except BadRowError as error:
+            raise HTTPException(422, str(error)) from error
+        except BusyError as error:
+            raise HTTPException(503, str(error), {"retry-after": "1"}) from error
 
     @app.get("/health")
     async def health() -> dict:
@@ -135,9 +129,29 @@ def app_of(path: Path, look_every: float = 1.0) -> FastAPI:
     return app
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+def _too_large(headers: Mapping[str, str]) -> JSONResponse | None:
+    """Why a body is not taken: it must say how long it is, and be short enough. One that is a little too long is read on and dropped, or its sender
+    would not see the answer."""
+    length = headers.get("content-length", "0")
+    known = length.isdecimal() and "transfer-encoding" not in headers
+    if known and int(length) <= MOST_BYTES:
+        return None
+    said = f"a request has a content-length of at most {MOST_BYTES} bytes, got {length if known else 'none'}"
+    return JSONResponse(
+        {"error": said}, 413, {} if known and int(length) <= _DROPPED * MOST_BYTES else {"connection": "close"}
+    )
+
+
+def _said(error: ValidationError) -> tuple[int, str]:
+    """Status and message of a request's first fault."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return 400, f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    told = first["msg"].removeprefix("Value error, ")
+    return 422, f"{where[:200] or 'the body'}: {told}" + (
+        "" if first["type"] == "value_error" else f", got {repr(first['input'])[:80]}"
+    )
 
 
 def curl_line(path: Path, host: str, port: int) -> str:
@@ -147,6 +161,16 @@ def curl_line(path: Path, host: str, port: int) -> str:
     return (
         f"curl -s http://{host}:{port}/predict -H 'content-type: application/json' -d '{json.dumps({'rows': [row]})}'"
     )
+
+
+class _Server(uvicorn.Server):
+    """Ends by itself once it is told to: uvicorn's kills the process by the signal, and a compiled model leaves its folder in /tmp."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield
 
 
 def main() -> None:
@@ -164,7 +188,9 @@ def main() -> None:
     except (FileNotFoundError, DamagedFileError) as error:
         parser.error(str(error))
     print(curl_line(args.file, args.host, args.port), flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=30)
+    _Server(
+        uvicorn.Config(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=30)
+    ).run()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ FORMAT = 1
 _MODEL = "model"
 _METADATA = "extra/torchrec_pss.json"  # behind the archive's own folder
 _check = fields.fields(
-    format=fields.count, inputs=fields.each(fields.fields(name=fields.text, dtype=fields.text)), output=fields.text, sha256=fields.mapping, out_of_range=fields.text,
+    format=fields.count, inputs=fields.each(fields.fields(name=fields.text, dtype=fields.text)), output=fields.text, sha256=fields.mapping, tables=fields.each(fields.mapping), out_of_range=fields.text,
 )  # fmt: skip
 
 
@@ -32,11 +33,21 @@ class DamagedFileError(ValueError):
 
 
 def compiled(program: ExportedProgram, metadata: dict[str, str]) -> list[Any]:
-    """The program's AOTInductor files, for this machine. ``metadata`` is what C++ finds."""
+    """The program's AOTInductor files, for this machine. ``metadata`` is what C++ finds.
+
+    Raises:
+        ValueError: there is no C++ compiler that works, or AOTInductor cannot compile it.
+    """
+    options = {"aot_inductor.package": True, "aot_inductor.metadata": metadata}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"aot_inductor.package": True, "aot_inductor.metadata": metadata}
-        return torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
+        try:
+            return torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
+        except Exception as error:  # of many kinds
+            first = str(error).strip().splitlines()[:1]
+            raise ValueError(
+                f"AOTInductor cannot compile the program: {type(error).__name__}: {''.join(first)}"
+            ) from error
 
 
 def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict) -> None:
@@ -94,7 +105,7 @@ def read_metadata(path: Path) -> dict:
                     raise DamagedFileError(f"{path} is damaged: {name} is not what was written (SHA-256)")
     except DamagedFileError:
         raise
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError, OSError) as error:
         raise DamagedFileError(f"{path} is damaged, cut off or no model to serve: {error}") from error
     return metadata
 
@@ -113,22 +124,45 @@ class Served:
     def __init__(self, path: str | Path, threads_apart: int = 1) -> None:
         self.path = Path(path)
         self.metadata = read_metadata(self.path)
+        try:
+            self._run = self._opened(threads_apart)
+        except RuntimeError as error:  # torch reads other parts of a zip than Python does
+            raise DamagedFileError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+
+    def _opened(self, threads_apart: int) -> Callable[..., Any]:
+        path = self.path
         self.is_compiled = any(name.startswith(AOTINDUCTOR_DIR) for name in self.metadata["sha256"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.is_compiled:  # without a look at the program, which takes longer to read
-                loader = torch._C._aoti.AOTIModelPackageLoader(str(path), _MODEL, False, threads_apart, -1)
-                self._run = AOTICompiledModel(loader)
-            else:
-                self._run = load_pt2(str(path)).exported_programs[_MODEL].module()
+                self._refuse_other_machines()
+                return AOTICompiledModel(
+                    torch._C._aoti.AOTIModelPackageLoader(str(path), _MODEL, False, threads_apart, -1)
+                )
+            return load_pt2(str(path)).exported_programs[_MODEL].module()
+
+    def _refuse_other_machines(self) -> None:
+        here = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+        for name, wanted in (self.metadata.get("compiled_for") or {}).items():
+            if here.get(name) != wanted:
+                raise DamagedFileError(
+                    f"{self.path} was compiled for {name} {wanted}, and here is {here.get(name)}: export it here, or without --aoti"
+                )
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         """
         Raises:
-            IndexError, ValueError: of the lookup.
+            IndexError: an id out of an exact table's range, or lengths that are not those of the ids.
+            ValueError: see `check`.
         """
+        self.check(tensors)
         with torch.inference_mode():
-            return self._run(*tensors)
+            if not self.is_compiled:
+                return self._run(*tensors)
+            try:
+                return self._run(*(t.contiguous() for t in tensors))  # others it would take for what they are not
+            except RuntimeError as error:  # what a lookup raises has lost its kind on the way
+                raise IndexError(str(error).splitlines()[0]) from error
 
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
         """

@@ -67,7 +67,7 @@ def export(
     metadata = {
         **(said or {}), **_of_arrays(served), "inputs": [i.as_json() for i in inputs_of(example, names)], "output": "the model's", "out_of_range": out_of_range,
         "versions": {p: _version(p) for p in _PACKAGES}, "git_commit": _commit(), "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": torch.backends.cpu.get_cpu_capability() if aoti else None,
+        "compiled_for": {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()} if aoti else None,
     }  # fmt: skip
     for_cpp = {"torchrec_pss.inputs": ",".join(i["name"] for i in metadata["inputs"])}
     for i in metadata["inputs"]:

@@ -22,7 +22,7 @@ class Input:
     Attributes:
         name: of the argument.
         dtype: "float32", "int64", ...
-        shape: a number, or "B" (rows) or "L" (ids of all features), for each dimension.
+        shape: a number, or "B" (rows) or "L" (ids of all features; of several KJTs "L_" and the argument), for each dimension.
         features: whose bags ``lengths`` ``[F, B]`` has, in their order; ``values`` and ``weights`` ``[L]`` have feature after feature, row after row.
     """
 
@@ -81,6 +81,8 @@ def flattened(example: Sequence[torch.Tensor | KeyedJaggedTensor]) -> list[torch
     for e in example:
         if isinstance(e, torch.Tensor):
             found.append(e)
+        elif isinstance(e, KeyedJaggedTensor) and e.variable_stride_per_key():
+            raise ValueError("an exported model takes no batch size that varies by feature (VBE)")
         elif isinstance(e, KeyedJaggedTensor):
             weights = e.weights_or_none()
             found += [e.values(), e.lengths().view(len(e.keys()), -1).long(), *([] if weights is None else [weights])]
@@ -99,10 +101,11 @@ def inputs_of(example: Sequence[torch.Tensor | KeyedJaggedTensor], names: Sequen
             found.append(Input(name, _dtype(e), ["B", *e.shape[1:]]))
             continue
         keys, before = list(e.keys()), f"{name}_" if several else ""
-        found.append(Input(f"{before}values", _dtype(e.values()), ["L"]))
+        number = f"L_{name}" if several else "L"
+        found.append(Input(f"{before}values", _dtype(e.values()), [number]))
         found.append(Input(f"{before}lengths", "int64", [len(keys), "B"], keys))
         if e.weights_or_none() is not None:
-            found.append(Input(f"{before}weights", _dtype(e.weights()), ["L"]))
+            found.append(Input(f"{before}weights", _dtype(e.weights()), [number]))
     return found
 
 

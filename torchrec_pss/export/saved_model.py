@@ -94,6 +94,12 @@ def save(
     })  # fmt: skip
 
 
+def remove(folder: Path) -> None:
+    """What an earlier run has saved there, as another begins: it would be taken for the new one's."""
+    for name in (_MODEL, _WEIGHTS, _ROWS):
+        (folder / FOLDER / name).unlink(missing_ok=True)
+
+
 def load(folder: Path) -> SavedModel:
     """
     Args:
@@ -118,11 +124,11 @@ def load(folder: Path) -> SavedModel:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != said["sha256"].get(name):
                 raise ValueError(f"{name} is not what was written beside it (SHA-256)")
         model, collection = _built(said)
-    except (TypeError, KeyError) as error:
+        model.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
+    except (TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder / _MODEL} does not describe a model: {error}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder / _MODEL}: {error}") from error
-    model.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
     rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
     return SavedModel(said["kind"], model.eval(), collection, said["numbered"], said["results"], rows)
 
