@@ -92,8 +92,7 @@ def test_the_tables_of_few_bits_are_those_of_the_results():
     halves = [r["contestants"][equal_bytes.best_rival(r)]["half"] for r in rows]
     better, same = sum(a > 0 for a in above), sum(a == 0 for a in above)
     within = sum(-h <= a < 0 for a, h in zip(above, halves, strict=True))
-    assert (
-        f"above the best rival in {better} of {len(rows)} rows and the same layout in {same}. In {within} it is below within"
-        in text
-    )
-    assert len(rows) - better - same - within == 1 and "In one it is below outside of it" in text
+    assert f"above the best rival in {better} and the same layout in {same}; in {within} it is below" in text
+    assert better + same + within == len(rows) and f"within its interval in all of {len(rows)} rows" in text
+    outside = sum(a > h for a, h in zip(above, halves, strict=True))
+    assert outside == 1 and f"one of the {better} lies outside its interval" in text
