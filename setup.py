@@ -32,6 +32,7 @@ EXTRAS = {
     "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.14"],
     "serving": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
+    "retrieval": ["faiss-cpu>=1.8"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -44,6 +45,7 @@ EXTRAS = {
         "uvicorn>=0.29",
         "prometheus-client>=0.20",
         "httpx>=0.27",
+        "faiss-cpu>=1.8",
     ],
     "lint": ["ruff>=0.9"],
 }

@@ -96,3 +96,22 @@ def test_the_tables_of_few_bits_are_those_of_the_results():
     assert better + same + within == len(rows) and f"within its interval in all of {len(rows)} rows" in text
     outside = sum(a > h for a, h in zip(above, halves, strict=True))
     assert outside == 1 and f"one of the {better} lies outside its interval" in text
+
+
+def test_comparisons_at_equal_bytes():
+    text = claim("Above row hashing and narrow tables")
+    files, pairs = (
+        json.loads((ROOT / f"benchmarks/results/quality/{n}.json").read_text()) for n in ("files", "pair_files")
+    )
+
+    def above(rows):
+        found = [a > 0 for r in rows for a in r.get("pss_above_by") or ()]
+        return f"{sum(found)} of {len(found)}"
+
+    drawn = [r for r in files if r["data"].startswith(("other generator", "unseen"))]
+    assert (
+        f"on click logs at 10x and 100x it is above in {above([r for r in files if r not in drawn])},"
+        in text.replace("On click", "on click")
+    )
+    assert f"of another generator in {above(drawn)}." in text
+    assert f"above narrow tables in {above([r for r in pairs if r['rival'] == 'narrow'])} runs" in text

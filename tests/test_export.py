@@ -12,12 +12,13 @@ import serving_case
 import torch
 from serving_case import NUM_DENSE, ROOT, ROWS
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
 from torchrec_pss.export import DamagedFileError, Served, export, saved_model
 from torchrec_pss.export import __main__ as command
+from torchrec_pss.models import TwoTower
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -273,3 +274,41 @@ def test_compiled_it_answers_in_cpp_too(tmp_path):
         bad = client(text)
         assert bad.returncode == 2 and said in bad.stderr and not bad.stdout
     assert client("", tmp_path / "none.pt2").returncode == 2
+
+
+def test_towers_apart_and_in_an_index(tmp_path, capsys):
+    import retrieve
+
+    torch.manual_seed(0)
+    tables = [
+        EmbeddingConfig(name=f"t_{n}", num_embeddings=rows, embedding_dim=16, feature_names=[n])
+        for n, rows in (("user", 300), ("item", 2000))
+    ]
+    embeddings = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=15_000, bits=4, head="dot"))
+    model = TwoTower(embeddings, 4)
+    ids = np.stack([np.arange(400) % 300, np.arange(400) * 7 % 2000])
+    held_out = saved_model.HeldOut(np.zeros((400, 0), np.float32), ids, (np.arange(400) % 2).astype(np.float32))
+    saved_model.save(tmp_path, "two_tower", {"negatives": 4}, embeddings, model.state_dict(), held_out, {})
+    for part in ("pairs", "user", "item"):
+        command.main([str(tmp_path), "--part", part, "--output", str(tmp_path / f"{part}.pt2")])
+        assert Served(tmp_path / f"{part}.pt2").metadata["check"]["largest_difference"] < 1e-6
+    user, item, pairs = (Served(tmp_path / f"{part}.pt2") for part in ("user", "item", "pairs"))
+    some = torch.arange(300)
+    scores = torch.sigmoid((user(some) * item(some * 5)).sum(1) + model.bias.detach())
+    assert torch.allclose(pairs(torch.cat([some, some * 5]), torch.ones(2, 300, dtype=torch.int64)), scores, atol=1e-6)
+    found = retrieve.main([str(tmp_path / "user.pt2"), str(tmp_path / "item.pt2"), "--users", "3,7", "--k", "5"])
+    true = (user(torch.tensor([3, 7])) @ item(torch.arange(2000)).T).topk(5).indices
+    assert (
+        found["recall"] > 0.9
+        and found["items"] == 2000
+        and len(set(found["neighbours"][3]) & set(true[0].tolist())) >= 4
+    )
+    for flags, said in (
+        ([tmp_path / "item.pt2", tmp_path / "item.pt2"], "is no user tower"),
+        ([tmp_path / "user.pt2", tmp_path / "item.pt2", "--users", "300"], "from 0 to 299"),
+    ):
+        with pytest.raises(SystemExit):
+            retrieve.main([*map(str, flags)])
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path), "--output", str(tmp_path / "o.pt2"), "--out_of_range", "mean"])

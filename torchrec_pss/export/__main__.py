@@ -10,7 +10,7 @@ through the file; how far they are apart stands in the file and is printed.
 from pathlib import Path
 
 from torchrec_pss.export import exporting, runs, saved_model
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.quant.embedding_modules import OUT_OF_RANGE
 from torchrec_pss.quant.packed_array import STORED_BITS
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.export", description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="output folder of train_criteo.py or train_interactions.py")
     parser.add_argument("--output", type=Path, required=True, help="the file, .pt2")
-    parser.add_argument("--bits", type=int, choices=STORED_BITS, help="of a stored element (default: as trained)")
+    add_number(parser, "--bits", choices=STORED_BITS, help="of a stored element (default: as trained)")
     parser.add_argument(
         "--aoti",
         action="store_true",

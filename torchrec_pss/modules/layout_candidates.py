@@ -5,6 +5,7 @@ for frequent ones. Counts are the same. A pass over the log tells, by validation
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
@@ -29,7 +30,8 @@ def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict
 
     - ``searched``: as `choose_folded` has it;
     - ``prefixed``: rows read D wide, of which each has some coordinates of its own and shares the others;
-    - ``narrow``: every row of its own, at the width that fits; where not even one coordinate does, ``hashed``: row hashing.
+    - ``narrow``: every row of its own, at the width that fits;
+    - ``hashed``: row hashing, some coordinates wide, its rows as many as fit.
 
     ``searched`` alone, where the config leaves nothing open or all tables fit.
 
@@ -47,15 +49,14 @@ def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict
     prefixed = _prefixed(tables, config)
     if prefixed is not None:
         found["prefixed"] = prefixed, rows
-    try:
-        found["narrow"] = _exact(tables, config, narrow_width(tables, config.array_bytes, config.bits)), rows
-    except ValueError:
+    narrow = 0
+    with suppress(ValueError):
+        narrow = narrow_width(tables, config.array_bytes, config.bits)
+        found["narrow"] = _exact(tables, config, narrow), rows
+    with suppress(ValueError):
         width = row_hashing_width(tables, config.array_bytes, bits=config.bits)
-        try:
-            capped = capped_rows(tables, config.array_bytes, width, config.bits)
-        except ValueError:
-            return found
-        found["hashed"] = _exact(tables, config, width), capped
+        if width != narrow:
+            found["hashed"] = _exact(tables, config, width), capped_rows(tables, config.array_bytes, width, config.bits)
     return found
 
 
