@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
-from torchrec.inference.modules import quantize_embeddings
+from torchrec.inference.modules import PredictModule, quantize_embeddings
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -174,3 +174,19 @@ def test_scripted_they_are_saved_and_loaded(poolings):
     torch.jit.save(torch.jit.script(reads), file)
     file.seek(0)
     assert torch.equal(torch.jit.load(file)(batch()).values(), reads(batch()).values())
+
+
+def test_torchrecs_predict_module_takes_them():
+    class Predict(PredictModule):
+        def predict_forward(self, given):
+            return {
+                "read": self.predict_module(
+                    KeyedJaggedTensor(["a", "b", "c", "d"], given["values"], lengths=given["lengths"])
+                ).values()
+            }
+
+    reads = quant.PSSEmbeddingBagCollection(bags())
+    predict = Predict(torch.jit.script(reads), device="cpu")
+    found = predict({"values": batch().values(), "lengths": batch().lengths()})["read"]
+    assert torch.equal(found, reads(batch()).values()) and not found.requires_grad
+    assert predict.state_dict().keys() == reads.state_dict().keys()
