@@ -120,7 +120,7 @@ def app_of(path: Path, look_every: float = 1.0) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict:
-        return {"status": "ready", "model": file.model.about()}
+        return {"status": "ready", "refused_files": file.refused, "model": file.model.about()}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> bytes:
