@@ -16,7 +16,7 @@ from torch.export.pt2_archive._package import AOTICompiledModel, load_pt2, packa
 from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR
 
 from torchrec_pss import json_fields as fields
-from torchrec_pss.whole_file import written_aside
+from torchrec_pss.whole_file import json_bytes, written_aside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -68,9 +68,7 @@ def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata
                 members = archive.namelist()
                 sums = {m.partition("/")[2]: hashlib.sha256(archive.read(m)).hexdigest() for m in members}
                 whole = {"format": FORMAT, **metadata, "sha256": sums}
-                archive.writestr(
-                    f"{members[0].partition('/')[0]}/{_METADATA}", json.dumps(whole, indent=1, allow_nan=False)
-                )
+                archive.writestr(f"{members[0].partition('/')[0]}/{_METADATA}", json_bytes(path, whole))
             named.replace(aside)
         finally:
             named.unlink(missing_ok=True)
@@ -130,16 +128,14 @@ class Served:
             raise DamagedFileError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
     def _opened(self, threads_apart: int) -> Callable[..., Any]:
-        path = self.path
+        path = str(self.path)
         self.is_compiled = any(name.startswith(AOTINDUCTOR_DIR) for name in self.metadata["sha256"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.is_compiled:  # without a look at the program, which takes longer to read
                 self._refuse_other_machines()
-                return AOTICompiledModel(
-                    torch._C._aoti.AOTIModelPackageLoader(str(path), _MODEL, False, threads_apart, -1)
-                )
-            return load_pt2(str(path)).exported_programs[_MODEL].module()
+                return AOTICompiledModel(torch._C._aoti.AOTIModelPackageLoader(path, _MODEL, False, threads_apart, -1))
+            return load_pt2(path).exported_programs[_MODEL].module()
 
     def _refuse_other_machines(self) -> None:
         here = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}

@@ -123,9 +123,7 @@ def to_serve(model: nn.Module, bits: int | None = None, out_of_range: str = "err
     def reading(module: nn.Module) -> nn.Module:
         if isinstance(module, PSSEmbeddingBagCollection):
             return quant.PSSEmbeddingBagCollection(module, bits, out_of_range=out_of_range)
-        if isinstance(module, PSSEmbeddingCollection):
-            return quant.PSSEmbeddingCollection(module, bits)
-        return module
+        return quant.PSSEmbeddingCollection(module, bits)
 
     ours = {
         id(m): reading(m) for m in model.modules() if isinstance(m, PSSEmbeddingBagCollection | PSSEmbeddingCollection)
@@ -145,9 +143,6 @@ def to_program(served: nn.Module, example: Sequence[torch.Tensor | KeyedJaggedTe
     """
     tensors = tuple(flattened(example))
     wrapped = _PlainInputs(served, example).eval()
-    shape = []
-    for e in example:
-        parts = [{0: Dim.DYNAMIC}] if isinstance(e, torch.Tensor) else [{0: Dim.DYNAMIC}, {1: Dim.DYNAMIC}]
-        shape += parts if isinstance(e, torch.Tensor) or e.weights_or_none() is None else [*parts, {0: Dim.DYNAMIC}]
+    shape = [{d: Dim.DYNAMIC for d, size in enumerate(i.shape) if isinstance(size, str)} for i in inputs_of(example)]
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # or a batch of one would be another program
         return torch.export.export(wrapped, tensors, dynamic_shapes=(tuple(shape),), strict=False)

@@ -13,7 +13,23 @@ from torchrec_pss.modules.variable_batch import padded
 from torchrec_pss.ops import PoolingMode
 
 
-class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
+class DescribedSequences(EmbeddingCollectionInterface):
+    """What TorchRec asks of a collection, from `_embedding_configs`, `_embedding_names_by_table` and `_need_indices`."""
+
+    def need_indices(self) -> bool:
+        return self._need_indices
+
+    def embedding_dim(self) -> int:
+        return self._embedding_configs[0].embedding_dim
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        return self._embedding_configs
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        return self._embedding_names_by_table
+
+
+class PSSEmbeddingCollection(SharedArrayModule, DescribedSequences):
     """Unpooled (sequence) embeddings of all tables, read from one small array.
 
     Takes the place of `EmbeddingCollection`: the same configs, KJT in, dict of feature name
@@ -96,15 +112,3 @@ class PSSEmbeddingCollection(SharedArrayModule, EmbeddingCollectionInterface):
             weights = ids.values() if self._need_indices else None
             found[name] = JaggedTensor(values=read, lengths=ids.lengths(), weights=weights)
         return found
-
-    def need_indices(self) -> bool:
-        return self._need_indices
-
-    def embedding_dim(self) -> int:
-        return self._embedding_configs[0].embedding_dim
-
-    def embedding_configs(self) -> list[EmbeddingConfig]:
-        return self._embedding_configs
-
-    def embedding_names_by_table(self) -> list[list[str]]:
-        return self._embedding_names_by_table

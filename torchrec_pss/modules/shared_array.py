@@ -125,6 +125,7 @@ class SharedArrayModule(nn.Module):
             return
         self._release_levels()
         self.array.uniform_(-self._config.init_range, self._config.init_range)
+        is_padded = self._is_padded
         for table in self._layout.tables:
             if table.is_projected:
                 projection, width, dim = self.projection(table.name), table.width, table.embedding_dim
@@ -132,7 +133,7 @@ class SharedArrayModule(nn.Module):
                 projection[:width] = identity if self._config.head == "dot" else identity * (width / dim) ** 0.5
                 if self._config.head == "dot" and table.prefix:
                     projection[table.prefix : width] = 0
-                if self._is_padded:
+                if is_padded:
                     projection[:, width:] = 0
                 projection[width:].uniform_(-_BIAS_RANGE, _BIAS_RANGE)
 

@@ -7,16 +7,15 @@ torchrec.inference.modules.quantize_embeddings(
 )
 """
 
-from typing import Self
-
 import torch
 from torch import nn
 from torchrec.fx import symbolic_trace
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, EmbeddingCollectionInterface
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection as _Bags
+from torchrec_pss.modules.embedding_collection import DescribedSequences
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection as _Sequences
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import jagged, permuted
@@ -58,7 +57,7 @@ class _Reading(nn.Module):
         self._table_of_feature = list(module._table_of_feature)
 
     @classmethod
-    def from_float(cls, module: SharedArrayModule, use_precomputed_fake_quant: bool = False) -> Self:
+    def from_float(cls, module: SharedArrayModule, use_precomputed_fake_quant: bool = False) -> "_Reading":
         """Of a collection with a ``qconfig``, which `quantize_embeddings` gives it: its weight's dtype says the bits, its activation's the output.
 
         Raises:
@@ -144,7 +143,7 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
         return self._embedding_bag_configs
 
 
-class PSSEmbeddingCollection(_Reading, EmbeddingCollectionInterface):
+class PSSEmbeddingCollection(_Reading, DescribedSequences):
     """`torchrec_pss.PSSEmbeddingCollection`, to read from."""
 
     def __init__(self, module: _Sequences, bits: int | None = None, output_dtype: torch.dtype | None = None) -> None:
@@ -165,15 +164,3 @@ class PSSEmbeddingCollection(_Reading, EmbeddingCollectionInterface):
             weights = ids.values() if self._need_indices else None
             found[self._embedding_names[position]] = JaggedTensor(values=read, lengths=ids.lengths(), weights=weights)
         return found
-
-    def need_indices(self) -> bool:
-        return self._need_indices
-
-    def embedding_dim(self) -> int:
-        return self._embedding_configs[0].embedding_dim
-
-    def embedding_configs(self) -> list[EmbeddingConfig]:
-        return self._embedding_configs
-
-    def embedding_names_by_table(self) -> list[list[str]]:
-        return self._embedding_names_by_table
