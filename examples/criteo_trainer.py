@@ -366,7 +366,8 @@ class Trainer:
     def save_model(self, results: dict) -> None:
         """What `torchrec_pss.export` needs, of a shared array of all tables: the weights that ``results`` are of, the model, and test rows.
         Collective."""
-        args, data, array = self.args, self.data, criteo_model.shared_array(self.model)
+        # Ids as they are read, before they are numbered.
+        args, data, array = self.args, replace(self.data, rows_of=None), criteo_model.shared_array(self.model)
         if args.embedding != "pss" or args.planner_pss or array is None:
             return
         with self.average.applied() if self.average is not None else nullcontext():
@@ -384,9 +385,7 @@ class Trainer:
         said = {name: results[name] for name in ("auroc_test", "ne_test", "steps", "compression", "embedding_bytes")}
         config = asdict(criteo_model.model_config(args))
         on_first_rank(
-            lambda: saved_model.save(
-                self.folder, "click", config, array, weights, held_out, said, numbered=data.numbering is not None
-            )
+            lambda: saved_model.save(self.folder, "click", config, array, weights, held_out, said, data.numbering)
         )
 
     def _record(self, **values: float) -> None:

@@ -1,5 +1,6 @@
 """Joining the other processes, also after torchrun has started them anew."""
 
+import gc
 import ipaddress
 import json
 import os
@@ -64,6 +65,14 @@ def join(backend: str, timeout: timedelta) -> bool:
     known: list = [None] * world_size
     dist.all_gather_object(known, number > 1 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)
     return any(known)
+
+
+def leave() -> None:
+    """`destroy_process_group`, and the end of gloo's threads: one that is still at work as the interpreter ends aborts the process (SIGABRT)."""
+    patient_group.cache_clear()
+    cpu_group.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()  # a group's threads end when nothing refers to it
 
 
 def _store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     with run_folder.locked(folder):
         run_folder.set_up_logging(folder, dist.get_rank())
         run(args, folder, device, started_anew)
-    dist.destroy_process_group()
+    process_group.leave()
 
 
 def run(args: argparse.Namespace, folder: Path, device: torch.device, started_anew: bool) -> None:

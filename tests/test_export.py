@@ -12,10 +12,12 @@ import serving_case
 import torch
 from serving_case import NUM_DENSE, ROOT, ROWS
 from torch import nn
+from torch.export.pt2_archive._package import load_pt2
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
+from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.export import DamagedFileError, Served, export, saved_model
 from torchrec_pss.export import __main__ as command
 from torchrec_pss.models import TwoTower
@@ -58,6 +60,47 @@ def test_a_file_answers_as_its_model_does(exported):
     assert torch.equal(file(*tensors(dense, nothing)), serving_case.answers(model, dense, nothing))
     with pytest.raises(IndexError, match="id 40 is out of range"):
         file(*tensors(some_rows(1)[0], [[[40], [], []]]))
+
+
+def test_ids_that_training_numbered(tmp_path):
+    """Each id reads the row that it had, any other one row 0; in every 64-bit id."""
+    rng = np.random.default_rng(1)
+    held_out = serving_case.rows_of(600, 0)
+    known = [np.unique(ids[:n]) for ids, n in zip(held_out.ids, (300, 500, 600), strict=True)]
+    edges = np.array([-(1 << 63), (1 << 63) - 1, 0, -1])
+    known = [rng.permutation(np.union1d(ids, edges)[:39]) for ids in known]
+    numbering = Numbering([ids.astype(np.int64) for ids in known], [30, 40, 20])
+    model = serving_case.save(tmp_path, numbering=numbering)
+    command.main([str(tmp_path), "--output", str(tmp_path / "model.pt2")])
+    file = Served(tmp_path / "model.pt2")
+    assert file.metadata["check"]["rows"] == 600 and file.metadata["check"]["largest_difference"] == 0
+    assert [t["rows"] for t in file.metadata["tables"]] == [None] * 3
+    assert file.metadata["numbering_bytes"] >= 16 * sum(map(len, known))
+    for number in (0, 1, 50):
+        dense = rng.normal(size=(number, NUM_DENSE)).astype(np.float32)
+        ids = np.stack([rng.choice(np.append(of, [17, 1 << 40]), number) for of in known])
+        rows = numbering.rows_of(ids)
+        expected = serving_case.answers(model, dense, [[[rows[f, n]] for f in range(3)] for n in range(number)])
+        assert torch.equal(file(*tensors(dense, [[[ids[f, n]] for f in range(3)] for n in range(number)])), expected)
+    (tmp_path / "model" / "ids.npz").write_bytes(b"x")
+    with pytest.raises(ValueError, match="ids.npz is not what was written beside it"):
+        saved_model.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dense_layers_in_another_dtype(exported, tmp_path, dtype):
+    model, folder, _ = exported
+    command.main([str(folder), "--output", str(tmp_path / "model.pt2"), "--dense_dtype", dtype])
+    file = Served(tmp_path / "model.pt2")
+    dense, bags = some_rows(50)
+    found, expected = file(*tensors(dense, bags)), serving_case.answers(model, dense, bags)
+    assert file.metadata["dense_dtype"] == dtype and found.dtype == torch.float32
+    assert file.metadata["inputs"][0]["dtype"] == "float32"
+    apart = float((found - expected).abs().max())
+    assert apart == 0 if dtype == "float32" else 0 < apart < 0.02
+    layers = load_pt2(str(file.path)).exported_programs["model"].state_dict
+    kinds = {tensor.dtype for name, tensor in layers.items() if "over_arch" in name}
+    assert kinds == {getattr(torch, dtype)}
 
 
 def test_what_the_file_says(exported, capsys):
@@ -144,12 +187,10 @@ def test_files_of_another_version_and_with_other_members(exported, tmp_path):
 
 
 def test_runs_that_cannot_be_exported(tmp_path, capsys):
-    serving_case.save(tmp_path / "numbered", numbered=True)
     serving_case.save(tmp_path / "run")
     (tmp_path / "out.pt2").write_text("before")
     for flags, said in (
         ([tmp_path / "nothing"], "has no model/model.json"),
-        ([tmp_path / "numbered"], "the run numbered its ids"),
         ([tmp_path / "run", "--part", "user"], "--part user is none of a click model"),
         ([tmp_path / "run", "--bits", "5"], "--bits: invalid choice"),
     ):

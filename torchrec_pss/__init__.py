@@ -1,6 +1,8 @@
 """One small shared parameter array in place of TorchRec's embedding tables (PSS, arXiv 2207.10731)."""
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from torchrec_pss.convert import compress, expanded, load_packed, migrate, packed, unsharded
 from torchrec_pss.distributed import (
@@ -21,6 +23,7 @@ from torchrec_pss.modules import (
 )
 
 __version__ = "0.1.0"
+_ON_DEMAND = ("export", "quant")  # parts that training does not need: `torchrec_pss.quant` imports it
 cmake_prefix_path = str(Path(__file__).parent / "cmake")  # for find_package(torchrec_pss_ops)
 
 __all__ = [
@@ -45,3 +48,9 @@ __all__ = [
     "packed",
     "unsharded",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

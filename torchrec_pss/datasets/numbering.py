@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -61,6 +62,10 @@ class Numbering:
         """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
         return np.stack([rows[known] for rows, known in zip(self._rows, self._vocabulary.rows_of(ids), strict=True)])
 
+    def sorted_rows(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The ids of each feature in ascending order, and the row of each."""
+        return self._vocabulary.ids, [rows[1:] for rows in self._rows]
+
     def first_rows(self, feature: int, number: int) -> np.ndarray:
         """Of so many ids of a feature, the first ones: int64 ``[number]``."""
         num_rows = self.num_rows[feature]
@@ -83,16 +88,23 @@ class Numbering:
 
     def save(self, path: Path) -> None:
         """Writes aside, then renames."""
-        arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)} | {_NUM_ROWS: np.array(self.num_rows)}
         with written_aside(path) as aside, open(aside, "wb") as stream:
-            np.savez(stream, **arrays)
+            self.write(stream)
+
+    def write(self, stream: BinaryIO) -> None:
+        """What `load` reads."""
+        arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)} | {_NUM_ROWS: np.array(self.num_rows)}
+        np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Numbering":
-        """Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged; says how."""
-        names = [f"arr_{i}" for i in range(NUM_SPARSE)]
+    def load(cls, path: Path, features: int = NUM_SPARSE) -> "Numbering":
+        """Of so many features.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged; says how.
+        """
+        names = [f"arr_{i}" for i in range(features)]
         arrays = read_npz(path, [*names, _NUM_ROWS], what="numbering of ids")
         for name in [*names, _NUM_ROWS]:
             found = arrays.get(name)

@@ -9,8 +9,8 @@ Forward needs no communication. The gradient is averaged over the ranks, by one 
   the optimizer steps in the lookup's backward (`StepInBackward`) where it can, and there is no gradient at all.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
     def _reduce_here(self, name: str, parameter: nn.Parameter) -> None:
         """Has this module reduce the gradient of a parameter, instead of the data-parallel wrapper."""
         if name not in self._reduced_here and not hasattr(parameter, "_in_backward_optimizers"):
-            _on_gradient(parameter, partial(self._reduce_and_step, parameter))
+            self._on_gradient(parameter, parameter)
         self._reduced_here.add(name)
 
     def _adopt_in_backward_optimizer(self, name: str, old: nn.Parameter, new: nn.Parameter) -> None:
@@ -127,7 +127,22 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             self.step_in_backward(keyed._optimizer)
             return
         self._steps_at_end |= new is self.array
-        _on_gradient(stepped, partial(self._reduce_and_step, new))
+        self._on_gradient(stepped, new)
+
+    def _on_gradient(self, receives: nn.Parameter, parameter: nn.Parameter) -> None:
+        """Has `_reduce_and_step` called when a gradient is accumulated, also where that is not before the parameter is thawed."""
+        # The garbage collector does not see what a hook refers to: a module that its parameter's hook held would stay for ever, with
+        # its process group.
+        this, its = weakref.ref(self), weakref.ref(parameter)
+
+        def hook(received: nn.Parameter) -> None:
+            module, stepped = this(), its()
+            if module is not None and stepped is not None:
+                module._reduce_and_step(stepped, received)
+
+        learns = receives.requires_grad
+        receives.requires_grad_().register_post_accumulate_grad_hook(hook)
+        receives.requires_grad_(learns)
 
     @torch.no_grad()
     def _reduce_and_step(self, parameter: nn.Parameter, received: nn.Parameter) -> None:
@@ -214,13 +229,6 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
     def output_dist(self, ctx: NullShardedModuleContext, output: Any) -> LazyAwaitable[Any]:
         return LazyNoWait(output)
-
-
-def _on_gradient(parameter: nn.Parameter, hook: Callable[[nn.Parameter], None]) -> None:
-    """Registers ``hook`` for when the gradient is accumulated, also where that is not before the parameter is thawed."""
-    learns = parameter.requires_grad
-    parameter.requires_grad_().register_post_accumulate_grad_hook(hook)
-    parameter.requires_grad_(learns)
 
 
 def _moved(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:

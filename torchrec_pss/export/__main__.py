@@ -9,12 +9,15 @@ through the file; how far they are apart stands in the file and is printed.
 
 from pathlib import Path
 
+import torch
+
 from torchrec_pss.export import exporting, runs, saved_model
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.quant.embedding_modules import OUT_OF_RANGE
 from torchrec_pss.quant.packed_array import STORED_BITS
 
 DENSE = "sign(x) * log(1 + |x|) of each value, 0 for one that is missing"
+DENSE_DTYPES = ("float32", "bfloat16", "float16")
 _ALLOWED = {8: 0.0001, 4: 0.0005}  # AUROC
 
 
@@ -23,6 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="output folder of train_criteo.py or train_interactions.py")
     parser.add_argument("--output", type=Path, required=True, help="the file, .pt2")
     add_number(parser, "--bits", choices=STORED_BITS, help="of a stored element (default: as trained)")
+    parser.add_argument(
+        "--dense_dtype", choices=DENSE_DTYPES, help="of layers behind the embeddings (default: as trained)"
+    )
     parser.add_argument(
         "--aoti",
         action="store_true",
@@ -38,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     try:
-        metadata = export_run(args.run, args.output, args.part, args.bits, args.aoti, args.out_of_range)
+        metadata = export_run(
+            args.run, args.output, args.part, args.bits, args.dense_dtype, args.aoti, args.out_of_range
+        )
     except (FileNotFoundError, ValueError, OSError) as error:
         parser.error(str(error))
     check = metadata["check"]
@@ -52,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
             print(f"warning: the file loses {lost:.5f} of AUROC; more --bits lose less")
 
 
-def export_run(run: Path, output: Path, part: str | None, bits: int | None, aoti: bool, out_of_range: str) -> dict:
+def export_run(
+    run: Path, output: Path, part: str | None, bits: int | None, dense_dtype: str | None, aoti: bool, out_of_range: str
+) -> dict:
     """The file's metadata.
 
     Raises:
@@ -66,7 +76,7 @@ def export_run(run: Path, output: Path, part: str | None, bits: int | None, aoti
     said = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
     said |= {"dense_transform": DENSE, "num_dense": saved.rows.dense.shape[1]} if saved.kind == "click" else {}
     return exporting.export(
-        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, aoti=aoti, out_of_range=out_of_range, names=names, said=said,
+        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,
         check=lambda file: runs.compare(model, file, saved, part),
     )  # fmt: skip
 

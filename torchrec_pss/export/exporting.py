@@ -16,6 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.convert import unsharded
 from torchrec_pss.export import archive
+from torchrec_pss.export.numbered_ids import NumberedIds
 from torchrec_pss.export.program import flattened, inputs_of, plain, to_program, to_serve
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def export(
     path: str | Path,
     *,
     bits: int | None = None,
+    dense_dtype: torch.dtype | None = None,
     aoti: bool = False,
     out_of_range: str = "error",
     names: Sequence[str] | None = None,
@@ -45,6 +47,7 @@ def export(
             ``values`` ``[L]``, ``lengths`` ``[F, B]`` and perhaps ``weights`` ``[L]``.
         path: of the file, which should end in .pt2. What is there is replaced in one step.
         bits: of a stored element, 32, 16, 8, 4, 3 or 2; those that were trained if None.
+        dense_dtype: that all but the embeddings is computed in, fp32, bf16 or fp16; as the model has it if None. Inputs stay as they are.
         aoti: whether it is compiled with AOTInductor too, for this machine; C++ programs run that. Needs a C++ compiler.
         out_of_range: of ids without a row in an exact table: "error", or "mean" of its rows (bag collections).
         names: of the arguments.
@@ -62,10 +65,11 @@ def export(
     path = Path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"the file must end in .pt2, got {path}")
-    served = to_serve(unsharded(model), bits, out_of_range)
-    program = to_program(served, example)
+    served = to_serve(unsharded(model), bits, out_of_range, dense_dtype)
+    program = to_program(served, example, dense_dtype)
     metadata = {
-        **(said or {}), **_of_arrays(served), "inputs": [i.as_json() for i in inputs_of(example, names)], "output": "the model's", "out_of_range": out_of_range,
+        **(said or {}), **_of_arrays(served), "inputs": [i.as_json() for i in inputs_of(example, names)], "output": "the model's", "dense_dtype": dense_dtype and str(dense_dtype).removeprefix("torch."),
+        "out_of_range": out_of_range,
         "versions": {p: _version(p) for p in _PACKAGES}, "git_commit": _commit(), "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "compiled_for": {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()} if aoti else None,
     }  # fmt: skip
@@ -95,20 +99,24 @@ def _check(model: nn.Module, example: Sequence[Argument], file: archive.Served) 
 
 def _of_arrays(served: nn.Module) -> dict:
     ours = [m for m in served.modules() if hasattr(m, "layout") and hasattr(m, "array")]
+    numbered = [m for m in served.modules() if isinstance(m, NumberedIds)]
     tables = []
     for m in ours:
         for number, t in enumerate(m.layout.tables):
             features = [f for f, table in zip(m._feature_names, m._table_of_feature, strict=True) if table == number]
-            rows = {"rows": t.rows if t.prefix else None, "num_embeddings": t.rows}  # None: any id is one's
+            rows = {
+                "rows": t.rows if t.prefix and not numbered else None,
+                "num_embeddings": t.rows,
+            }  # None: any id is one's
             tables.append({"name": t.name, "dim": t.embedding_dim, "features": features} | rows)
     return {
         "tables": tables, "bits": [m.array.bits if m.array.elements.dtype != torch.float16 else 16 for m in ours],
-        "embedding_bytes": sum(_stored(m.array) for m in ours), "layout": [m.layout.fingerprint() for m in ours],
+        "embedding_bytes": sum(map(_stored, (m.array for m in ours))), "numbering_bytes": sum(map(_stored, numbered)), "layout": [m.layout.fingerprint() for m in ours],
     }  # fmt: skip
 
 
-def _stored(array: nn.Module) -> int:
-    return sum(b.nbytes for b in array.buffers())
+def _stored(module: nn.Module) -> int:
+    return sum(b.nbytes for b in module.buffers())
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes
+from torch.utils._pytree import tree_map
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss import quant
@@ -38,9 +39,12 @@ class Input:
 class _PlainInputs(nn.Module):
     """The model's KJTs as tensors."""
 
-    def __init__(self, model: nn.Module, example: Sequence[torch.Tensor | KeyedJaggedTensor]) -> None:
+    def __init__(
+        self, model: nn.Module, example: Sequence[torch.Tensor | KeyedJaggedTensor], dense_dtype: torch.dtype | None
+    ) -> None:
         super().__init__()
         self.model = model
+        self._dense_dtype = dense_dtype
         self._kinds = [
             None if isinstance(e, torch.Tensor) else (list(e.keys()), e.weights_or_none() is not None) for e in example
         ]
@@ -49,7 +53,8 @@ class _PlainInputs(nn.Module):
         given, left = [], list(tensors)
         for kind in self._kinds:
             if kind is None:
-                given.append(left.pop(0))
+                tensor = left.pop(0)
+                given.append(tensor.to(self._dense_dtype) if self._is_cast(tensor) else tensor)
                 continue
             keys, weighted = kind
             values, lengths = left.pop(0), left.pop(0)
@@ -59,7 +64,11 @@ class _PlainInputs(nn.Module):
             given.append(
                 KeyedJaggedTensor(keys, values, weights, lengths=flat, offsets=offsets, stride=lengths.shape[1])
             )
-        return plain(self.model(*given))
+        out = plain(self.model(*given))
+        return tree_map(lambda tensor: tensor.float() if self._is_cast(tensor) else tensor, out)
+
+    def _is_cast(self, tensor: torch.Tensor) -> bool:
+        return self._dense_dtype is not None and tensor.is_floating_point()
 
 
 def plain(out: object) -> object:
@@ -113,8 +122,13 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def to_serve(model: nn.Module, bits: int | None = None, out_of_range: str = "error") -> nn.Module:
+def to_serve(
+    model: nn.Module, bits: int | None = None, out_of_range: str = "error", dense_dtype: torch.dtype | None = None
+) -> nn.Module:
     """A copy with collections that only read (`torchrec_pss.quant`), in eval mode, without gradients.
+
+    Args:
+        dense_dtype: of all else: its floating-point parameters and buffers, and what the collections return. None: as it is.
 
     Raises:
         ValueError: none of our collections in it; else see `torchrec_pss.quant`.
@@ -122,8 +136,8 @@ def to_serve(model: nn.Module, bits: int | None = None, out_of_range: str = "err
 
     def reading(module: nn.Module) -> nn.Module:
         if isinstance(module, PSSEmbeddingBagCollection):
-            return quant.PSSEmbeddingBagCollection(module, bits, out_of_range=out_of_range)
-        return quant.PSSEmbeddingCollection(module, bits)
+            return quant.PSSEmbeddingBagCollection(module, bits, dense_dtype, out_of_range)
+        return quant.PSSEmbeddingCollection(module, bits, dense_dtype)
 
     ours = {
         id(m): reading(m) for m in model.modules() if isinstance(m, PSSEmbeddingBagCollection | PSSEmbeddingCollection)
@@ -132,17 +146,35 @@ def to_serve(model: nn.Module, bits: int | None = None, out_of_range: str = "err
         raise ValueError(
             "the model has no collection of a shared array: there is nothing to export that torch.export does not"
         )
-    return copy.deepcopy(model, ours).eval().requires_grad_(False)  # deepcopy takes these for the copies
+    served = copy.deepcopy(model, ours).eval().requires_grad_(False)  # deepcopy takes these for the copies
+    if dense_dtype is not None:
+        _cast(served, dense_dtype)
+    return served
 
 
-def to_program(served: nn.Module, example: Sequence[torch.Tensor | KeyedJaggedTensor]) -> ExportedProgram:
-    """Of what `to_serve` returned. Rows and ids may be any number, 0 too.
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """All but our collections."""
+    if isinstance(module, quant.PSSEmbeddingBagCollection | quant.PSSEmbeddingCollection):
+        return
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    for child in module.children():
+        _cast(child, dtype)
+
+
+def to_program(
+    served: nn.Module,
+    example: Sequence[torch.Tensor | KeyedJaggedTensor],
+    dense_dtype: torch.dtype | None = None,
+) -> ExportedProgram:
+    """Of what `to_serve` returned for that ``dense_dtype``; inputs and outputs are as the model's, or fp32. Rows and ids may be any number, 0 too.
 
     Args:
         example: arguments of the model, of two rows or more; every feature that is read, in the collections' order, or KJTs are permuted by FBGEMM.
     """
     tensors = tuple(flattened(example))
-    wrapped = _PlainInputs(served, example).eval()
+    wrapped = _PlainInputs(served, example, dense_dtype).eval()
     shape = [{d: Dim.DYNAMIC for d, size in enumerate(i.shape) if isinstance(size, str)} for i in inputs_of(example)]
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # or a batch of one would be another program
         return torch.export.export(wrapped, tensors, dynamic_shapes=(tuple(shape),), strict=False)

@@ -5,7 +5,9 @@ from torch import nn
 from torchmetrics.functional.classification import binary_auroc
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.export.archive import Served
+from torchrec_pss.export.numbered_ids import NumberedIds
 from torchrec_pss.export.program import flattened
 from torchrec_pss.export.saved_model import SavedModel
 from torchrec_pss.quant import PSSEmbeddingCollection
@@ -15,15 +17,18 @@ _BATCH = 4096
 
 
 class Probability(nn.Module):
-    """Of dense values ``[B, d]`` and features."""
+    """Of dense values ``[B, d]`` and features, whose ids may have been numbered."""
 
-    def __init__(self, dlrm: nn.Module) -> None:
+    def __init__(self, dlrm: nn.Module, numbering: Numbering | None = None) -> None:
         super().__init__()
         self.dlrm = dlrm
+        self.numbered = None if numbering is None else NumberedIds(numbering)
 
     def forward(self, dense: torch.Tensor, features: KeyedJaggedTensor) -> torch.Tensor:
         """fp32 ``[B]``."""
-        return torch.sigmoid(self.dlrm(dense, features)).squeeze(1)
+        if self.numbered is not None:
+            features = self.numbered(features)
+        return torch.sigmoid(self.dlrm(dense, features).squeeze(1).float())
 
 
 class Pairs(nn.Module):
@@ -58,16 +63,12 @@ def part_of(saved: SavedModel, part: str) -> tuple[nn.Module, list[str]]:
     """The module that is exported, and its arguments' names.
 
     Raises:
-        ValueError: no such part of that kind of model; ids that were numbered.
+        ValueError: no such part of that kind of model.
     """
     if part not in PARTS[saved.kind]:
         raise ValueError(f"--part {part} is none of a {saved.kind} model, which has {', '.join(PARTS[saved.kind])}")
-    if saved.numbered:
-        raise ValueError(
-            "the run numbered its ids (--vocabulary, a dense log): a file that does so is not written yet; train with --no-vocabulary to export"
-        )
     if saved.kind == "click":
-        return Probability(saved.model.dlrm), ["dense", "sparse"]
+        return Probability(saved.model.dlrm, saved.numbering), ["dense", "sparse"]
     return (Pairs(saved.model), ["sparse"]) if part == "pairs" else (Tower(saved.model, part), ["ids"])
 
 

@@ -14,6 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.datasets.npz_file import read_npz
+from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.models import ClickModel, ClickModelConfig, TwoTower
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
@@ -22,7 +23,7 @@ from torchrec_pss.whole_file import read_json, write_bytes, write_json
 
 FOLDER = "model"
 _FORMAT = 1
-_WEIGHTS, _ROWS, _MODEL = "weights.pt", "rows.npz", "model.json"
+_WEIGHTS, _ROWS, _IDS, _MODEL = "weights.pt", "rows.npz", "ids.npz", "model.json"
 _table = fields.fields(
     name=fields.text, num_embeddings=fields.count, embedding_dim=fields.count, feature_names=fields.each(fields.text)
 )
@@ -34,7 +35,7 @@ _check = fields.fields(
 
 @dataclass
 class HeldOut:
-    """Rows of a click log, in the model's terms: dense fp32 ``[n, d]``, ids int64 ``[F, n]``, labels fp32 ``[n]``; or pairs, without dense
+    """Rows of a click log: dense fp32 ``[n, d]``, ids int64 ``[F, n]``, labels fp32 ``[n]``; or pairs, without dense
     values."""
 
     dense: np.ndarray
@@ -54,14 +55,14 @@ class SavedModel:
     kind: str
     model: nn.Module
     collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection
-    numbered: bool
+    numbering: Numbering | None
     results: dict
     rows: HeldOut
 
 
 def save(
     folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
-    rows: HeldOut, results: Mapping, numbered: bool = False,
+    rows: HeldOut, results: Mapping, numbering: Numbering | None = None,
 ) -> None:  # fmt: skip
     """
     Args:
@@ -70,7 +71,7 @@ def save(
         config: of the model beside the collection.
         weights: the model's state dict.
         results: what is said of the model, as JSON.
-        numbered: whether ids were numbered before the model saw them.
+        numbering: of the ids, where the model reads their rows; ``rows`` have ids.
     """
     folder, files = folder / FOLDER, {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,10 @@ def save(
     buffer = io.BytesIO()
     np.savez(buffer, **asdict(rows))
     files[_ROWS] = buffer.getvalue()
+    if numbering is not None:
+        buffer = io.BytesIO()
+        numbering.write(buffer)
+        files[_IDS] = buffer.getvalue()
     for name, content in files.items():
         write_bytes(folder / name, content)
     configs = collection.embedding_bag_configs() if kind == "click" else collection.embedding_configs()
@@ -89,14 +94,14 @@ def save(
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbered,
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None,
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
 
 def remove(folder: Path) -> None:
     """What an earlier run has saved there, as another begins: it would be taken for the new one's."""
-    for name in (_MODEL, _WEIGHTS, _ROWS):
+    for name in (_MODEL, _WEIGHTS, _ROWS, _IDS):
         (folder / FOLDER / name).unlink(missing_ok=True)
 
 
@@ -120,7 +125,7 @@ def load(folder: Path) -> SavedModel:
         _check(said, "")
         if said["format"] != _FORMAT:
             raise ValueError(f"format is {said['format']}, and this version reads {_FORMAT}")
-        for name in (_WEIGHTS, _ROWS):
+        for name in (_WEIGHTS, _ROWS, *([_IDS] if said["numbered"] else [])):
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != said["sha256"].get(name):
                 raise ValueError(f"{name} is not what was written beside it (SHA-256)")
         model, collection = _built(said)
@@ -130,7 +135,8 @@ def load(folder: Path) -> SavedModel:
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder / _MODEL}: {error}") from error
     rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
-    return SavedModel(said["kind"], model.eval(), collection, said["numbered"], said["results"], rows)
+    numbering = Numbering.load(folder / _IDS, len(collection._feature_names)) if said["numbered"] else None
+    return SavedModel(said["kind"], model.eval(), collection, numbering, said["results"], rows)
 
 
 def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:
