@@ -1,6 +1,6 @@
 """What answering costs: ``python -m benchmarks.bench_serving [--quick] [--json FILE]``.
 
-``lookup``: Kaggle's 26 tables, D = 16, one id a bag, ids of a power law: our array in 32, 8 and 4 bits, by `torchrec_pss.quant`'s lookup, against
+``lookup``: Kaggle's 26 tables, D = 16, or MLPerf's, D = 128, of which as many rows as memory holds; one id a bag, ids of a power law: our array in 32, 8 and 4 bits, by `torchrec_pss.quant`'s lookup, against
 FBGEMM's `IntNBitTableBatchedEmbeddingBagsCodegen` on full tables in int8 and int4, and its fp32 tables. ``model``: a DLRM with those, ours
 exported, compiled and not, theirs TorchRec's quantized collection in eager mode. All in turn in one process, one thread; p50 and p99 of a call.
 
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,14 +31,14 @@ from tqdm import tqdm
 
 from benchmarks.lookup_cases import MB, Case, draw_ids
 from benchmarks.shared_collection import collection
-from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS
+from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, MLPERF_NUM_EMBEDDINGS
 from torchrec_pss.export import Served, export
 from torchrec_pss.export.runs import Probability
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.quant import PSSEmbeddingBagCollection
 from torchrec_pss.whole_file import write_json
 
-DIM, NUM_DENSE = 16, 13
+NUM_DENSE = 13
 BATCHES = (1, 16, 256, 4096)
 _DRAWN = 32  # batches that take turns: no side finds its rows in the cache because it has just read the same ids
 _FULL = {"fbgemm fp32": SparseType.FP32, "fbgemm int8": SparseType.INT8, "fbgemm int4": SparseType.INT4}
@@ -45,9 +46,40 @@ _BITS = (32, 8, 4)
 NAMES = [f"f{i}" for i in range(len(KAGGLE_NUM_EMBEDDINGS))]
 
 
-def tables_of(rows: list[int], kind: SparseType) -> IntNBitTableBatchedEmbeddingBagsCodegen:
+@dataclass(frozen=True)
+class Shape:
+    """What full tables are served, and the array in their place.
+
+    Attributes:
+        rows: of each table.
+        dim: D.
+        array_bytes: of the array in fp32.
+        dense: sizes of the dense arch's layers.
+        kinds: of full tables that are measured.
+    """
+
+    rows: tuple[int, ...]
+    dim: int
+    array_bytes: int
+    dense: tuple[int, ...]
+    kinds: tuple[str, ...] = tuple(_FULL)
+
+    def scaled(self, number: int) -> "Shape":
+        """As many rows in all as ``number``, or fewer."""
+        share = min(1.0, number / sum(self.rows))
+        return replace(self, rows=tuple(max(2, int(n * share)) for n in self.rows))
+
+
+SHAPES = {
+    "kaggle": Shape(KAGGLE_NUM_EMBEDDINGS, 16, 2 * MB, (64, 16)),
+    # A quarter of MLPerf's rows: 7 GB in int8. In fp32 it would be 26.
+    "mlperf": Shape(MLPERF_NUM_EMBEDDINGS, 128, 10 * MB, (64, 128), ("fbgemm int8", "fbgemm int4")).scaled(51_000_000),
+}
+
+
+def tables_of(shape: Shape, kind: SparseType) -> IntNBitTableBatchedEmbeddingBagsCodegen:
     """Full tables of random rows, as FBGEMM serves them."""
-    specs = [(f"t{i}", n, DIM, kind, EmbeddingLocation.HOST) for i, n in enumerate(rows)]
+    specs = [(f"t{i}", n, shape.dim, kind, EmbeddingLocation.HOST) for i, n in enumerate(shape.rows)]
     tbe = IntNBitTableBatchedEmbeddingBagsCodegen(specs, device="cpu", output_dtype=SparseType.FP32)
     tbe.fill_random_weights()
     return tbe
@@ -61,7 +93,8 @@ class Tables(EmbeddingBagCollectionInterface):
         self.tbe, self._configs = tbe, configs
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        return KeyedTensor(NAMES, [DIM] * len(NAMES), self.tbe(features.values().int(), features.offsets().int()))
+        dims = [config.embedding_dim for config in self._configs]
+        return KeyedTensor(NAMES, dims, self.tbe(features.values().int(), features.offsets().int()))
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -70,7 +103,7 @@ class Tables(EmbeddingBagCollectionInterface):
         return False
 
 
-def batches_of(rows: list[int], size: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def batches_of(rows: tuple[int, ...], size: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Dense values, ids and lengths."""
     lengths = torch.ones(len(rows), size, dtype=torch.int64)
     return [
@@ -108,7 +141,7 @@ def kjt(values: torch.Tensor, lengths: torch.Tensor) -> KeyedJaggedTensor:
 
 
 @torch.inference_mode()
-def lookups(size: int, ours: dict, theirs: dict, rows: list[int], seconds: float) -> dict[str, dict[str, float]]:
+def lookups(size: int, ours: dict, theirs: dict, rows: tuple[int, ...], seconds: float) -> dict[str, dict[str, float]]:
     """Of ids and offsets that are there."""
     batches = batches_of(rows, size)
     offsets = torch.arange(len(rows) * size + 1)
@@ -122,7 +155,9 @@ def lookups(size: int, ours: dict, theirs: dict, rows: list[int], seconds: float
 
 
 @torch.inference_mode()
-def models(size: int, files: dict[str, Served], theirs: dict[str, nn.Module], rows: list[int], seconds: float) -> dict:
+def models(
+    size: int, files: dict[str, Served], theirs: dict[str, nn.Module], rows: tuple[int, ...], seconds: float
+) -> dict:
     """Probabilities of rows."""
     batches = batches_of(rows, size)
     calls: dict[str, Callable[[int], object]] = {n: (lambda i, f=f: f(*batches[i])) for n, f in files.items()}
@@ -130,10 +165,10 @@ def models(size: int, files: dict[str, Served], theirs: dict[str, nn.Module], ro
     return in_turn(calls, seconds)
 
 
-def dlrm(ebc: nn.Module) -> nn.Module:
+def dlrm(ebc: nn.Module, dense: Sequence[int]) -> nn.Module:
     """As `train_criteo.py` trains it."""
     torch.manual_seed(0)
-    return Probability(DLRM(ebc, NUM_DENSE, [64, DIM], [256, 128, 1])).eval()
+    return Probability(DLRM(ebc, NUM_DENSE, list(dense), [256, 128, 1])).eval()
 
 
 _PROCESS = """
@@ -143,7 +178,8 @@ from benchmarks import bench_serving as b
 def resident():
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS"))
 torch.set_num_threads(1)
-kind, path = sys.argv[1:]
+kind, path, shape = sys.argv[1:]
+shape = b.SHAPES[shape]
 before, started = resident(), time.perf_counter()
 dense, ids, lengths = torch.rand(1, b.NUM_DENSE), torch.ones(26, dtype=torch.int64), torch.ones(26, 1, dtype=torch.int64)
 with torch.inference_mode():
@@ -151,51 +187,65 @@ with torch.inference_mode():
         model = b.Served(path); model(dense, ids, lengths)
     else:
         tbe = torch.load(path, weights_only=False, mmap=False)
-        model = b.dlrm(b.Tables(tbe, b.configs_of(list(b.KAGGLE_NUM_EMBEDDINGS)))); model(dense, b.kjt(ids, lengths))
+        model = b.dlrm(b.Tables(tbe, b.configs_of(shape)), shape.dense); model(dense, b.kjt(ids, lengths))
 print(time.perf_counter() - started, resident() - before)
 """
 
 
-def process(kind: str, path: Path) -> dict[str, float]:
+def process(kind: str, path: Path, shape: str) -> dict[str, float]:
     """Of a process of its own."""
-    path.read_bytes()
+    with open(path, "rb") as stream:  # into the page cache
+        while stream.read(1 << 24):
+            pass
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PROCESS, kind, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", _PROCESS, kind, str(path), shape],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     seconds, resident = map(float, done.stdout.split()[-2:])
     return {"seconds": seconds, "resident_bytes": resident, "file_bytes": path.stat().st_size}
 
 
-def configs_of(rows: list[int]) -> list[EmbeddingBagConfig]:
+def configs_of(shape: Shape) -> list[EmbeddingBagConfig]:
     return [
-        EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=DIM, feature_names=[f"f{i}"])
-        for i, n in enumerate(rows)
+        EmbeddingBagConfig(name=f"t{i}", num_embeddings=n, embedding_dim=shape.dim, feature_names=[f"f{i}"])
+        for i, n in enumerate(shape.rows)
     ]
 
 
-def measure(seconds: float, rows: list[int], folder: Path, batch_sizes: tuple[int, ...] = BATCHES) -> dict:
+def measure(seconds: float, name: str, shape: Shape, folder: Path, batch_sizes: tuple[int, ...] = BATCHES) -> dict:
+    """Of `SHAPES`' ``name``, or less of it."""
     torch.set_num_threads(1)
-    trained = collection(Case("kaggle", "default", 2 * MB, DIM, 1, 1, "power_law", 1), rows)
+    rows = shape.rows
+    trained = collection(Case(name, "default", shape.array_bytes, shape.dim, 1, 1, "power_law", 1), list(rows))
     ours = {f"array {bits} bits": PSSEmbeddingBagCollection(trained, bits) for bits in _BITS}
-    theirs = {name: tables_of(rows, kind) for name, kind in tqdm(_FULL.items(), desc="full tables")}
+    theirs = {kind: tables_of(shape, _FULL[kind]) for kind in tqdm(shape.kinds, desc="full tables")}
     dense, ids, lengths = batches_of(rows, 2)[0]
     files = {}
     for bits in tqdm((32, 4), desc="exporting"):
         for aoti in (True, False):
-            name = f"array {bits} bits, {'compiled' if aoti else 'exported'}"
-            export(dlrm(trained), [dense, kjt(ids, lengths)], folder / f"{bits}{aoti}.pt2", bits=bits, aoti=aoti)
-            files[name] = Served(folder / f"{bits}{aoti}.pt2")
-    eager = {name: dlrm(Tables(tbe, configs_of(rows))) for name, tbe in theirs.items()}
-    eager["array 4 bits, eager"] = dlrm(ours["array 4 bits"])
+            kind = f"array {bits} bits, {'compiled' if aoti else 'exported'}"
+            export(
+                dlrm(trained, shape.dense),
+                [dense, kjt(ids, lengths)],
+                folder / f"{bits}{aoti}.pt2",
+                bits=bits,
+                aoti=aoti,
+            )
+            files[kind] = Served(folder / f"{bits}{aoti}.pt2")
+    eager = {kind: dlrm(Tables(tbe, configs_of(shape)), shape.dense) for kind, tbe in theirs.items()}
+    eager["array 4 bits, eager"] = dlrm(ours["array 4 bits"], shape.dense)
     found = {"rows": sum(rows), "lookup": {}, "model": {}, "process": {}}
     for size in tqdm(batch_sizes, desc="calls"):
         found["lookup"][size] = lookups(size, ours, theirs, rows, seconds)
         found["model"][size] = models(size, files, eager, rows, seconds)
-    for name, tbe in theirs.items():
-        torch.save(tbe, folder / "tables.pt")
-        found["process"][name] = process("tables", folder / "tables.pt")
-    for name, file in files.items():
-        found["process"][name] = process("file", file.path)
+    for kind, file in files.items():
+        found["process"][kind] = process("file", file.path, name)
+    eager.clear()
+    for kind in list(theirs):
+        torch.save(theirs.pop(kind), folder / "tables.pt")  # not twice in memory
+        found["process"][kind] = process("tables", folder / "tables.pt", name)
     return found
 
 
@@ -224,15 +274,18 @@ def markdown(found: dict) -> str:
 def main() -> None:
     parser = Parser(prog="python -m benchmarks.bench_serving", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="half a second a side and batch instead of three")
-    add_number(parser, "--table_rows", default=sum(KAGGLE_NUM_EMBEDDINGS), help="of full tables, all together")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/bench_serving.json"))
+    parser.add_argument("--shape", choices=SHAPES, default="kaggle")
+    add_number(parser, "--table_rows", help="of full tables, all together, at most (default: what the shape says)")
+    parser.add_argument(
+        "--json", type=Path, help="default benchmarks/results/bench_serving.json, or bench_serving_mlperf.json"
+    )
     args = parser.parse_args()
-    share = min(1.0, args.table_rows / sum(KAGGLE_NUM_EMBEDDINGS))
-    rows = [max(2, int(n * share)) for n in KAGGLE_NUM_EMBEDDINGS]
+    shape = SHAPES[args.shape].scaled(args.table_rows or sum(SHAPES[args.shape].rows))
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(0.5 if args.quick else 3.0, rows, Path(folder))
+        found = measure(0.5 if args.quick else 3.0, args.shape, shape, Path(folder))
     print(markdown(found))
-    write_json(args.json, json.loads(json.dumps(found)))
+    of_shape = "" if args.shape == "kaggle" else f"_{args.shape}"
+    write_json(args.json or Path(f"benchmarks/results/bench_serving{of_shape}.json"), json.loads(json.dumps(found)))
 
 
 if __name__ == "__main__":

@@ -59,3 +59,19 @@ def test_packed_elements_are_read_in_the_cases_of_the_lookup():
     parts = [(line["bits"], line["part"]) for line in found]
     assert parts == [*((bits, "read") for bits in bench_bits.BITS), (4, "loaded")]
     assert found[0]["ratio"] == 1 and all(line["ratio"] > 0 for line in found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_serving_is_measured(tmp_path):
+    """All sides answer, and each process tells what it took."""
+    from benchmarks import bench_serving
+
+    shape = replace(bench_serving.SHAPES["kaggle"].scaled(20_000), array_bytes=100_000)
+    found = bench_serving.measure(0.01, "kaggle", shape, tmp_path, (1, 3))
+    assert set(found["lookup"]) == set(found["model"]) == {1, 3} and len(found["lookup"][1]) == 6
+    calls = [line for part in ("lookup", "model") for size in (1, 3) for line in found[part][size].values()]
+    assert all(line["calls"] >= 100 and 0 < line["p50"] <= line["p99"] for line in calls)
+    assert set(found["process"]) == set(found["model"][1]) - {"array 4 bits, eager"}
+    assert all(p["seconds"] > 0 and p["file_bytes"] > 0 for p in found["process"].values())
+    assert found["rows"] == sum(shape.rows) and "| array 4 bits |" in bench_serving.markdown(found)

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
-from torchrec.inference.modules import PredictModule, quantize_embeddings
+from torchrec.inference.modules import PredictModule, quantize_embeddings, shard_quant_model
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -148,6 +148,16 @@ def test_torchrecs_quantize_embeddings_finds_them(dtype, bits):
     assert torch.equal(found["ebc"](batch()).values(), expected.values()) and expected.values().dtype == torch.float16
     with pytest.raises(ValueError, match="a shared array is stored as one of"):
         quantize_embeddings(model, torch.qint32, inplace=False, **given)
+
+
+@pytest.mark.parametrize("given", [{}, {"compute_device": "cpu", "sharding_device": "cpu"}], ids=["default", "cpu"])
+def test_torchrecs_shard_quant_model_leaves_them_whole(given):
+    """There is nothing to shard: the plan is empty, and each process has the array."""
+    model = nn.ModuleDict({"ebc": quant.PSSEmbeddingBagCollection(bags()), "dense": nn.Linear(2, 2)})
+    expected = model["ebc"](batch()).values()
+    sharded, plan = shard_quant_model(model, world_size=2, **given)
+    assert not plan.plan and type(sharded["ebc"]) is quant.PSSEmbeddingBagCollection
+    assert torch.equal(sharded["ebc"](batch()).values(), expected) and sharded["dense"].weight.device.type == "cpu"
 
 
 def test_sequences():
