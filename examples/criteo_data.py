@@ -24,6 +24,7 @@ from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.read_ahead import ReadAhead
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
@@ -75,6 +76,7 @@ class ClickData:
     rows_of: Callable[[np.ndarray], np.ndarray] | None = None
     error: DataError | None = None  # of this rank, until all raise it
     numbering: Numbering | None = None  # of the ids, where the array's tables have their rows
+    waited: float = 0.0  # seconds that `batches` were waited for
 
     def batches(
         self,
@@ -83,8 +85,22 @@ class ClickData:
         first_step: int = 0,
         limit: int | None = None,
         shuffle_seed: int | None = None,
+        pin_memory: bool = False,
     ) -> Iterator[Batch]:
-        """This rank's batches of ``rows``, as many as every other rank's."""
+        """This rank's batches of ``rows``, as many as every other rank's, made while others are in use (`ReadAhead`)."""
+        made = self._batches(rows, batch_size, first_step, limit, shuffle_seed)
+        ahead = ReadAhead((batch.pin_memory() for batch in made) if pin_memory else made)
+        try:
+            for batch in ahead:
+                self.waited += ahead.waited
+                ahead.waited = 0.0
+                yield batch
+        finally:
+            ahead.close()
+
+    def _batches(
+        self, rows: range, batch_size: int, first_step: int, limit: int | None, shuffle_seed: int | None
+    ) -> Iterator[Batch]:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         windows = rank_windows(self.limited(rows, batch_size, limit), batch_size, rank, world_size, first_step)
         for step, block in enumerate(self._read(windows), start=first_step):
@@ -206,11 +222,6 @@ class ClickData:
     def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
         steps = num_steps(rows, batch_size, dist.get_world_size())
         return min(steps, limit) if limit else steps
-
-
-def pinned(batches: Iterator[Batch], pin_memory: bool) -> Iterator[Batch]:
-    """``batches``, in pinned memory or as they are."""
-    return (batch.pin_memory() for batch in batches) if pin_memory else batches
 
 
 def load(args: argparse.Namespace) -> ClickData:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 from click_metrics import ClickMetrics
-from criteo_data import ClickData, pinned
+from criteo_data import ClickData
 from torch import nn
 from torchrec.datasets.utils import Batch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -52,13 +52,12 @@ class Evaluator:
         to other rows of each batch."""
         self.model.eval()
         metrics = ClickMetrics()
-        batches = self.data.batches(rows, self.args.test_batch_size, limit=limit)
+        batches = self.data.batches(rows, self.args.test_batch_size, limit=limit, pin_memory=self.args.pin_memory)
         if permuted is not None:
             batches = _permuted(batches, permuted, torch.Generator().manual_seed(self.args.seed))
-        iterator = pinned(batches, self.args.pin_memory)
         with self.average.applied() if self.average is not None else nullcontext():
             for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
-                _, logits, labels = self.pipeline.progress(iterator)
+                _, logits, labels = self.pipeline.progress(batches)
                 metrics.update(logits, labels)
         self.data.raise_error()
         return metrics.compute()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 
 import criteo_checkpoint
@@ -101,6 +100,7 @@ class Trainer:
         self.evaluator = Evaluator(args, self.data, self.model, self.pipeline, self.average)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
         self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
+        self.waits = 0.0, 0.0  # seconds for data, of seconds of training since this start
         # The checkpoint's position in the data is a number of global batches.
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
@@ -251,16 +251,17 @@ class Trainer:
         epoch, first = divmod(self.step, self.steps_per_epoch)
         if self.restart is not None and epoch and first == 0:
             self.restart.restart(self.optimizer)
-        batches = self.data.batches(
+        iterator = self.data.batches(
             self.data.splits.train,
             self.args.batch_size,
             first,
-            self.args.limit_train_batches,
-            shuffle_seed=self.args.seed + epoch if self.args.shuffle_batches else None,
+            stop - epoch * self.steps_per_epoch,  # and none beyond, that would be read again
+            self.args.seed + epoch if self.args.shuffle_batches else None,
+            self.args.pin_memory,
         )
-        iterator = criteo_data.pinned(islice(batches, stop - self.step), self.args.pin_memory)
         self.model.train()
         loss_sum, loss_steps, started = torch.zeros((), device=self.device), 0, time.perf_counter()
+        waited = waited_logged = self.data.waited
         diverged_at = torch.zeros((), dtype=torch.int64, device=self.device)  # looked at when a line is logged
         logged, logged_at = self.step, started
         while self.step < stop:
@@ -288,17 +289,20 @@ class Trainer:
                 loss_mean = float(loss_sum) / loss_steps
                 now = time.perf_counter()
                 speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
+                waiting = (self.data.waited - waited_logged) / (now - logged_at)
                 left = (bar.total - self.step) * (now - logged_at) / (self.step - logged)
                 self._record(loss=loss_mean)
                 logger.info(
-                    "step %d/%d epoch %d loss %.5f %.0f samples/s ETA %s",
-                    self.step, bar.total, epoch + 1, loss_mean, speed, timedelta(seconds=round(left)),
+                    "step %d/%d epoch %d loss %.5f %.0f samples/s ETA %s, waited %.0f %% for data",
+                    self.step, bar.total, epoch + 1, loss_mean, speed, timedelta(seconds=round(left)), 100 * waiting,
                 )  # fmt: skip
                 loss_sum.zero_()
-                loss_steps, logged, logged_at = 0, self.step, now
+                loss_steps, logged, logged_at, waited_logged = 0, self.step, now, self.data.waited
         # The pipeline must see the end of this iterator before it is given another.
         assert next(iterator, None) is None
-        self.train_seconds += time.perf_counter() - started
+        taken = time.perf_counter() - started
+        self.train_seconds += taken
+        self.waits = self.waits[0] + self.data.waited - waited, self.waits[1] + taken
 
     def _stop_if_diverged(self, at: torch.Tensor) -> None:
         """All ranks, if one of them has (``at`` is not 0), however finite its own rows' loss is."""
@@ -348,6 +352,7 @@ class Trainer:
             "target_reached": reached,
             "samples_per_second": float(rows) / self.train_seconds if self.train_seconds else None,
             "train_seconds": self.train_seconds,
+            "data_wait_share": self.waits[0] / self.waits[1] if self.waits[1] else None,
             "embedding": self.args.embedding,
             "layout": self.layout,
             "layout_trials": self.layout_trials,

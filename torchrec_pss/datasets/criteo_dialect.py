@@ -66,6 +66,9 @@ def _first_lines(path: Path) -> list[bytes]:
         reason = why_no_text(stream.head)
         if reason:
             raise NotCriteoError(f"data file {path} {reason}")
-        return stream.take(_LOOKED_AT)
+        lines: list[bytes] = []
+        while len(lines) < _LOOKED_AT and len(taken := stream.take(_LOOKED_AT - len(lines))):
+            lines += taken.split()
+        return lines
     finally:
         stream.close()

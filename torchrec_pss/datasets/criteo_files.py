@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_folder import FoundFile, find_rows
-from torchrec_pss.datasets.criteo_lines import parse_lines
 from torchrec_pss.datasets.errors import BadRowsError, DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.line_counts import num_lines
-from torchrec_pss.datasets.line_stream import LineStream, count_lines
+from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.splits import files_of_training
+from torchrec_pss.datasets.text_rows import parse_text
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class CriteoReader:
             for window in windows:
                 blocks = []
                 for file, first_line, chunk in lines.take(window):
-                    block, bad = parse_lines(chunk, file.delimiter)
+                    block, bad = parse_text(chunk, file.delimiter)
                     for line in bad:
                         self._count_bad(file, first_line + line.position, line.reason)
                     blocks.append(block)
@@ -151,7 +151,7 @@ class _Lines:
         self._next = 0  # position of the next line to read
         self._stream: LineStream | None = None
 
-    def take(self, window: range) -> Iterator[tuple[CriteoFile, int, list[bytes]]]:
+    def take(self, window: range) -> Iterator[tuple[CriteoFile, int, Lines]]:
         """(file, number of the first line in the file, lines) for each file that the window touches, and for each so many
         bytes of it."""
         position = window.start
@@ -168,7 +168,7 @@ class _Lines:
             self._stream.close()
             self._stream = None
 
-    def _lines(self, file: CriteoFile, position: int, count: int) -> list[bytes]:
+    def _lines(self, file: CriteoFile, position: int, count: int) -> Lines:
         """Lines from ``position`` on, at least one; of a file that still is what was counted."""
         try:
             if self._stream is None:
@@ -176,11 +176,11 @@ class _Lines:
                 self._next = self._start - int(file.has_header)
             self._stream.check_size()
             self._next += self._stream.skip(position - self._next)
-            lines = self._stream.take(count) if self._next == position else []
-            if not lines:
+            lines = self._stream.take(count if self._next == position else 0)
+            if not len(lines):
                 raise DataChangedError("it ends earlier")
             self._next += len(lines)
-            if self._next == self._start + file.num_rows and self._stream.take(1):
+            if self._next == self._start + file.num_rows and len(self._stream.take(1)):
                 raise DataChangedError("it goes on")
         except DataChangedError as error:
             raise DataChangedError(

@@ -53,13 +53,17 @@ def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[Ba
     if not fields:
         return join_blocks([]), bad
     labels = numbers[:, 0].astype(np.float32)
-    raw = numbers[:, 1:]
-    dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+    dense = dense_values(numbers[:, 1:])
     columns = [[row[1 + NUM_DENSE + c] for row in fields] for c in range(NUM_SPARSE)]
     ids = None if may_be_long else _own_bytes(list(chain.from_iterable(columns)))
     ids = np.stack([token_ids(column) for column in columns]) if ids is None else ids.reshape(NUM_SPARSE, -1)
     bad.sort(key=lambda line: line.position)
     return RowBlock(dense, ids, labels), bad
+
+
+def dense_values(raw: np.ndarray) -> np.ndarray:
+    """fp32 of numbers as they stand in the file, float64."""
+    return (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
 
 
 def split_line(line: bytes, delimiter: bytes) -> list[bytes]:

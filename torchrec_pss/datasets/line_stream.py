@@ -3,9 +3,11 @@
 import gzip
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from tqdm import tqdm
 
 from torchrec_pss.datasets.errors import DataChangedError, DataError
@@ -15,9 +17,7 @@ from torchrec_pss.datasets.file_signature import FileSignature
 LONGEST_LINE = 1 << 24  # bytes; a longer one is malformed
 _CHUNK = 1 << 20  # at most a longest line
 _HEAD_BYTES = 1 << 12
-# What `LineStream.take` hands out at once, or one line more.
-_TAKEN_BYTES = 1 << 25
-_TAKEN_LINES = 1 << 12
+_NO_LINES = np.zeros(0, np.int64)
 _COUNTED_AT_ONCE = 1 << 20
 _UNREADABLE = (OSError, EOFError, zlib.error)
 
@@ -30,6 +30,34 @@ class CutLine(bytes):
     """
 
     length: int
+
+
+@dataclass
+class Lines:
+    """Consecutive lines of a file.
+
+    Attributes:
+        text: what they are in, among others.
+        first: where in it the first of them begins.
+        ends: int64 ``[n]``, the place behind the last byte of each; where another one follows, a byte lies between.
+        cut: what the first of them stands for, if that was too long to be kept.
+    """
+
+    text: bytes
+    first: int
+    ends: np.ndarray
+    cut: CutLine | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: int) -> bytes:
+        if place == 0 and self.cut is not None:
+            return self.cut
+        return self.text[self.first if place == 0 else self.ends[place - 1] + 1 : self.ends[place]]
+
+    def split(self) -> list[bytes]:
+        return [self[place] for place in range(len(self))]
 
 
 class LineStream:
@@ -58,8 +86,9 @@ class LineStream:
         except OSError as error:
             raise self._unreadable(error) from error
         self._stream = gzip.GzipFile(fileobj=self._raw, mode="rb") if packed else self._raw
-        self._lines: list[bytes] = []
-        self._at = 0  # of self._lines, the next to hand out
+        self._text, self._ends = b"", _NO_LINES  # whole lines, see `Lines`
+        self._first_cut: CutLine | None = None  # of those
+        self._at = 0  # the next of them to hand out
         self._tail = b""  # what follows the last line's end
         self._cut = 0  # bytes of the line in hand that were dropped
         self._ended = False
@@ -79,27 +108,18 @@ class LineStream:
         if self._size is not None and size != self._size:
             raise DataChangedError(f"{self._size:,} bytes then, {size:,} now")
 
-    def take(self, count: int) -> list[bytes]:
-        """The next lines, at most ``count`` and so many as are handled at once; none: the file has ended."""
-        count = min(count, _TAKEN_LINES)
-        taken: list[bytes] = []
-        num_bytes = 0
-        while len(taken) < count and (num_bytes < _TAKEN_BYTES or not taken):
-            if self._at == len(self._lines):
-                if self._ended:
-                    break
-                chunk = self._read()
-                self._split(chunk)
-                num_bytes += len(chunk)
-                continue
-            here = self._lines[self._at : self._at + count - len(taken)]
-            self._at += len(here)
-            taken += here
-        return taken
+    def take(self, count: int) -> Lines:
+        """The next lines, at most ``count`` and so many as lie together; none: the file has ended, or ``count`` is 0."""
+        while count and self._at == len(self._ends) and not self._ended:
+            self._split(self._read())
+        at, stop = self._at, min(self._at + count, len(self._ends))
+        self._at = stop
+        first = int(self._ends[at - 1]) + 1 if at else 0
+        return Lines(self._text, first, self._ends[at:stop], None if at else self._first_cut)
 
     def skip(self, count: int) -> int:
         """Passes over as many lines; how many there were."""
-        skipped = min(count, len(self._lines) - self._at)
+        skipped = min(count, len(self._ends) - self._at)
         self._at += skipped
         while skipped < count and not self._ended:
             chunk = self._read()
@@ -107,33 +127,39 @@ class LineStream:
             if chunk and 0 < ends <= count - skipped:
                 # All of its lines are passed over: they need not be told apart.
                 skipped += ends
-                self._lines, self._at = [], 0
+                self._hold(b"", _NO_LINES)
                 self._tail, self._cut = chunk[chunk.rfind(self._newline) + 1 :], 0
                 continue
             self._split(chunk)
-            here = min(count - skipped, len(self._lines))
+            here = min(count - skipped, len(self._ends))
             self._at = here
             skipped += here
         return skipped
 
+    def _hold(self, text: bytes, ends: np.ndarray, cut: CutLine | None = None) -> None:
+        self._text, self._ends, self._first_cut, self._at = text, ends, cut, 0
+
     def _split(self, chunk: bytes) -> None:
-        self._at = 0
+        """Takes over what was read: whole lines are held, and the rest is the tail."""
         if not chunk:
             self._ended = True
-            self._lines = [self._whole(self._tail)] if self._tail or self._cut else []
+            text = self._whole(self._tail) if self._tail or self._cut else None
             self._tail, self._cut = b"", 0
+            self._hold(*((b"", _NO_LINES) if text is None else (text, np.array([len(text)]), _cut_or_none(text))))
             return
-        first, *rest = chunk.split(self._newline)
-        if not rest and len(self._tail) + len(first) <= LONGEST_LINE and not self._cut:
-            self._lines, self._tail = [], self._tail + first
+        ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == self._newline[0])
+        if not len(ends):
+            self._hold(b"", _NO_LINES)
+            if len(self._tail) + len(chunk) <= LONGEST_LINE and not self._cut:
+                self._tail += chunk
+            else:
+                self._cut += len(self._tail) + len(chunk)
+                self._tail = b""
             return
-        if not rest:
-            self._cut += len(self._tail) + len(first)
-            self._lines, self._tail = [], b""
-            return
-        tail = rest.pop()
-        self._lines = [self._whole(self._tail + first), *rest]
-        self._tail, self._cut = tail, 0
+        first, last = int(ends[0]), int(ends[-1])
+        line = self._whole(self._tail + chunk[:first])
+        self._tail, self._cut = chunk[last + 1 :], 0
+        self._hold(line + chunk[first : last + 1], ends + (len(line) - first), _cut_or_none(line))
 
     def _whole(self, end: bytes) -> bytes:
         """The line that ends so; what stands for it, where it is too long."""
@@ -152,6 +178,10 @@ class LineStream:
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(f"data file {self.path} is unreadable: {error}")
+
+
+def _cut_or_none(line: bytes) -> CutLine | None:
+    return line if isinstance(line, CutLine) else None
 
 
 def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:

@@ -1,0 +1,50 @@
+"""`parse_text`: rows of a Criteo log's lines, by the C++ kernel; lines that are not plain by `criteo_lines`, which says what is meant.
+
+The kernel is called by ctypes: Python's lock is free meanwhile, and other threads go on.
+"""
+
+import ctypes
+from functools import cache
+
+import numpy as np
+
+from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines
+from torchrec_pss.datasets.line_stream import Lines
+from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
+
+_LABEL, _DENSE, _SPARSE = 1, 2, 3  # as csrc/text_rows.cpp has them
+_KINDS = np.array([_LABEL] + [_DENSE] * NUM_DENSE + [_SPARSE] * NUM_SPARSE, dtype=np.int32)
+
+
+def parse_text(lines: Lines, delimiter: bytes) -> tuple[RowBlock, list[BadLine]]:
+    """As `parse_lines` of those lines, to the bit."""
+    if not HAS_CPU_KERNEL or lines.cut is not None:
+        return parse_lines(lines.split(), delimiter)
+    number = len(lines)
+    raw, labels = np.empty((number, NUM_DENSE)), np.empty(number, np.float32)
+    ids, odd = np.empty((NUM_SPARSE, number), np.int64), np.empty(number, bool)
+    ends = np.ascontiguousarray(lines.ends)
+    if not _kernel()(
+        lines.text, lines.first, ends.ctypes.data, number, delimiter, _KINDS.ctypes.data, len(_KINDS), NUM_DENSE,
+        raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, odd.ctypes.data,
+    ):  # fmt: skip
+        return RowBlock(dense_values(raw), ids, labels), []
+    places = np.flatnonzero(odd)
+    block, bad = parse_lines([lines[place] for place in places], delimiter)
+    left_out = places[[line.position for line in bad]] if bad else places[:0]
+    dense, good = dense_values(np.where(odd[:, None], 0, raw)), np.setdiff1d(places, left_out)
+    dense[good], ids[:, good], labels[good] = block.dense, block.ids, block.labels
+    kept = np.ones(number, bool)
+    kept[left_out] = False
+    reported = [BadLine(int(places[line.position]), line.reason) for line in bad]
+    return RowBlock(dense[kept], ids[:, kept], labels[kept]), reported
+
+
+@cache
+def _kernel() -> ctypes._CFuncPtr:
+    found = ctypes.CDLL(str(LIBRARY)).torchrec_pss_parse_rows
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    found.argtypes = [ctypes.c_char_p, number, pointer, number, ctypes.c_char, pointer, number, number, pointer, pointer, pointer, pointer]  # fmt: skip
+    found.restype = number
+    return found
