@@ -46,6 +46,9 @@ EXTRAS = {
         "prometheus-client>=0.20",
         "httpx>=0.27",
         "faiss-cpu>=1.8",
+        "pandas>=2.2",
+        "pyarrow>=15",
+        "torchdata>=0.11",
     ],
     "lint": ["ruff>=0.9"],
 }
