@@ -15,7 +15,7 @@ from torchrec_pss.datasets.errors import BadRowsError
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.npy_rows import NpyRows
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, join_blocks
+from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, empty_block, join_blocks
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class BinaryCriteoReader:
                 here = slice(max(window.start - start, 0), min(max(window.stop - start, 0), len(stage.dense)))
                 if here.start < here.stop:
                     blocks.append(self._block(stage, here))
-            yield join_blocks(blocks)
+            yield join_blocks(blocks or [empty_block()])
 
     def _block(self, stage: _Stage, rows: slice) -> RowBlock:
         dense = stage.dense.read(rows).astype(np.float32, copy=False)

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, split_line
 from torchrec_pss.datasets.file_kinds import why_no_text
 from torchrec_pss.datasets.line_stream import CutLine, LineStream
+from torchrec_pss.datasets.schema import Schema
 
 _LOOKED_AT = 20  # lines
+_DELIMITERS = (b"\t", b",", b";", b"|")
 
 
 class NotCriteoError(ValueError):
@@ -22,11 +25,35 @@ class Dialect:
         delimiter: between fields, one byte.
         has_header: whether the first line names the fields.
         labelled: whether lines have a label.
+        columns: what the fields are.
     """
 
     delimiter: bytes
     has_header: bool
     labelled: bool
+    columns: Columns = CRITEO
+
+    @classmethod
+    def of_schema(cls, path: Path, schema: Schema) -> "Dialect":
+        """
+        Raises:
+            FileNotFoundError: no such file.
+            NotCriteoError: empty, or no text.
+            ValueError: unreadable, or without a column of the schema; names it.
+        """
+        lines = _first_lines(path)
+        if not lines or isinstance(lines[0], CutLine) or not lines[0].strip():
+            raise NotCriteoError(f"data file {path} has no first line that can be read")
+        counts = {delimiter: lines[0].count(delimiter) for delimiter in _DELIMITERS}
+        delimiter = max(counts, key=counts.get)
+        try:
+            if schema.fields is not None:
+                return cls(delimiter, False, True, schema.columns(schema.fields))
+            names = split_line(lines[0], delimiter, max(counts.values()) + 1)
+            columns = schema.columns([name.decode("utf-8", "replace").strip() for name in names])
+        except ValueError as error:
+            raise ValueError(f"data file {path}: {error}") from error
+        return cls(delimiter, True, True, columns)
 
     @classmethod
     def of(cls, path: Path) -> "Dialect":

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_folder import FoundFile, find_rows
 from torchrec_pss.datasets.errors import BadRowsError, DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
-from torchrec_pss.datasets.rows import RowBlock, join_blocks
+from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
+from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import files_of_training
 from torchrec_pss.datasets.text_rows import parse_text
 
@@ -34,6 +36,7 @@ class CriteoFile:
     num_rows: int
     role: str | None
     signature: FileSignature
+    columns: Columns = CRITEO
 
 
 def find_files(path: str | Path) -> list[Path]:
@@ -41,8 +44,8 @@ def find_files(path: str | Path) -> list[Path]:
     return [found.path for found in find_rows(path)]
 
 
-def open_files(path: str | Path, cache_dir: str | Path | None = None) -> list[CriteoFile]:
-    """Finds the files, recognises their dialects and counts their rows.
+def open_files(path: str | Path, cache_dir: str | Path | None = None, schema: Schema | None = None) -> list[CriteoFile]:
+    """Finds the files, recognises their dialects and counts their rows. ``schema``: of other logs than Criteo's, as text.
 
     Counting reads every file once; with ``cache_dir`` the counts are kept there for the next run (by path, size,
     modification time and a sample of the content).
@@ -51,7 +54,7 @@ def open_files(path: str | Path, cache_dir: str | Path | None = None) -> list[Cr
         FileNotFoundError, ValueError: see `criteo_folder.find_rows`.
         ValueError: a file that is unreadable or has no rows, two files of one content, or a cache that cannot be read or written.
     """
-    files = [_counted(found, cache_dir) for found in find_rows(path)]
+    files = [_counted(found, cache_dir) for found in find_rows(path, schema)]
     first: dict[tuple[int, str], CriteoFile] = {}
     for file in files:
         same = first.setdefault((file.signature.size, file.signature.sample), file)
@@ -72,7 +75,9 @@ def _counted(found: FoundFile, cache_dir: str | Path | None) -> CriteoFile:
     num_rows = num_lines(found.path, signature, cache_dir) - int(has_header)
     if num_rows < 1:
         raise ValueError(f"data file {found.path} has no rows")
-    return CriteoFile(found.path, found.dialect.delimiter, has_header, num_rows, found.role, signature)
+    return CriteoFile(
+        found.path, found.dialect.delimiter, has_header, num_rows, found.role, signature, found.dialect.columns
+    )
 
 
 class CriteoReader:
@@ -93,6 +98,8 @@ class CriteoReader:
         self.num_bad_rows = 0
         self.logged: set[str] = set()
         self._first_bad = ""
+        columns = files[0].columns if files else CRITEO
+        self._nothing = empty_block(len(columns.dense), len(columns.sparse))
 
     @property
     def rows_per_file(self) -> list[int]:
@@ -120,11 +127,11 @@ class CriteoReader:
             for window in windows:
                 blocks = []
                 for file, first_line, chunk in lines.take(window):
-                    block, bad = parse_text(chunk, file.delimiter)
+                    block, bad = parse_text(chunk, file.delimiter, file.columns)
                     for line in bad:
                         self._count_bad(file, first_line + line.position, line.reason)
                     blocks.append(block)
-                yield join_blocks(blocks)
+                yield join_blocks(blocks or [self._nothing])
         finally:
             lines.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torchrec_pss.datasets.criteo_dialect import Dialect, NotCriteoError
 from torchrec_pss.datasets.file_kinds import regular_file, why_no_text
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of, without_suffix
+from torchrec_pss.datasets.schema import Schema
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ class FoundFile:
     dialect: Dialect
 
 
-def find_rows(path: str | Path) -> list[FoundFile]:
-    """The Criteo files that ``path`` names, in the order of their rows: itself, or those of a folder.
+def find_rows(path: str | Path, schema: Schema | None = None) -> list[FoundFile]:
+    """The Criteo files that ``path`` names, in the order of their rows: itself, or those of a folder. With a ``schema``: the text files with
+    its columns, by the same rules; each must have them.
 
     Of a folder: the ``day_*`` files by number; without any, every text file in natural order, or, where names say what
     files are for, those to train on, then to validate and to test on. A file without labels to validate or test on is left
@@ -49,15 +51,18 @@ def find_rows(path: str | Path) -> list[FoundFile]:
     if not is_folder:
         if roles_of(path.name) and TRAIN not in roles_of(path.name):
             logger.warning("%s is not for training by its name; alone, it is divided into all three parts", path)
-        return [FoundFile(path, None, _with_labels(path))]
+        return [FoundFile(path, None, _with_labels(path) if schema is None else Dialect.of_schema(path, schema))]
     left_out: dict[str, str] = {}
     visible = [name for name in names if not name.startswith(_NOT_DATA) and not name.endswith("~")]
-    candidates = [name for name in visible if _may_hold_rows(path / name, left_out)]
-    dialects = _dialects(path, candidates, left_out)
+    candidates = [name for name in visible if _may_hold_rows(path / name, left_out, schema)]
+    if schema is None:
+        dialects = _dialects(path, candidates, left_out)
+    else:
+        dialects = {name: Dialect.of_schema(path / name, schema) for name in candidates}
     others = [name for name in visible if name not in dialects and name not in left_out and not (path / name).is_dir()]
     if not dialects:
         raise FileNotFoundError(
-            f"no Criteo file (day_*, train.txt, or any of {', '.join(_SUFFIXES)}) in folder {path}"
+            f"no {'Criteo' if schema is None else 'text'} file (day_*, train.txt, or any of {', '.join(_SUFFIXES)}) in folder {path}"
             + "".join(f"; {name}: {left_out.get(name) or _format(path / name)}" for name in [*left_out, *others][:3])
         )
     try:
@@ -74,7 +79,7 @@ def find_rows(path: str | Path) -> list[FoundFile]:
     return found
 
 
-def _may_hold_rows(path: Path, left_out: dict[str, str]) -> bool:
+def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) -> bool:
     """By its name. A name without a suffix must speak of a role, a day or a part, and what is in the file decides.
 
     Raises:
@@ -85,6 +90,8 @@ def _may_hold_rows(path: Path, left_out: dict[str, str]) -> bool:
         return True
     bare = without_suffix(name)
     if "." in bare or path.is_dir() or not (roles_of(name) or _PART.search(bare)):
+        return False
+    if schema is not None:
         return False
     try:
         Dialect.of(path)

@@ -1,7 +1,7 @@
-"""Parsing lines of the Criteo display-advertising logs, many at a time.
+"""Parsing lines of click logs, many at a time.
 
-Fields: label, I1..I13, C1..C26. Tab-separated without a header (Kaggle, Criteo-1TB days) or comma-separated with
-one. A missing value is an empty field. Memory is bounded by the bytes of the lines given.
+Of Criteo's the fields are label, I1..I13, C1..C26, tab-separated without a header (Kaggle, Criteo-1TB days) or comma-separated with
+one; other logs have other `Columns`. A missing value is an empty field. Memory is bounded by the bytes of the lines given.
 """
 
 import hashlib
@@ -10,10 +10,11 @@ from itertools import chain
 
 import numpy as np
 
+from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.line_stream import LONGEST_LINE, CutLine
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, join_blocks
+from torchrec_pss.datasets.rows import RowBlock, empty_block
 
-NUM_FIELDS = 1 + NUM_DENSE + NUM_SPARSE
+NUM_FIELDS = CRITEO.number
 MISSING_ID = 0
 _INT64 = np.dtype("<i8")
 _LONG_LINE = 512  # bytes; in a shorter one no field is so long that padding others to it matters
@@ -28,7 +29,7 @@ class BadLine:
     reason: str
 
 
-def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[BadLine]]:
+def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:
     """Parses lines into rows; lines that are not rows are left out and reported.
 
     Dense values x become ``sign(x) log(1 + |x|)``, missing ones 0. Tokens become ids, see `token_ids`.
@@ -36,52 +37,55 @@ def parse_lines(lines: list[bytes], delimiter: bytes) -> tuple[RowBlock, list[Ba
     bad: list[BadLine] = []
     may_be_long = max(map(len, lines), default=0) > _LONG_LINE
     if b'"' in b"".join(lines):
-        fields = [split_line(line, delimiter) for line in lines]
+        fields = [split_line(line, delimiter, columns.number) for line in lines]
     elif may_be_long:
-        fields = [line.rstrip(b"\r\n").split(delimiter, NUM_FIELDS) for line in lines]
+        fields = [line.rstrip(b"\r\n").split(delimiter, columns.number) for line in lines]
     else:
         fields = [line.rstrip(b"\r\n").split(delimiter) for line in lines]
-    if any(len(row) != NUM_FIELDS for row in fields):
-        fields, positions = _right_length(lines, fields, delimiter, bad)
+    if any(len(row) != columns.number for row in fields):
+        fields, positions = _right_length(lines, fields, delimiter, columns.number, bad)
     else:
         positions = list(range(len(fields)))
     try:
-        numbers = _numbers(fields, may_be_long)
+        numbers = _numbers(fields, columns, may_be_long)
     except ValueError:
-        fields = _numeric(fields, positions, bad)
-        numbers = _numbers(fields, may_be_long)
+        fields = _numeric(fields, positions, columns, bad)
+        numbers = _numbers(fields, columns, may_be_long)
     if not fields:
-        return join_blocks([]), bad
+        return empty_block(len(columns.dense), len(columns.sparse)), bad
     labels = numbers[:, 0].astype(np.float32)
-    dense = dense_values(numbers[:, 1:])
-    columns = [[row[1 + NUM_DENSE + c] for row in fields] for c in range(NUM_SPARSE)]
-    ids = None if may_be_long else _own_bytes(list(chain.from_iterable(columns)))
-    ids = np.stack([token_ids(column) for column in columns]) if ids is None else ids.reshape(NUM_SPARSE, -1)
+    dense = dense_values(numbers[:, 1:], columns)
+    tokens = [[row[place] for row in fields] for place in columns.sparse]
+    ids = None if may_be_long else _own_bytes(list(chain.from_iterable(tokens)))
+    ids = np.stack([token_ids(column) for column in tokens]) if ids is None else ids.reshape(len(tokens), -1)
     bad.sort(key=lambda line: line.position)
     return RowBlock(dense, ids, labels), bad
 
 
-def dense_values(raw: np.ndarray) -> np.ndarray:
-    """fp32 of numbers as they stand in the file, float64."""
-    return (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+def dense_values(raw: np.ndarray, columns: Columns = CRITEO) -> np.ndarray:
+    """fp32 ``[n, dense]`` of numbers as they stand in the file, float64."""
+    found = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+    for place in columns.plain:
+        found[:, place] = raw[:, place]
+    return found
 
 
-def split_line(line: bytes, delimiter: bytes) -> list[bytes]:
-    """Fields of a line, one more than `NUM_FIELDS` of them at most. Quotes around a field are no part of it, and two of them
+def split_line(line: bytes, delimiter: bytes, number: int = NUM_FIELDS) -> list[bytes]:
+    """Fields of a line, one more than ``number`` of them at most. Quotes around a field are no part of it, and two of them
     within are one.
 
     A comma within quotes divides nothing. In tab-separated lines a quote that is not closed is a character like others; in
     comma-separated ones the line has one field then, since nobody can tell where the quote ends.
     """
     line = line.rstrip(b"\r\n")
-    fields = line.split(delimiter, NUM_FIELDS)
+    fields = line.split(delimiter, number)
     if b'"' not in line:
         return fields
     unquoted = [_unquoted(field) for field in fields]
-    if len(fields) == NUM_FIELDS and None not in unquoted:
+    if len(fields) == number and None not in unquoted:
         return unquoted
-    parts = _quote_aware(line, delimiter)
-    if parts is not None and (len(parts) == NUM_FIELDS or delimiter == b","):
+    parts = _quote_aware(line, delimiter, number)
+    if parts is not None and (len(parts) == number or delimiter == b","):
         return parts
     if delimiter == b",":
         return [line]
@@ -98,7 +102,7 @@ def _unquoted(field: bytes) -> bytes | None:
     return inner.replace(b'""', b'"')
 
 
-def _quote_aware(line: bytes, delimiter: bytes) -> list[bytes] | None:
+def _quote_aware(line: bytes, delimiter: bytes, number: int) -> list[bytes] | None:
     """Fields where delimiters within quotes divide nothing; None where a quote is not closed, or something follows it."""
     parts: list[bytes] = []
     at = 0
@@ -114,7 +118,7 @@ def _quote_aware(line: bytes, delimiter: bytes) -> list[bytes] | None:
             end = len(line) if end < 0 else end
             parts.append(line[at:end])
             at = end
-        if at >= len(line) or len(parts) > NUM_FIELDS:
+        if at >= len(line) or len(parts) > number:
             return parts
         at += 1
 
@@ -144,16 +148,17 @@ def _own_bytes(tokens: list[bytes]) -> np.ndarray | None:
     return packed.view(_INT64) if whole else None
 
 
-def _numbers(rows: list[list[bytes]], may_be_long: bool = True) -> np.ndarray:
-    """Label and dense fields as float64 ``[n, 14]``; raises ValueError where one is not a finite number or not a label."""
+def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True) -> np.ndarray:
+    """Label and dense fields as float64 ``[n, 1 + dense]``; raises ValueError where one is not a finite number or not a label."""
     if not rows:
-        return np.zeros((0, 1 + NUM_DENSE))
-    columns = [[field or b"0" for field in row[: 1 + NUM_DENSE]] for row in rows]
-    if any(row[0] not in (b"0", b"1") for row in columns):
+        return np.zeros((0, 1 + len(columns.dense)))
+    places = (columns.label, *columns.dense)
+    fields = [[row[place] or b"0" for place in places] for row in rows]
+    if any(row[0] not in (b"0", b"1") for row in fields):
         raise ValueError("label is not 0 or 1")
     # numpy pads every field to the longest.
-    long = _without_long_numbers(columns) if may_be_long else []
-    numbers = np.array(columns, dtype=bytes).astype(np.float64)
+    long = _without_long_numbers(fields) if may_be_long else []
+    numbers = np.array(fields, dtype=bytes).astype(np.float64)
     for row, column, value in long:
         numbers[row, column] = value
     if not np.isfinite(numbers).all():
@@ -176,22 +181,24 @@ def _without_long_numbers(columns: list[list[bytes]]) -> list[tuple[int, int, fl
 
 
 def _right_length(
-    lines: list[bytes], fields: list[list[bytes]], delimiter: bytes, bad: list[BadLine]
+    lines: list[bytes], fields: list[list[bytes]], delimiter: bytes, number: int, bad: list[BadLine]
 ) -> tuple[list[list[bytes]], list[int]]:
     positions = []
     for position, row in enumerate(fields):
-        if len(row) == NUM_FIELDS:
+        if len(row) == number:
             positions.append(position)
         else:
-            bad.append(BadLine(position, _wrong_length(lines[position], row, delimiter)))
+            bad.append(BadLine(position, _wrong_length(lines[position], row, delimiter, number)))
     return [fields[p] for p in positions], positions
 
 
-def _numeric(fields: list[list[bytes]], positions: list[int], bad: list[BadLine]) -> list[list[bytes]]:
+def _numeric(
+    fields: list[list[bytes]], positions: list[int], columns: Columns, bad: list[BadLine]
+) -> list[list[bytes]]:
     """The slow path: finds the lines whose label or dense fields are no numbers."""
     good = []
     for i, row in enumerate(fields):
-        reason = _reason(row)
+        reason = _reason(row, columns)
         if reason is None:
             good.append(i)
         else:
@@ -199,25 +206,27 @@ def _numeric(fields: list[list[bytes]], positions: list[int], bad: list[BadLine]
     return [fields[i] for i in good]
 
 
-def _reason(row: list[bytes]) -> str | None:
-    if row[0] not in (b"0", b"1"):
-        return f"label is {_shown(row[0])}, not 0 or 1"
-    for i, value in enumerate(row[1 : 1 + NUM_DENSE], start=1):
+def _reason(row: list[bytes], columns: Columns) -> str | None:
+    label, *names = columns.names
+    if row[columns.label] not in (b"0", b"1"):
+        return f"{label} is {_shown(row[columns.label])}, not 0 or 1"
+    alone = Columns(2, 0, (1,), (), ())
+    for name, place in zip(names, columns.dense, strict=True):
         try:
-            _numbers([[b"0", value]])
+            _numbers([[b"0", row[place]]], alone)
         except ValueError:
-            return f"I{i} is {_shown(value)}, not a finite number"
+            return f"{name} is {_shown(row[place])}, not a finite number"
     return None
 
 
-def _wrong_length(line: bytes, row: list[bytes], delimiter: bytes) -> str:
+def _wrong_length(line: bytes, row: list[bytes], delimiter: bytes, number: int) -> str:
     if isinstance(line, CutLine):
         return f"a line of {line.length:,} bytes, more than {LONGEST_LINE:,}"
     if delimiter == b"," and b'"' in line:
-        if _quote_aware(line.rstrip(b"\r\n"), delimiter) is None:
+        if _quote_aware(line.rstrip(b"\r\n"), delimiter, number) is None:
             return "a quote is not closed, or something follows it"
-        return f"{len(row) if len(row) < NUM_FIELDS else f'more than {NUM_FIELDS}'} fields instead of {NUM_FIELDS}"
-    return f"{line.count(delimiter) + 1} fields instead of {NUM_FIELDS}"
+        return f"{len(row) if len(row) < number else f'more than {number}'} fields instead of {number}"
+    return f"{line.count(delimiter) + 1} fields instead of {number}"
 
 
 def _shown(field: bytes) -> str:

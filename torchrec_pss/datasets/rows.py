@@ -33,8 +33,8 @@ class RowBlock:
     """Consecutive rows of a click log.
 
     Attributes:
-        dense: float32 ``[n, 13]``, ready for the model.
-        ids: int64 ``[26, n]``, one id a feature (column-major, as a KJT wants them).
+        dense: float32 ``[n, d]``, ready for the model; Criteo's have d = 13.
+        ids: int64 ``[F, n]``, one id a feature (column-major, as a KJT wants them); Criteo's have F = 26.
         labels: float32 ``[n]``, 0 or 1.
     """
 
@@ -45,36 +45,40 @@ class RowBlock:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self) -> Batch:
-        """As TorchRec's `Batch`. An empty block becomes one row with `PADDING_LABEL`, which a loss and a metric must
+    def batch(self, names: Sequence[str] = SPARSE_NAMES) -> Batch:
+        """As TorchRec's `Batch`, its features named so. An empty block becomes one row with `PADDING_LABEL`, which a loss and a metric must
         leave out: every rank of a step needs a batch, also when the rows do not go round."""
         if len(self) == 0:
             padding = RowBlock(
-                np.zeros((1, NUM_DENSE), np.float32),
-                np.zeros((NUM_SPARSE, 1), np.int64),
+                np.zeros((1, self.dense.shape[1]), np.float32),
+                np.zeros((len(self.ids), 1), np.int64),
                 np.full(1, PADDING_LABEL, np.float32),
             )
-            return padding.batch()
+            return padding.batch(names)
         return Batch(
             dense_features=torch.from_numpy(self.dense),
             sparse_features=KeyedJaggedTensor(
-                keys=SPARSE_NAMES,
+                keys=list(names),
                 values=torch.from_numpy(np.ascontiguousarray(self.ids).reshape(-1)),
-                lengths=torch.ones(NUM_SPARSE * len(self), dtype=torch.int32),
+                lengths=torch.ones(len(names) * len(self), dtype=torch.int32),
                 stride=len(self),
             ),
             labels=torch.from_numpy(self.labels),
         )
 
 
+def empty_block(num_dense: int = NUM_DENSE, num_sparse: int = NUM_SPARSE) -> RowBlock:
+    return RowBlock(np.zeros((0, num_dense), np.float32), np.zeros((num_sparse, 0), np.int64), np.zeros(0, np.float32))
+
+
 def join_blocks(blocks: Sequence[RowBlock]) -> RowBlock:
-    """The rows of all blocks, in order; no blocks give an empty one."""
+    """The rows of all blocks, one or more, in order."""
     if len(blocks) == 1:
         return blocks[0]
     return RowBlock(
-        np.concatenate([np.zeros((0, NUM_DENSE), np.float32), *(b.dense for b in blocks)]),
-        np.concatenate([np.zeros((NUM_SPARSE, 0), np.int64), *(b.ids for b in blocks)], axis=1),
-        np.concatenate([np.zeros(0, np.float32), *(b.labels for b in blocks)]),
+        np.concatenate([b.dense for b in blocks]),
+        np.concatenate([b.ids for b in blocks], axis=1),
+        np.concatenate([b.labels for b in blocks]),
     )
 
 

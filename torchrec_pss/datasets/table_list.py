@@ -94,10 +94,18 @@ def _is_missing(value: object) -> bool:
 
 
 def _name(value: object) -> str:
-    """A name that a TorchRec module can have: it becomes one of torch's."""
     if not isinstance(value, str):
         raise ValueError(f"name is {_shown(value)}, not text")
     name = str(value).strip()
+    check_name(name)
+    return name
+
+
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ValueError: a TorchRec module cannot have such a name, which becomes one of torch's.
+    """
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"name is {_shown(name)}, of {len(name):,} characters, more than {_LONGEST_NAME:,}")
     if "." in name:
@@ -106,7 +114,6 @@ def _name(value: object) -> str:
         raise ValueError(f"name is {_shown(name)}: it has characters that cannot be printed")
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"name is {_shown(name)}: torch's ModuleDict has an attribute of that name")
-    return name
 
 
 def _whole_number(entry: dict, field: str, default: int | None, largest: int) -> int:

@@ -8,32 +8,35 @@ from functools import cache
 
 import numpy as np
 
+from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines
 from torchrec_pss.datasets.line_stream import Lines
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock
+from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
 
-_LABEL, _DENSE, _SPARSE = 1, 2, 3  # as csrc/text_rows.cpp has them
-_KINDS = np.array([_LABEL] + [_DENSE] * NUM_DENSE + [_SPARSE] * NUM_SPARSE, dtype=np.int32)
 
-
-def parse_text(lines: Lines, delimiter: bytes) -> tuple[RowBlock, list[BadLine]]:
+def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:
     """As `parse_lines` of those lines, to the bit."""
     if not HAS_CPU_KERNEL or lines.cut is not None:
-        return parse_lines(lines.split(), delimiter)
-    number = len(lines)
-    raw, labels = np.empty((number, NUM_DENSE)), np.empty(number, np.float32)
-    ids, odd = np.empty((NUM_SPARSE, number), np.int64), np.empty(number, bool)
+        return parse_lines(lines.split(), delimiter, columns)
+    number, num_dense, kinds = len(lines), len(columns.dense), columns.kinds
+    raw, labels = np.empty((number, num_dense)), np.empty(number, np.float32)
+    ids, odd = np.empty((len(columns.sparse), number), np.int64), np.empty(number, bool)
     ends = np.ascontiguousarray(lines.ends)
-    if not _kernel()(
-        lines.text, lines.first, ends.ctypes.data, number, delimiter, _KINDS.ctypes.data, len(_KINDS), NUM_DENSE,
+    num_odd = _kernel()(
+        lines.text, lines.first, ends.ctypes.data, number, delimiter, kinds.ctypes.data, len(kinds), num_dense,
         raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, odd.ctypes.data,
-    ):  # fmt: skip
-        return RowBlock(dense_values(raw), ids, labels), []
+    )  # fmt: skip
+    if columns.dense_order is not None:
+        raw = raw[:, columns.dense_order]
+    if columns.sparse_order is not None:
+        ids = ids[columns.sparse_order]
+    if not num_odd:
+        return RowBlock(dense_values(raw, columns), ids, labels), []
     places = np.flatnonzero(odd)
-    block, bad = parse_lines([lines[place] for place in places], delimiter)
+    block, bad = parse_lines([lines[place] for place in places], delimiter, columns)
     left_out = places[[line.position for line in bad]] if bad else places[:0]
-    dense, good = dense_values(np.where(odd[:, None], 0, raw)), np.setdiff1d(places, left_out)
+    dense, good = dense_values(np.where(odd[:, None], 0, raw), columns), np.setdiff1d(places, left_out)
     dense[good], ids[:, good], labels[good] = block.dense, block.ids, block.labels
     kept = np.ones(number, bool)
     kept[left_out] = False
