@@ -28,14 +28,13 @@ from torchrec_pss.datasets.read_ahead import ReadAhead
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
-    NUM_SPARSE,
-    SPARSE_NAMES,
     RowBlock,
     RowSource,
-    join_blocks,
+    empty_block,
     num_steps,
     rank_windows,
 )
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.splits import Splits, describe, split_files, uses_fraction
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
@@ -64,6 +63,7 @@ class ClickData:
         contiguous: whether ids lie in [0, num_embeddings), so that tables of the array may be exact.
         counts: how often ids occur in the training rows, or a sample of them, per feature; for the array only.
         rows_of: ids to rows of full tables, where they are not so already.
+        schema: the columns that are read.
     """
 
     source: RowSource
@@ -77,6 +77,17 @@ class ClickData:
     error: DataError | None = None  # of this rank, until all raise it
     numbering: Numbering | None = None  # of the ids, where the array's tables have their rows
     waited: float = 0.0  # seconds that `batches` were waited for
+    schema: Schema = CRITEO_SCHEMA
+
+    @property
+    def names(self) -> list[str]:
+        """Of the features, in their order."""
+        return list(self.schema.sparse)
+
+    @property
+    def num_dense(self) -> int:
+        """Of a batch: one that is 0 where there is none."""
+        return max(len(self.schema.dense), 1)
 
     def batches(
         self,
@@ -109,7 +120,7 @@ class ClickData:
             if shuffle_seed is not None:
                 order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
                 block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
-            yield block.batch()
+            yield block.batch(self.names)
 
     def _read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """Blocks of the source. Of several ranks one that cannot read on hands out empty blocks, so that the others do not wait for it,
@@ -120,8 +131,9 @@ class ClickData:
             if dist.get_world_size() == 1:
                 raise
             self.error = error
-            yield join_blocks([])  # for the window that was not read
-            yield from (join_blocks([]) for _ in windows)
+            nothing = empty_block(len(self.schema.dense), len(self.schema.sparse))
+            yield nothing  # for the window that was not read
+            yield from (nothing for _ in windows)
 
     def raise_error(self) -> None:
         """Raises on every rank the error that one of them has met. Collective."""
@@ -208,7 +220,7 @@ class ClickData:
 
     def unresolved(self) -> dict[str, float]:
         """By feature, where ids share rows of a numbering, what that leaves unresolved."""
-        given = zip(SPARSE_NAMES, self.counts, self.numbering.ids, self.numbering.num_rows, strict=True)
+        given = zip(self.names, self.counts, self.numbering.ids, self.numbering.num_rows, strict=True)
         return {
             name: self.numbering.unresolved(feature, counts.counts)
             for feature, (name, counts, ids, rows) in enumerate(given)
@@ -226,7 +238,11 @@ class ClickData:
 
 def load(args: argparse.Namespace) -> ClickData:
     """The data that the flags name. Collective: rank 0 counts, the others wait for its result."""
-    declared = args.num_embeddings_per_feature or ([args.num_embeddings] * NUM_SPARSE if args.num_embeddings else None)
+    schema = CRITEO_SCHEMA if args.schema is None else _first_rank_first(lambda: Schema.read(args.schema))
+    number = len(schema.sparse)
+    declared = args.num_embeddings_per_feature or ([args.num_embeddings] * number if args.num_embeddings else None)
+    if declared and len(declared) != number:
+        raise ValueError(f"--num_embeddings_per_feature needs {number} numbers, got {len(declared)}")
     defaults = MLPERF_NUM_EMBEDDINGS if args.dataset_name == "criteo_1t" else KAGGLE_NUM_EMBEDDINGS
     if args.in_memory_binary_criteo_path:
         rows = list(declared or defaults)
@@ -234,7 +250,7 @@ def load(args: argparse.Namespace) -> ClickData:
         splits, signature = _divide(args, "preprocessed", reader.names, reader)
         return ClickData(reader, splits, signature, rows, "declared", True, _sampled_counts(args, reader, splits.train))
     if args.data_path:
-        data = _load_text(args, declared)
+        data = _load_text(args, declared, schema)
         data.share_logged()
         return data
     rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
@@ -280,7 +296,7 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
     blocks = blocks[:: max(1, len(blocks) * _PASS_ROWS // _COUNTED_ROWS)]
 
     def count() -> list[IdCounts]:
-        frequent = FrequentIds(NUM_SPARSE)
+        frequent = FrequentIds(len(CRITEO_SCHEMA.sparse))
         windows = (range(start, min(start + _PASS_ROWS, train.stop)) for start in tqdm(blocks, "counting ids", delay=5))
         for block in source.read(windows):
             frequent.add(block.ids)
@@ -289,10 +305,13 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
     return _first_rank_first(count)
 
 
-def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickData:
-    files = _first_rank_first(lambda: open_files(args.data_path, args.cache_dir))
+def _load_text(args: argparse.Namespace, declared: list[int] | None, schema: Schema) -> ClickData:
+    other = None if schema is CRITEO_SCHEMA else schema
+    files = _first_rank_first(lambda: open_files(args.data_path, args.cache_dir, other))
     reader = CriteoReader(files, args.max_bad_rows)
     splits, signature = _divide(args, "text", [f.path.name for f in files], reader)
+    if other is not None:
+        signature["schema"] = schema.as_json()
 
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
@@ -301,22 +320,22 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None) -> ClickDat
 
     if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
-        distinct, counts = _first_rank_first(lambda: _sketch(training_rows()))
+        distinct, counts = _first_rank_first(lambda: _sketch(training_rows(), len(schema.sparse)))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
         if args.vocabulary is None:
             args.vocabulary = not declared and is_dense(len(splits.train), distinct)
         if args.vocabulary:
-            return _numbered(args, files, reader, splits, signature, counts, training_rows)
-        return ClickData(reader, splits, signature, declared or distinct, how, contiguous=False, counts=counts)
+            return _numbered(args, files, reader, splits, signature, counts, training_rows, schema)
+        return ClickData(reader, splits, signature, declared or distinct, how, False, counts, schema=schema)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
         return ClickData(
-            reader, splits, signature, declared, "declared", contiguous=True, rows_of=lambda ids: ids % moduli
+            reader, splits, signature, declared, "declared", True, rows_of=lambda ids: ids % moduli, schema=schema
         )
-    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows)
+    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, schema)
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
-    return ClickData(reader, splits, signature, rows, _COUNTED, contiguous=True, rows_of=vocabulary.rows_of)
+    return ClickData(reader, splits, signature, rows, _COUNTED, True, rows_of=vocabulary.rows_of, schema=schema)
 
 
 def _numbered(
@@ -327,16 +346,18 @@ def _numbered(
     signature: dict,
     counts: list[IdCounts],
     training_rows: Callable[[], Iterator[RowBlock]],
+    schema: Schema,
 ) -> ClickData:
     """For an array whose tables have their ids' rows. Collective."""
 
     def make() -> Numbering:
-        vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, alone=True)
+        vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, schema, alone=True)
         return Numbering.of(vocabulary, [c.ids for c in counts])
 
     numbering = _first_rank_first(make)
     counts = [replace(c, ids=numbering.first_rows(feature, len(c.ids))) for feature, c in enumerate(counts)]
-    data = ClickData(reader, splits, signature | {"ids": numbering.digest}, numbering.num_rows, _COUNTED, True, counts)
+    signature = signature | {"ids": numbering.digest}
+    data = ClickData(reader, splits, signature, numbering.num_rows, _COUNTED, True, counts, schema=schema)
     data.number(numbering)
     return data
 
@@ -346,10 +367,14 @@ def _vocabulary(
     files: list[CriteoFile],
     train: range,
     training_rows: Callable[[], Iterator[RowBlock]],
+    schema: Schema,
     alone: bool = False,
 ) -> Vocabulary:
     """Of the training rows, kept in the cache's folder by path and signature of the files. Collective, unless ``alone``."""
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
+    features = len(schema.sparse)
+    if schema is not CRITEO_SCHEMA:
+        key += repr(schema.sparse)
     path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
 
     loaded: list[Vocabulary] = []
@@ -357,14 +382,14 @@ def _vocabulary(
     def build() -> None:
         if is_cached(path):
             try:
-                loaded.append(Vocabulary.load(path, key))
+                loaded.append(Vocabulary.load(path, key, features))
                 return
             except ValueError as error:
                 logger.warning("%s: it is built again", error)
         check_writable(cache)
         logger.info("counting the distinct ids of %d training rows", len(train))
         try:
-            Vocabulary.build(training_rows()).save(path, key)
+            Vocabulary.build(training_rows(), features).save(path, key)
         except OSError as error:
             raise ValueError(f"--cache_dir {cache}: {path.name} cannot be written: {error}") from error
 
@@ -372,12 +397,12 @@ def _vocabulary(
         build()
     else:
         _first_rank_first(build)
-    return loaded[0] if loaded else Vocabulary.load(path, key)
+    return loaded[0] if loaded else Vocabulary.load(path, key, features)
 
 
-def _sketch(blocks: Iterator[RowBlock]) -> tuple[list[int], list[IdCounts]]:
+def _sketch(blocks: Iterator[RowBlock], features: int) -> tuple[list[int], list[IdCounts]]:
     """How many distinct ids each feature has, and which are frequent; in bounded memory."""
-    distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
+    distinct, frequent = DistinctCounter(features), FrequentIds(features)
     for block in blocks:
         distinct.add(block.ids)
         frequent.add(block.ids)

@@ -13,7 +13,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from tqdm import tqdm
 
-from torchrec_pss.datasets.rows import SPARSE_NAMES, rank_windows
+from torchrec_pss.datasets.rows import rank_windows
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.watch import with_permuted_bags
@@ -66,7 +66,7 @@ class Evaluator:
         """By table, the test AUROC that is lost where its feature says nothing."""
         if not self.args.ablation:
             return None
-        features = tqdm(SPARSE_NAMES, desc="ablation", unit="feature", disable=dist.get_rank() > 0)
+        features = tqdm(self.data.names, desc="ablation", unit="feature", disable=dist.get_rank() > 0)
         rows, limit = self.data.splits.test, self.args.limit_test_batches
         return {f"t_{name}": auroc - self.evaluate(rows, limit, permuted=name)["auroc"] for name in features}
 

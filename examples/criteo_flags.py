@@ -3,7 +3,6 @@
 import argparse
 import os
 
-from torchrec_pss.datasets.rows import NUM_SPARSE
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.modules.layout_candidates import CANDIDATES
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS
@@ -40,6 +39,7 @@ def parser() -> Parser:
 
     data = p.add_argument_group("data")
     data.add_argument("--data_path", help="a Criteo file or folder (see docs); without it, rows are generated")
+    data.add_argument("--schema", help="of text that is not Criteo's: a JSON or YAML file that names its columns")
     data.add_argument(
         "--in_memory_binary_criteo_path",
         help="folder of TorchRec's preprocessed <stage>_*.npy, read as rows are wanted",
@@ -51,7 +51,7 @@ def parser() -> Parser:
         help="whose cardinalities to generate, or (binary) to assume",
     )
     add_number(data, "--num_embeddings", help="rows of every table; ids of files are taken modulo it for full tables")
-    add_number(data, "--num_embeddings_per_feature", help=f"{NUM_SPARSE} numbers of rows, comma-separated; likewise")
+    add_number(data, "--num_embeddings_per_feature", help="rows of each table, comma-separated; likewise")
     add_number(
         data,
         "--train_fraction",
@@ -250,8 +250,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("give --data_path or --in_memory_binary_criteo_path, not both")
     if args.num_embeddings and args.num_embeddings_per_feature:
         p.error("give --num_embeddings or --num_embeddings_per_feature, not both")
-    if args.num_embeddings_per_feature and len(args.num_embeddings_per_feature) != NUM_SPARSE:
-        p.error(f"--num_embeddings_per_feature needs {NUM_SPARSE} numbers, got {len(args.num_embeddings_per_feature)}")
+    if args.schema is not None and not args.data_path:
+        p.error("--schema makes no sense without --data_path")
     if args.dense_arch_layer_sizes[-1] != args.embedding_dim:
         p.error(
             f"--dense_arch_layer_sizes must end in embedding_dim {args.embedding_dim}, got {args.dense_arch_layer_sizes}"

@@ -22,7 +22,6 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
-from torchrec_pss.datasets.rows import NUM_DENSE, SPARSE_NAMES
 from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
 from torchrec_pss.distributed.planner import PSSShardingPlanner
 from torchrec_pss.models import ClickModel, ClickModelConfig
@@ -45,13 +44,13 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
         ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
     else:
         ebc = PSSEmbeddingBagCollection(tables, device=device, config=array_config(args, tables, data))
-    return ClickModel(model_config(args).dlrm(ebc, device))
+    return ClickModel(model_config(args, data).dlrm(ebc, device))
 
 
-def model_config(args: argparse.Namespace) -> ClickModelConfig:
+def model_config(args: argparse.Namespace, data: ClickData) -> ClickModelConfig:
     """What the flags say of the model beside its embeddings."""
     named = {f.name: getattr(args, f.name) for f in fields(ClickModelConfig) if f.name != "dense_in_features"}
-    return ClickModelConfig(NUM_DENSE, **named)
+    return ClickModelConfig(data.num_dense, **named)
 
 
 def tables_of(args: argparse.Namespace, data: ClickData) -> list[EmbeddingBagConfig]:
@@ -59,7 +58,7 @@ def tables_of(args: argparse.Namespace, data: ClickData) -> list[EmbeddingBagCon
         EmbeddingBagConfig(
             name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
         )
-        for name, rows in zip(SPARSE_NAMES, data.num_embeddings, strict=True)
+        for name, rows in zip(data.names, data.num_embeddings, strict=True)
     ]
 
 
@@ -128,7 +127,7 @@ def _array_bytes(args: argparse.Namespace, data: ClickData) -> int:
 
 def counts_by_table(data: ClickData) -> dict[str, IdCounts] | None:
     """Of the training rows' ids, where they were counted."""
-    return data.counts and {f"t_{name}": c for name, c in zip(SPARSE_NAMES, data.counts, strict=True)}
+    return data.counts and {f"t_{name}": c for name, c in zip(data.names, data.counts, strict=True)}
 
 
 def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) -> int:
@@ -136,13 +135,13 @@ def full_embedding_bytes(args: argparse.Namespace, num_embeddings: list[int]) ->
     return sum(num_embeddings) * args.embedding_dim * 4
 
 
-def embedding_bytes(args: argparse.Namespace, num_embeddings: list[int], model: DistributedModelParallel) -> int:
+def embedding_bytes(args: argparse.Namespace, data: ClickData, model: DistributedModelParallel) -> int:
     """Bytes that the sharded model's embeddings take, all ranks together counted once."""
     array = shared_array(model)
     if array is None:
-        return full_embedding_bytes(args, num_embeddings)
+        return full_embedding_bytes(args, data.num_embeddings)
     inside = {t.name for t in array.layout.tables}
-    rest = [rows for name, rows in zip(SPARSE_NAMES, num_embeddings, strict=True) if f"t_{name}" not in inside]
+    rest = [rows for name, rows in zip(data.names, data.num_embeddings, strict=True) if f"t_{name}" not in inside]
     return array.layout.embedding_bytes + full_embedding_bytes(args, rest)
 
 

@@ -25,7 +25,6 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
 from torchrec_pss.datasets.criteo_files import CriteoReader
-from torchrec_pss.datasets.rows import SPARSE_NAMES
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
@@ -44,7 +43,7 @@ _AVERAGE_EVERY = 4  # steps
 _SERVED_ROWS = 1 << 14  # test rows kept with the model, for `torchrec_pss.export` to compare by
 
 # Flags that may differ between a run and its resumption.
-_FREE_FLAGS = {"batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
+_FREE_FLAGS = {"schema", "batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
                "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
@@ -75,7 +74,7 @@ class Trainer:
         self.restart = None
         if begins_anew and args.epochs > 1:
             self.restart = ArrayRestart(self.model) if tables is None else TableRestart(tables)
-        self.bytes = criteo_model.embedding_bytes(args, self.data.num_embeddings, self.model)
+        self.bytes = criteo_model.embedding_bytes(args, self.data, self.model)
         array = criteo_model.shared_array(self.model)
         self.layout = None if array is None else array.layout.fingerprint()
         # Validation AUROC after a pass, by the layouts that were tried.
@@ -382,15 +381,17 @@ class Trainer:
         rows = list(data.batches(data.splits.test, args.test_batch_size, limit=limit))
         data.raise_error()
         labels = torch.cat([b.labels for b in rows])
-        ids = torch.cat([b.sparse_features.values().view(len(SPARSE_NAMES), -1) for b in rows], dim=1)
+        ids = torch.cat([b.sparse_features.values().view(len(data.names), -1) for b in rows], dim=1)
         true = labels >= 0  # the others are padding
         held_out = saved_model.HeldOut(
             torch.cat([b.dense_features for b in rows])[true].numpy(), ids[:, true].numpy(), labels[true].numpy()
         )
         said = {name: results[name] for name in ("auroc_test", "ne_test", "steps", "compression", "embedding_bytes")}
-        config = asdict(criteo_model.model_config(args))
+        config = asdict(criteo_model.model_config(args, data))
         on_first_rank(
-            lambda: saved_model.save(self.folder, "click", config, array, weights, held_out, said, data.numbering)
+            lambda: saved_model.save(
+                self.folder, "click", config, array, weights, held_out, said, data.numbering, data.schema
+            )
         )
 
     def _record(self, **values: float) -> None:

@@ -20,11 +20,13 @@ class Model:
     Attributes:
         file: of `torchrec_pss.export`, of a click model.
         features: in the order of its ids.
+        plain: whether each dense value goes to the model as it is; of the others it takes ``sign(x) log(1 + |x|)``.
         limits: int64 ``[F]``, rows of a feature's table where an id must be one of them; 0 where any id may come.
     """
 
     file: Served
     features: list[str]
+    plain: np.ndarray
     limits: np.ndarray
 
     @classmethod
@@ -49,7 +51,9 @@ class Model:
         rows = {feature: t["rows"] or 0 for t in said["tables"] for feature in t["features"]}
         limits = [rows[feature] for feature in said["features"]]
         asked = np.array(limits if said["out_of_range"] == "error" else [0] * len(limits), dtype=np.int64)
-        model = cls(file, said["features"], asked)
+        plain = np.array([transform == "none" for transform in said["dense_transforms"]])
+        assert len(plain) == said["num_dense"]
+        model = cls(file, said["features"], plain, asked)
         model.run(
             np.zeros((1, said["num_dense"]), np.float32),
             np.zeros(len(limits), np.int64),

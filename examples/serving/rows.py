@@ -86,7 +86,7 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
     raw = np.array([[0.0 if v is None else v for v in row.dense] for row in rows], dtype=np.float64).reshape(
         len(rows), -1
     )
-    dense = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+    dense = np.where(model.plain, raw, np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
     ids, lengths = [], np.empty((len(model.features), len(rows)), np.int64)
     for f, name in enumerate(model.features):
         bags = [_numbers(row.features.get(name, [MISSING_ID])) for row in rows]

@@ -126,6 +126,9 @@ def main(argv: list[str] | None = None) -> None:
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")
+    parser.add_argument(
+        "--schema", help="of --data_path, if it is not Criteo's: a JSON or YAML file that names its columns"
+    )
     add_number(parser, "--sample_rows", default=1_000_000, help="rows of --data_path to count")
     add_number(
         parser, "--train_rows", help="that will be trained on (default: all of --data_path; of --tables 10 million)"
@@ -143,8 +146,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         inputs = {"--data_path": args.data_path, "--tables": args.tables}
         refuse_overwriting({"--json": args.json, "--plot": args.plot}, inputs)
+        if args.schema is not None and not args.data_path:
+            raise ValueError("--schema makes no sense without --data_path")
         if args.data_path:
-            described = from_logs(args.data_path, args.sample_rows, args.embedding_dim, args.train_rows)
+            described = from_logs(args.data_path, args.sample_rows, args.embedding_dim, args.train_rows, args.schema)
         else:
             described = from_list(args.tables, args.embedding_dim, args.skew, args.train_rows)
     except (FileNotFoundError, ValueError) as error:

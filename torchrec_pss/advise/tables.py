@@ -10,7 +10,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files, training_files
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
-from torchrec_pss.datasets.rows import NUM_SPARSE, SPARSE_NAMES
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.progress import told
@@ -32,25 +32,29 @@ class Described:
     reads_per_count: float = 1.0
 
 
-def from_logs(path: str, sample_rows: int, embedding_dim: int | None, train_rows: int | None = None) -> Described:
-    """Rows and counts of the first ``sample_rows`` rows of Criteo files, of a folder only those of files to train on. ``train_rows``: that
-    are read in training, all of theirs if None.
+def from_logs(
+    path: str, sample_rows: int, embedding_dim: int | None, train_rows: int | None = None, schema: str | None = None
+) -> Described:
+    """Rows and counts of the first ``sample_rows`` rows of Criteo files, or those of a ``schema``, of a folder only those of files to train on.
+    ``train_rows``: that are read in training, all of theirs if None.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
-    files = training_files(open_files(path))
+    described = CRITEO_SCHEMA if schema is None else Schema.read(schema)
+    files = training_files(open_files(path, schema=None if schema is None else described))
+    names = described.sparse
     all_rows = sum(f.num_rows for f in files)
     rows = min(all_rows, sample_rows)
-    distinct, frequent = DistinctCounter(), FrequentIds(NUM_SPARSE)
+    distinct, frequent = DistinctCounter(len(names)), FrequentIds(len(names))
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
     windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
     for block in CriteoReader(files).read(windows):
         distinct.add(block.ids)
         frequent.add(block.ids)
     dim = embedding_dim or _LOGS_DIM
-    tables = [_config(n, r, dim) for n, r in zip(SPARSE_NAMES, distinct.estimates(), strict=True)]
-    counts = dict(zip(SPARSE_NAMES, frequent.counts(), strict=True))
+    tables = [_config(n, r, dim) for n, r in zip(names, distinct.estimates(), strict=True)]
+    counts = dict(zip(names, frequent.counts(), strict=True))
     source = f"{rows:,} rows of {_named(path, files)}"
     return Described(tables, counts, contiguous=False, source=source, reads_per_count=(train_rows or all_rows) / rows)
 

@@ -10,6 +10,7 @@ from torchrec.datasets.utils import Batch
 
 from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
 from torchrec_pss.datasets.rows import num_steps, rank_windows
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.splits import Splits, split_files
 
 PARTS = tuple(Splits.__dataclass_fields__)
@@ -32,6 +33,7 @@ class ClickDataset(IterableDataset):
         train_fraction: of the rows to train on, where the files do not say it.
         rank, world_size: those of the process group if None, or one rank alone.
         cache_dir: where numbers of rows are kept for the next time.
+        schema: of text that is not Criteo's; a file or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.
 
     Raises:
@@ -49,6 +51,7 @@ class ClickDataset(IterableDataset):
         rank: int | None = None,
         world_size: int | None = None,
         cache_dir: str | Path | None = None,
+        schema: str | Path | Schema | None = None,
         max_bad_rows: int = 100,
     ) -> None:
         super().__init__()
@@ -62,7 +65,8 @@ class ClickDataset(IterableDataset):
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be from 0 to {self.world_size - 1}, got {self.rank}")
         self.batch_size, self._max_bad_rows = batch_size, max_bad_rows
-        self._files = open_files(path, cache_dir)
+        self.schema = CRITEO_SCHEMA if schema is None else schema if isinstance(schema, Schema) else Schema.read(schema)
+        self._files = open_files(path, cache_dir, None if schema is None else self.schema)
         splits = split_files([f.num_rows for f in self._files], train_fraction, [f.role for f in self._files])
         self.rows: range = getattr(splits, part)
         self._made = self._first = 0  # batches of this worker's pass, and those that a loaded state had
@@ -83,7 +87,7 @@ class ClickDataset(IterableDataset):
         own = islice(windows, first + self._made * apart, None, apart)
         for block in CriteoReader(self._files, self._max_bad_rows).read(own):
             self._made += 1
-            yield block.batch()
+            yield block.batch(self.schema.sparse)
         self._made = 0
 
     def state_dict(self) -> dict[str, int]:

@@ -41,19 +41,12 @@ class Dialect:
             NotCriteoError: empty, or no text.
             ValueError: unreadable, or without a column of the schema; names it.
         """
-        lines = _first_lines(path)
-        if not lines or isinstance(lines[0], CutLine) or not lines[0].strip():
-            raise NotCriteoError(f"data file {path} has no first line that can be read")
-        counts = {delimiter: lines[0].count(delimiter) for delimiter in _DELIMITERS}
-        delimiter = max(counts, key=counts.get)
+        delimiter, names = header_of(path, first_lines(path))
         try:
-            if schema.fields is not None:
-                return cls(delimiter, False, True, schema.columns(schema.fields))
-            names = split_line(lines[0], delimiter, max(counts.values()) + 1)
-            columns = schema.columns([name.decode("utf-8", "replace").strip() for name in names])
+            columns = schema.columns(names if schema.fields is None else schema.fields)
         except ValueError as error:
             raise ValueError(f"data file {path}: {error}") from error
-        return cls(delimiter, True, True, columns)
+        return cls(delimiter, schema.fields is None, True, columns)
 
     @classmethod
     def of(cls, path: Path) -> "Dialect":
@@ -62,7 +55,7 @@ class Dialect:
         NotCriteoError: empty, of another kind, or without a line of the right number of fields among its first.
         ValueError: unreadable.
         """
-        lines = _first_lines(path)
+        lines = first_lines(path)
         first = lines[0] if lines else b""
         if isinstance(first, CutLine):
             raise NotCriteoError(f"data file {path} is no Criteo file: its first line has {first.length:,} bytes")
@@ -80,21 +73,42 @@ class Dialect:
         lengths = [len(row) for row in rows]
         if NUM_FIELDS not in lengths and NUM_FIELDS - 1 not in lengths:
             raise NotCriteoError(
-                f"data file {path} is no Criteo file: its first lines have {lengths[0]} fields, not {NUM_FIELDS}"
+                f"data file {path} is no Criteo file: its first lines have {lengths[0]} fields, not {NUM_FIELDS}; "
+                "of other columns a schema says what they are (--schema, docs/data.md)"
             )
         # A line of either length may be malformed; not all of them.
         labelled = any(len(row) == NUM_FIELDS and row[0] for row in rows)
         return cls(delimiter, has_header, labelled)
 
 
-def _first_lines(path: Path) -> list[bytes]:
+def header_of(path: Path, lines: list[bytes]) -> tuple[bytes, list[str]]:
+    """What divides the fields of a file's first line, and what they are.
+
+    Raises:
+        NotCriteoError: there is none.
+    """
+    if not lines or isinstance(lines[0], CutLine) or not lines[0].strip():
+        raise NotCriteoError(f"data file {path} has no first line that can be read")
+    counts = {delimiter: lines[0].count(delimiter) for delimiter in _DELIMITERS}
+    delimiter = max(counts, key=counts.get)
+    fields = split_line(lines[0], delimiter, counts[delimiter] + 1)
+    return delimiter, [field.decode("utf-8", "replace").strip() for field in fields]
+
+
+def first_lines(path: Path, number: int = _LOOKED_AT) -> list[bytes]:
+    """So many, or all there are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        NotCriteoError: no text.
+    """
     stream = LineStream(path)
     try:
         reason = why_no_text(stream.head)
         if reason:
             raise NotCriteoError(f"data file {path} {reason}")
         lines: list[bytes] = []
-        while len(lines) < _LOOKED_AT and len(taken := stream.take(_LOOKED_AT - len(lines))):
+        while len(lines) < number and len(taken := stream.take(number - len(lines))):
             lines += taken.split()
         return lines
     finally:

@@ -12,11 +12,11 @@ _REGISTERS = 1 << _BITS
 class DistinctCounter:
     """Estimates how many distinct ids each feature has; standard error 0.8 % (1.04 / sqrt(2^14))."""
 
-    def __init__(self) -> None:
-        self._registers = np.zeros((NUM_SPARSE, _REGISTERS), np.uint8)
+    def __init__(self, num_features: int = NUM_SPARSE) -> None:
+        self._registers = np.zeros((num_features, _REGISTERS), np.uint8)
 
     def add(self, ids: np.ndarray) -> None:
-        """Adds int64 ids ``[26, n]``."""
+        """Adds int64 ids ``[features, n]``."""
         hashes = mix64(ids.view(np.uint64))
         register = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
         # Leading zeros of the remaining 50 bits, plus one; float64 holds those bits exactly.

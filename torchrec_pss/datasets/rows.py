@@ -46,7 +46,7 @@ class RowBlock:
         return len(self.labels)
 
     def batch(self, names: Sequence[str] = SPARSE_NAMES) -> Batch:
-        """As TorchRec's `Batch`, its features named so. An empty block becomes one row with `PADDING_LABEL`, which a loss and a metric must
+        """As TorchRec's `Batch`, its features named so. Without dense values it has one that is 0: a DLRM wants some. An empty block becomes one row with `PADDING_LABEL`, which a loss and a metric must
         leave out: every rank of a step needs a batch, also when the rows do not go round."""
         if len(self) == 0:
             padding = RowBlock(
@@ -56,7 +56,9 @@ class RowBlock:
             )
             return padding.batch(names)
         return Batch(
-            dense_features=torch.from_numpy(self.dense),
+            dense_features=torch.from_numpy(
+                self.dense if self.dense.shape[1] else np.zeros((len(self), 1), np.float32)
+            ),
             sparse_features=KeyedJaggedTensor(
                 keys=list(names),
                 values=torch.from_numpy(np.ascontiguousarray(self.ids).reshape(-1)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import Columns
+from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
 from torchrec_pss.datasets.table_list import check_name
 from torchrec_pss.whole_file import read_json
@@ -58,14 +59,20 @@ class Schema:
             ValueError: it is no JSON or YAML, or breaks a rule; names file and field.
         """
         path = Path(path)
+        regular_file(path, "schema")
         said = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path)
         try:
-            return cls._of(said)
+            return cls.of(said)
         except ValueError as error:
             raise ValueError(f"schema {path}: {error}") from error
 
     @classmethod
-    def _of(cls, said: object) -> "Schema":
+    def of(cls, said: object) -> "Schema":
+        """What `as_json` returned, or a file says.
+
+        Raises:
+            ValueError: it breaks a rule; names the field.
+        """
         json_fields.fields(label=json_fields.text, sparse=_names)(said, "")
         for name in said:
             if name not in (*_NEEDED, *_MAY):
@@ -133,5 +140,3 @@ def _read_yaml(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"schema {path} is no YAML that can be read: {error}") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"schema {path} is a folder") from error

@@ -24,17 +24,17 @@ class Vocabulary:
     ids: list[np.ndarray]
 
     @classmethod
-    def build(cls, blocks: Iterable[RowBlock]) -> "Vocabulary":
+    def build(cls, blocks: Iterable[RowBlock], features: int = NUM_SPARSE) -> "Vocabulary":
         """Collects the distinct ids; memory grows with their number, not with the number of rows."""
-        known = [np.zeros(0, np.int64) for _ in range(NUM_SPARSE)]
-        pending: list[list[np.ndarray]] = [[] for _ in range(NUM_SPARSE)]
+        known = [np.zeros(0, np.int64) for _ in range(features)]
+        pending: list[list[np.ndarray]] = [[] for _ in range(features)]
         rows = 0
         for block in blocks:
-            for feature in range(NUM_SPARSE):
+            for feature in range(features):
                 pending[feature].append(np.unique(block.ids[feature]))
             rows += len(block)
             if rows > 1 << 20:
-                known, pending, rows = _merged(known, pending), [[] for _ in range(NUM_SPARSE)], 0
+                known, pending, rows = _merged(known, pending), [[] for _ in range(features)], 0
         return cls(_merged(known, pending))
 
     @property
@@ -42,7 +42,7 @@ class Vocabulary:
         return [len(ids) for ids in self.ids]
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Table rows int64 ``[26, n]`` of ids ``[26, n]``."""
+        """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
         out = np.full_like(ids, UNKNOWN)
         for feature, known in enumerate(self.ids):
             if not len(known):
@@ -58,11 +58,11 @@ class Vocabulary:
             np.savez(stream, **arrays, **{_KEY: _as_array(key)})
 
     @classmethod
-    def load(cls, path: Path, key: str = "") -> "Vocabulary":
+    def load(cls, path: Path, key: str = "", features: int = NUM_SPARSE) -> "Vocabulary":
         """Raises:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or of other rows than ``key`` says."""
-        names = [f"arr_{i}" for i in range(NUM_SPARSE)]
+        names = [f"arr_{i}" for i in range(features)]
         arrays = read_npz(path, [*names, _KEY], what="vocabulary")
         for name in [*names, _KEY]:
             if name not in arrays:

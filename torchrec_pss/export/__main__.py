@@ -16,7 +16,10 @@ from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.quant.embedding_modules import OUT_OF_RANGE
 from torchrec_pss.quant.packed_array import STORED_BITS
 
-DENSE = "sign(x) * log(1 + |x|) of each value, 0 for one that is missing"
+TRANSFORMS = {
+    "log": "sign(x) * log(1 + |x|), 0 for a value that is missing",
+    "none": "the value, 0 for one that is missing",
+}
 DENSE_DTYPES = ("float32", "bfloat16", "float16")
 _ALLOWED = {8: 0.0001, 4: 0.0005}  # AUROC
 
@@ -74,7 +77,11 @@ def export_run(
     if saved.kind != "click" and out_of_range != "error":
         raise ValueError(f"--out_of_range {out_of_range} is of embedding bags, and a two-tower model has none")
     said = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
-    said |= {"dense_transform": DENSE, "num_dense": saved.rows.dense.shape[1]} if saved.kind == "click" else {}
+    if saved.kind == "click":
+        number = saved.rows.dense.shape[1]
+        transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
+        # A model without dense values is given one that is 0.
+        said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(
         model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,
         check=lambda file: runs.compare(model, file, saved, part),

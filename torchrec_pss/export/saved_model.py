@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_pss import json_fields as fields
 from torchrec_pss.datasets.npz_file import read_npz
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.models import ClickModel, ClickModelConfig, TwoTower
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
@@ -58,11 +59,12 @@ class SavedModel:
     numbering: Numbering | None
     results: dict
     rows: HeldOut
+    schema: Schema | None
 
 
 def save(
     folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
-    rows: HeldOut, results: Mapping, numbering: Numbering | None = None,
+    rows: HeldOut, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
 ) -> None:  # fmt: skip
     """
     Args:
@@ -72,6 +74,7 @@ def save(
         weights: the model's state dict.
         results: what is said of the model, as JSON.
         numbering: of the ids, where the model reads their rows; ``rows`` have ids.
+        schema: of a click model, the columns that it was trained on.
     """
     folder, files = folder / FOLDER, {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,7 @@ def save(
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None,
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "schema": schema and schema.as_json(),
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
@@ -129,6 +132,7 @@ def load(folder: Path) -> SavedModel:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != said["sha256"].get(name):
                 raise ValueError(f"{name} is not what was written beside it (SHA-256)")
         model, collection = _built(said)
+        schema = said.get("schema") and Schema.of(said["schema"])
         model.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
     except (TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder / _MODEL} does not describe a model: {error}") from error
@@ -136,7 +140,7 @@ def load(folder: Path) -> SavedModel:
         raise ValueError(f"{folder / _MODEL}: {error}") from error
     rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
     numbering = Numbering.load(folder / _IDS, len(collection._feature_names)) if said["numbered"] else None
-    return SavedModel(said["kind"], model.eval(), collection, numbering, said["results"], rows)
+    return SavedModel(said["kind"], model.eval(), collection, numbering, said["results"], rows, schema)
 
 
 def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:

@@ -1,0 +1,37 @@
+"""Writes a schema for a log of your own, from a look at its first rows.
+
+    python -m torchrec_pss.schema clicks.csv --output clicks.yaml
+
+Look it through, and correct it: what is a number and what a token is a guess. train_criteo.py, torchrec_pss.advise and ClickDataset take it.
+"""
+
+from pathlib import Path
+
+from torchrec_pss.datasets.guessed_schema import as_yaml, guess
+from torchrec_pss.flags import Parser
+from torchrec_pss.whole_file import write_bytes
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m torchrec_pss.schema", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "file", type=Path, help="comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip"
+    )
+    parser.add_argument("--label", help="the column that is 0 or 1 (default: by name, or the only one)")
+    parser.add_argument("--output", type=Path, help="default: printed")
+    args = parser.parse_args(argv)
+    try:
+        text = as_yaml(*guess(args.file, args.label), args.file)
+        if args.output is not None:
+            write_bytes(args.output, text.encode())
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(
+        text
+        if args.output is None
+        else f"{args.output}: look it through, then train_criteo.py --data_path {args.file} --schema {args.output}"
+    )
+
+
+if __name__ == "__main__":
+    main()
