@@ -33,6 +33,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.14"],
     "serving": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
     "retrieval": ["faiss-cpu>=1.8"],
+    "data": ["pyarrow>=15", "PyYAML>=6"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -48,6 +49,7 @@ EXTRAS = {
         "faiss-cpu>=1.8",
         "pandas>=2.2",
         "pyarrow>=15",
+        "PyYAML>=6",
         "torchdata>=0.11",
     ],
     "lint": ["ruff>=0.9"],

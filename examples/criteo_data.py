@@ -16,14 +16,16 @@ from process_group import patient_group
 from torchrec.datasets.utils import Batch
 from tqdm import tqdm
 
+from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.cache_folder import check_writable, is_cached
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
-from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
+from torchrec_pss.datasets.criteo_files import CriteoReader
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.open_rows import DataFile, FileReader, find_rows_files, reader_of
 from torchrec_pss.datasets.read_ahead import ReadAhead
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
@@ -202,7 +204,7 @@ class ClickData:
 
     def share_logged(self) -> None:
         """No rank logs a malformed line again that rank 0 has logged. Collective."""
-        if isinstance(self.source, CriteoReader):
+        if isinstance(self.source, BadRows):
             self.source.logged |= _first_rank_first(lambda: self.source.logged)
 
     def fold_ids(self, num_rows: list[int]) -> None:
@@ -250,7 +252,7 @@ def load(args: argparse.Namespace) -> ClickData:
         splits, signature = _divide(args, "preprocessed", reader.names, reader)
         return ClickData(reader, splits, signature, rows, "declared", True, _sampled_counts(args, reader, splits.train))
     if args.data_path:
-        data = _load_text(args, declared, schema)
+        data = _load_files(args, declared, schema)
         data.share_logged()
         return data
     rows = declared or [max(2, round(n * args.synthetic_scale)) for n in defaults]
@@ -271,7 +273,7 @@ def load(args: argparse.Namespace) -> ClickData:
 
 
 def _divide(
-    args: argparse.Namespace, kind: str, names: list[str], reader: CriteoReader | BinaryCriteoReader
+    args: argparse.Namespace, kind: str, names: list[str], reader: FileReader | BinaryCriteoReader
 ) -> tuple[Splits, dict]:
     """The parts of files' rows, which it logs, and what checkpoints say of the files."""
     splits = split_files(reader.rows_per_file, args.train_fraction, reader.roles)
@@ -305,12 +307,12 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
     return _first_rank_first(count)
 
 
-def _load_text(args: argparse.Namespace, declared: list[int] | None, schema: Schema) -> ClickData:
-    other = None if schema is CRITEO_SCHEMA else schema
-    files = _first_rank_first(lambda: open_files(args.data_path, args.cache_dir, other))
-    reader = CriteoReader(files, args.max_bad_rows)
-    splits, signature = _divide(args, "text", [f.path.name for f in files], reader)
-    if other is not None:
+def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Schema) -> ClickData:
+    files = _first_rank_first(lambda: find_rows_files(args.data_path, schema, args.cache_dir))
+    reader = reader_of(files, schema, args.max_bad_rows)
+    kind = "text" if isinstance(reader, CriteoReader) else "parquet"
+    splits, signature = _divide(args, kind, [f.path.name for f in files], reader)
+    if schema is not CRITEO_SCHEMA:
         signature["schema"] = schema.as_json()
 
     def training_rows() -> Iterator[RowBlock]:
@@ -340,8 +342,8 @@ def _load_text(args: argparse.Namespace, declared: list[int] | None, schema: Sch
 
 def _numbered(
     args: argparse.Namespace,
-    files: list[CriteoFile],
-    reader: CriteoReader,
+    files: list[DataFile],
+    reader: FileReader,
     splits: Splits,
     signature: dict,
     counts: list[IdCounts],
@@ -364,7 +366,7 @@ def _numbered(
 
 def _vocabulary(
     cache: Path,
-    files: list[CriteoFile],
+    files: list[DataFile],
     train: range,
     training_rows: Callable[[], Iterator[RowBlock]],
     schema: Schema,

@@ -24,7 +24,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
-from torchrec_pss.datasets.criteo_files import CriteoReader
+from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
@@ -362,7 +362,7 @@ class Trainer:
             "compression": self.full_bytes / self.bytes,
             "world_size": self.world_size,
             "device": self.device.type,
-            "bad_rows_read": int(bad) if isinstance(self.data.source, CriteoReader) else None,
+            "bad_rows_read": int(bad) if isinstance(self.data.source, BadRows) else None,
             "history": self.history,
             "config": vars(self.args),
         }

@@ -12,9 +12,10 @@ import pytest
 from click_lines import line, row_of, write
 
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
-from torchrec_pss.datasets.criteo_files import BadRowsError, CriteoReader, find_files, open_files
+from torchrec_pss.datasets.criteo_files import CriteoReader, find_files, open_files
 from torchrec_pss.datasets.criteo_lines import parse_lines, token_ids
 from torchrec_pss.datasets.distinct import DistinctCounter
+from torchrec_pss.datasets.errors import BadRowsError
 from torchrec_pss.datasets.numbering import Numbering, scattered
 from torchrec_pss.datasets.rows import NUM_SPARSE, PADDING_LABEL, RowBlock, num_steps, rank_windows
 from torchrec_pss.datasets.splits import split_files, split_rows

@@ -7,9 +7,10 @@ import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from tqdm import tqdm
 
-from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files, training_files
+from torchrec_pss.datasets.criteo_files import training_files
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
+from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of
 from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
@@ -42,14 +43,14 @@ def from_logs(
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
     described = CRITEO_SCHEMA if schema is None else Schema.read(schema)
-    files = training_files(open_files(path, schema=None if schema is None else described))
+    files = training_files(find_rows_files(path, described))
     names = described.sparse
     all_rows = sum(f.num_rows for f in files)
     rows = min(all_rows, sample_rows)
     distinct, frequent = DistinctCounter(len(names)), FrequentIds(len(names))
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
     windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
-    for block in CriteoReader(files).read(windows):
+    for block in reader_of(files, described).read(windows):
         distinct.add(block.ids)
         frequent.add(block.ids)
     dim = embedding_dim or _LOGS_DIM
@@ -59,7 +60,7 @@ def from_logs(
     return Described(tables, counts, contiguous=False, source=source, reads_per_count=(train_rows or all_rows) / rows)
 
 
-def _named(path: str, files: list[CriteoFile]) -> str:
+def _named(path: str, files: list[DataFile]) -> str:
     if not Path(path).is_dir():
         return path
     return f"{path} ({files[0].path.name}" + (f" to {files[-1].path.name})" if len(files) > 1 else ")")

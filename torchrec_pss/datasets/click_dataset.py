@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 from torchrec.datasets.utils import Batch
 
-from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
+from torchrec_pss.datasets.open_rows import find_rows_files, reader_of
 from torchrec_pss.datasets.rows import num_steps, rank_windows
 from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.splits import Splits, split_files
@@ -33,7 +33,7 @@ class ClickDataset(IterableDataset):
         train_fraction: of the rows to train on, where the files do not say it.
         rank, world_size: those of the process group if None, or one rank alone.
         cache_dir: where numbers of rows are kept for the next time.
-        schema: of text that is not Criteo's; a file or a `Schema`.
+        schema: of what is not Criteo's text; a file or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.
 
     Raises:
@@ -66,7 +66,7 @@ class ClickDataset(IterableDataset):
             raise ValueError(f"rank must be from 0 to {self.world_size - 1}, got {self.rank}")
         self.batch_size, self._max_bad_rows = batch_size, max_bad_rows
         self.schema = CRITEO_SCHEMA if schema is None else schema if isinstance(schema, Schema) else Schema.read(schema)
-        self._files = open_files(path, cache_dir, None if schema is None else self.schema)
+        self._files = find_rows_files(path, self.schema, cache_dir)
         splits = split_files([f.num_rows for f in self._files], train_fraction, [f.role for f in self._files])
         self.rows: range = getattr(splits, part)
         self._made = self._first = 0  # batches of this worker's pass, and those that a loaded state had
@@ -78,14 +78,14 @@ class ClickDataset(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         """
         Raises:
-            BadRowsError, DataError: see `CriteoReader.read`.
+            BadRowsError, DataError: see `CriteoReader.read` and `ParquetReader.read`.
         """
         worker = get_worker_info()
         first, apart = (0, 1) if worker is None else (worker.id, worker.num_workers)
         windows = rank_windows(self.rows, self.batch_size, self.rank, self.world_size)
         self._made, self._first = self._first, 0
         own = islice(windows, first + self._made * apart, None, apart)
-        for block in CriteoReader(self._files, self._max_bad_rows).read(own):
+        for block in reader_of(self._files, self.schema, self._max_bad_rows).read(own):
             self._made += 1
             yield block.batch(self.schema.sparse)
         self._made = 0

@@ -4,14 +4,14 @@ A row's position is its line's number over all files (headers and nothing else l
 them splits, ranks and resuming, do not depend on which lines turn out to be malformed.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_folder import FoundFile, find_rows
-from torchrec_pss.datasets.errors import BadRowsError, DataChangedError
+from torchrec_pss.datasets.errors import DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
@@ -19,10 +19,6 @@ from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import files_of_training
 from torchrec_pss.datasets.text_rows import parse_text
-
-logger: logging.Logger = logging.getLogger(__name__)
-
-_SHOWN_BAD_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -80,24 +76,17 @@ def _counted(found: FoundFile, cache_dir: str | Path | None) -> CriteoFile:
     )
 
 
-class CriteoReader:
-    """A `RowSource` over Criteo files.
+class CriteoReader(BadRows):
+    """A `RowSource` over text files.
 
     Args:
         files: from `open_files`.
-        max_bad_rows: how many malformed lines to leave out before giving up; each is counted, and the first few are
-            logged with file, line and reason, once however often they are read.
-
-    Attributes:
-        logged: the lines that were. A copy of a reader has the same set: it logs none of them again.
+        max_bad_rows: see `BadRows`.
     """
 
     def __init__(self, files: Sequence[CriteoFile], max_bad_rows: int = 100) -> None:
+        super().__init__(max_bad_rows)
         self.files = list(files)
-        self.max_bad_rows = max_bad_rows
-        self.num_bad_rows = 0
-        self.logged: set[str] = set()
-        self._first_bad = ""
         columns = files[0].columns if files else CRITEO
         self._nothing = empty_block(len(columns.dense), len(columns.sparse))
 
@@ -129,24 +118,11 @@ class CriteoReader:
                 for file, first_line, chunk in lines.take(window):
                     block, bad = parse_text(chunk, file.delimiter, file.columns)
                     for line in bad:
-                        self._count_bad(file, first_line + line.position, line.reason)
+                        self.count_bad(f"{file.path}:{first_line + line.position}: {line.reason}")
                     blocks.append(block)
                 yield join_blocks(blocks or [self._nothing])
         finally:
             lines.close()
-
-    def _count_bad(self, file: CriteoFile, line: int, reason: str) -> None:
-        self.num_bad_rows += 1
-        where = f"{file.path}:{line}: {reason}"
-        self._first_bad = self._first_bad or where
-        if where not in self.logged and len(self.logged) < min(_SHOWN_BAD_LINES, self.max_bad_rows):
-            self.logged.add(where)
-            logger.warning("left out a malformed line: %s", where)
-        if self.num_bad_rows > self.max_bad_rows:
-            raise BadRowsError(
-                f"{self.num_bad_rows} malformed lines, more than --max_bad_rows {self.max_bad_rows}; "
-                f"the first: {self._first_bad}; the last: {where}"
-            )
 
 
 class _Lines:

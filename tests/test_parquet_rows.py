@@ -1,0 +1,192 @@
+"""Rows of Parquet: the file's whatever its row groups, types and the windows; what is wrong with it by file and column."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import script_runs
+from torch.utils.data import DataLoader
+
+from torchrec_pss.datasets import ClickDataset
+from torchrec_pss.datasets import parquet_rows as reading
+from torchrec_pss.datasets.criteo_lines import token_ids
+from torchrec_pss.datasets.errors import BadRowsError, DataChangedError, DataError
+from torchrec_pss.datasets.open_rows import find_rows_files, reader_of
+from torchrec_pss.datasets.schema import Schema
+
+SAID = {"label": "y", "dense": {"price": "log", "age": "none"}, "sparse": ["user", "site", "kind"]}
+SCHEMA = Schema.of(SAID)
+N = 1000
+
+
+def table(number=N, seed=0, **changed):
+    rng = np.random.default_rng(seed)
+    columns = {
+        "note": pa.array(["x"] * number),
+        "site": pa.array([None if v == 0 else f"site-{v}" for v in rng.integers(0, 30, number)]),
+        "y": pa.array(rng.integers(0, 2, number), pa.int8()),
+        "user": pa.array(rng.integers(-(1 << 63), (1 << 63) - 1, number)),
+        "kind": pa.array([None if v == 0 else "abc"[v - 1] for v in rng.integers(0, 4, number)]).dictionary_encode(),
+        "age": pa.array([None if v == 0 else int(v) for v in rng.integers(0, 90, number)], pa.uint8()),
+        "price": pa.array(rng.normal(size=number) * 10, pa.float32()),
+    }
+    return pa.table(columns | changed)
+
+
+def write(path, of, group=137):
+    pq.write_table(of, path, row_group_size=group)
+    return path
+
+
+def expected(of):
+    column = lambda name: of[name].to_pylist()  # noqa: E731
+    price, age = (np.array([v or 0 for v in column(name)], np.float64) for name in ("price", "age"))
+    dense = np.stack([(np.sign(price) * np.log1p(np.abs(price))), age], axis=1).astype(np.float32)
+    ids = [
+        np.array(column("user")),
+        *(token_ids([(v or "").encode() for v in column(name)]) for name in ("site", "kind")),
+    ]
+    return dense, np.stack(ids), np.array(column("y"), np.float32)
+
+
+def read(path, windows):
+    return list(reader_of(find_rows_files(path, SCHEMA), SCHEMA).read(iter(windows)))
+
+
+def same(block, of, rows):
+    dense, ids, labels = expected(of)
+    assert (
+        np.array_equal(block.dense, dense[rows])
+        and np.array_equal(block.ids, ids[:, rows])
+        and np.array_equal(block.labels, labels[rows])
+    )
+
+
+@pytest.mark.parametrize("group", [1, 137, 5000])
+def test_any_windows_of_any_row_groups(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(reading, "_ROWS", 50)
+    of = table()
+    path = write(tmp_path / "a.parquet", of, group)
+    (whole,) = read(path, [range(N)])
+    same(whole, of, slice(0, N))
+    windows = [range(3, 10), range(10, 10), range(200, 450), range(450, 451), range(999, 1000)]
+    for block, window in zip(read(path, windows), windows, strict=True):
+        same(block, of, slice(window.start, window.stop))
+
+
+def test_several_files_in_order_each_row_once(tmp_path):
+    parts = [table(n, seed) for seed, n in enumerate((10, 300, 7))]
+    for number, of in zip((2, 10, 1), parts, strict=True):
+        write(tmp_path / f"part-{number}.parquet", of)
+    (tmp_path / "_SUCCESS").write_text("")
+    of = pa.concat_tables([parts[2], parts[0], parts[1]], promote_options="permissive")
+    windows = [range(i, min(i + 25, 317)) for i in range(0, 317, 25)]
+    for block, window in zip(read(tmp_path, windows), windows, strict=True):
+        same(block, of, slice(window.start, window.stop))
+    data = ClickDataset(tmp_path, 32, schema=SCHEMA)
+    assert len(data.rows) == 17  # the last file is held out
+    of = table()
+    path = write(tmp_path / "one.parquet", of)
+    found = [b.labels.numpy() for rank in range(2) for b in DataLoader(ClickDataset(path, 32, schema=SCHEMA, rank=rank, world_size=2, train_fraction=0.8), batch_size=None, num_workers=2)]  # fmt: skip
+    assert sum(map(len, found)) in (800, 801)  # a padded row
+
+
+def test_rows_that_are_left_out(tmp_path, caplog):
+    of = table(20)
+    y, price = of["y"].to_pylist(), of["price"].to_pylist()
+    y[3], y[5], price[7], price[8] = 2, None, float("nan"), float("inf")
+    path = write(tmp_path / "a.parquet", table(20, y=pa.array(y), price=pa.array(price)), 6)
+    (block,) = read(path, [range(20)])
+    assert len(block) == 16
+    for said in (
+        "row 4: y is 2.0, not 0 or 1",
+        "row 6: y is missing, not 0 or 1",
+        "row 8: price is nan, not a finite",
+        "row 9: price is inf",
+    ):
+        assert f"{path}, {said}" in caplog.text
+    with pytest.raises(BadRowsError, match="3 malformed lines, more than --max_bad_rows 2"):
+        list(reader_of(find_rows_files(path, SCHEMA), SCHEMA, 2).read(iter([range(20)])))
+
+
+BAD = {
+    "the column 'site' is list<.*>, and must be whole numbers or text: bags are not read": {"site": pa.array([["a"]] * N)},
+    "the column 'user' is double, and must be whole numbers or text: cast it": {"user": pa.array([1.5] * N)},
+    r"the column 'price' is decimal128\(5, 2\), and must be a whole or floating-point number": {"price": pa.array([None] * N, pa.decimal128(5, 2))},
+    "the column 'y' is string, and must be": {"y": pa.array(["0"] * N)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_columns_of_other_types(tmp_path, said):
+    path = write(tmp_path / "a.parquet", table(**BAD[said]))
+    with pytest.raises(ValueError, match=f"data file .*a.parquet: {said}"):
+        find_rows_files(path, SCHEMA)
+
+
+def test_files_that_are_wrong(tmp_path):
+    path = write(tmp_path / "a.parquet", table())
+    with pytest.raises(ValueError, match=r"a.parquet is Parquet: a schema says what its columns are"):
+        find_rows_files(path)
+    with pytest.raises(ValueError, match=r"the column 'sites' is not there: is it 'site'\?"):
+        find_rows_files(path, Schema.of(SAID | {"sparse": ["sites"]}))
+    content = path.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[:-100])
+    with pytest.raises(DataError, match=r"cut.parquet is no Parquet that can be read"):
+        find_rows_files(tmp_path / "cut.parquet", SCHEMA)
+    files = find_rows_files(path, SCHEMA)
+    write(path, table(seed=1))
+    with pytest.raises(DataChangedError, match=r"a.parquet has changed since it was opened first"):
+        list(reader_of(files, SCHEMA).read(iter([range(5)])))
+    folder = tmp_path / "two"
+    folder.mkdir()
+    write(folder / "p0.parquet", table())
+    write(folder / "p1.parquet", table(user=pa.array(["u"] * N)))
+    with pytest.raises(
+        ValueError,
+        match=r"p1.parquet: the column 'user' holds text, and whole numbers in .*p0.parquet: their ids would differ",
+    ):
+        find_rows_files(folder, SCHEMA)
+    write(folder / "p1.parquet", table().slice(0, 0))
+    with pytest.raises(ValueError, match=r"p1.parquet has no rows"):
+        find_rows_files(folder, SCHEMA)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_training_on_it_and_serving_what_comes_out(tmp_path):
+    """Two ranks, the same AUROC from text; the file of the model takes rows as they were trained on."""
+    from torchrec_pss.export import Served
+    from torchrec_pss.export import __main__ as export
+
+    rng = np.random.default_rng(0)
+    users, sites, kinds = rng.integers(0, 200, 6000), rng.integers(0, 40, 6000), rng.integers(0, 3, 6000)
+    effect = rng.normal(size=200)[users] + rng.normal(size=40)[sites]
+    of = pa.table({
+        "y": (rng.random(6000) < 1 / (1 + np.exp(-2 * effect))).astype(np.int64), "price": np.round(rng.gamma(2, 3, 6000), 3),
+        "age": rng.integers(0, 90, 6000), "user": [f"u{v}" for v in users], "site": [f"site-number-{v}" for v in sites], "kind": ["abc"[v] for v in kinds],
+    })  # fmt: skip
+    (tmp_path / "s.json").write_text(json.dumps(SAID))
+    write(tmp_path / "log.parquet", of, 500)
+    of.to_pandas().to_csv(tmp_path / "log.csv", index=False)
+    flags = ["--schema", tmp_path / "s.json", "--array_bytes", 20_000, "--batch_size", 64, "--epochs", 2, "--embedding_dim", 8, "--dense_arch_layer_sizes", "16,8", "--cache_dir", tmp_path / "cache"]  # fmt: skip
+    found = {}
+    for name in ("log.parquet", "log.csv"):
+        script_runs.run(
+            "train_criteo.py",
+            "--data_path",
+            tmp_path / name,
+            *flags,
+            "--no-vocabulary",
+            "--output_dir",
+            tmp_path / name[4:],
+            ranks=2,
+        )
+        found[name] = json.loads((tmp_path / name[4:] / "results.json").read_text())
+    assert found["log.parquet"]["auroc_test"] == found["log.csv"]["auroc_test"] > 0.7
+    export.main([str(tmp_path / "csv"), "--output", str(tmp_path / "m.pt2")])
+    said = Served(tmp_path / "m.pt2").metadata
+    assert said["dense_transforms"] == ["log", "none"] and said["features"] == ["user", "site", "kind"]
+    assert said["check"]["largest_difference"] == 0
