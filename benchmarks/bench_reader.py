@@ -1,8 +1,8 @@
 """How fast rows are read: ``python -m benchmarks.bench_reader [--quick] [--data_path FILE] [--json FILE]``.
 
 A Criteo file, plain and packed by gzip, by our reader, in batches of 2,048 rows: dense values and 64-bit ids, ready for a model. Beside it the same
-lines by `criteo_lines` (Python, the reference), by pyarrow's and pandas' CSV parsers on one thread, which leave tokens as they are, and preprocessed
-arrays by TorchRec's reader and ours. Also what a pass costs that does nothing: all bytes read and line ends counted, and gzip's unpacking alone. All
+lines by `criteo_lines` (Python, the reference), by pyarrow's and pandas' CSV parsers on one thread, which leave tokens as they are, the same columns in
+Parquet, by ours and by pyarrow alone, and preprocessed arrays by TorchRec's reader and ours. Also what a pass costs that does nothing: all bytes read and line ends counted, and gzip's unpacking alone. All
 in turn in one process, one thread; the median.
 """
 
@@ -23,7 +23,9 @@ from torchrec_pss.datasets import criteo_files
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
 from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, parse_lines
-from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, RowSource
+from torchrec_pss.datasets.parquet_rows import ParquetReader, open_parquet
+from torchrec_pss.datasets.rows import DENSE_NAMES, KAGGLE_NUM_EMBEDDINGS, SPARSE_NAMES, RowSource
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.whole_file import write_json
@@ -53,7 +55,7 @@ def batches(source: RowSource, rows: int) -> int:
 
 def with_reference(files: list[CriteoFile], rows: int) -> int:
     kernel = criteo_files.parse_text
-    criteo_files.parse_text = lambda lines, delimiter: parse_lines(lines.split(), delimiter)
+    criteo_files.parse_text = lambda lines, *how: parse_lines(lines.split(), *how)
     try:
         return batches(CriteoReader(files), min(rows, _REFERENCE_ROWS))
     finally:
@@ -71,6 +73,23 @@ def by_pyarrow(path: Path) -> int:
     names = [str(n) for n in range(NUM_FIELDS)]
     options = csv.ReadOptions(use_threads=False, column_names=names), csv.ParseOptions(delimiter="\t")
     return sum(b.num_rows for b in csv.open_csv(path, *options))
+
+
+def write_parquet(path: Path, text: Path) -> Schema:
+    """The lines' columns: numbers as whole ones, tokens as text."""
+    from pyarrow import csv, parquet, string
+
+    names = ["label", *DENSE_NAMES, *SPARSE_NAMES]
+    options = csv.ReadOptions(column_names=names), csv.ParseOptions(delimiter="\t")
+    kinds = csv.ConvertOptions(column_types=dict.fromkeys(SPARSE_NAMES, string()))
+    parquet.write_table(csv.read_csv(text, *options, kinds), path, row_group_size=1 << 16)
+    return CRITEO_SCHEMA
+
+
+def parquet_by_pyarrow(path: Path) -> int:
+    from pyarrow import parquet
+
+    return sum(b.num_rows for b in parquet.ParquetFile(path).iter_batches(1 << 13, use_threads=False))
 
 
 def by_pandas(path: Path) -> int:
@@ -107,6 +126,8 @@ def measure(path: Path, folder: Path, repetitions: int) -> dict:
     files, packed_files = open_files(path), open_files(packed)
     rows = files[0].num_rows
     write_arrays(arrays, files, rows)
+    schema = write_parquet(folder / "rows.parquet", path)
+    parquet_files = open_parquet(folder / "rows.parquet", schema)
     ways: dict[str, Callable[[], int]] = {
         "text, ours": lambda: batches(CriteoReader(files), rows),
         "gzip, ours": lambda: batches(CriteoReader(packed_files), rows),
@@ -115,6 +136,8 @@ def measure(path: Path, folder: Path, repetitions: int) -> dict:
         "gzip, unpacking and line ends alone": lambda: line_ends(packed, gzip.open),
         "text, pyarrow": lambda: by_pyarrow(path),
         "text, pandas": lambda: by_pandas(path),
+        "Parquet, ours": lambda: batches(ParquetReader(parquet_files, schema), rows),
+        "Parquet, pyarrow": lambda: parquet_by_pyarrow(folder / "rows.parquet"),
         "arrays, ours": lambda: batches(BinaryCriteoReader(arrays, KAGGLE_NUM_EMBEDDINGS), rows),
         "arrays, TorchRec": lambda: by_torchrec(arrays),
     }

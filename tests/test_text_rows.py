@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from torchrec_pss.datasets import text_rows
-from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, dense_values, parse_lines
+from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, dense_values, parse_lines, token_ids
 from torchrec_pss.datasets.line_stream import CutLine, Lines
 from torchrec_pss.datasets.rows import NUM_DENSE
 from torchrec_pss.ops import HAS_CPU_KERNEL
@@ -132,3 +132,12 @@ def test_numbers_become_what_numpy_makes_of_them():
     block, bad = same(lines, b"\t")
     assert not bad
     assert np.array_equal(block.dense.ravel(), dense_values(raw[: len(block) * NUM_DENSE]))
+
+
+def test_ids_of_tokens_in_a_text():
+    """Every length around the hash's blocks, against hashlib."""
+    rng = np.random.default_rng(4)
+    tokens = [bytes(rng.integers(0, 256, n, dtype=np.uint8)) for n in (*range(0, 300), 1000, 4096, 0, 8, 9)]
+    offsets = np.cumsum([0, *map(len, tokens)])
+    assert np.array_equal(text_rows.ids_in(b"".join(tokens), offsets), token_ids(tokens))
+    assert len(text_rows.ids_in(b"", np.zeros(1, np.int64))) == 0

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from torchrec_pss.datasets.bad_rows import BadRows
-from torchrec_pss.datasets.criteo_lines import MISSING_ID, dense_values, token_ids
+from torchrec_pss.datasets.criteo_lines import MISSING_ID, dense_values
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import arrange, check_doubled
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
 from torchrec_pss.datasets.schema import Schema
+from torchrec_pss.datasets.text_rows import ids_in
 
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".pq")
 _NOT_DATA = (".", "_")  # what the names of hidden files and of others' marks begin with
-_ROWS = 1 << 13  # decoded at a time
+_ROWS = 1 << 14  # decoded at a time
 _INTEGERS, _TEXTS = "whole numbers", "text"
 
 
@@ -249,28 +250,32 @@ class _Rows:
 
 def _numbers(column, missing: float) -> np.ndarray:
     """float64."""
-    return column.cast("float64", safe=False).fill_null(missing).to_numpy(zero_copy_only=False)
+    return _filled(column.cast("float64", safe=False), missing).to_numpy(zero_copy_only=False)
+
+
+def _filled(column, value):
+    """Without missing values; where there are none, as it is."""
+    return column.fill_null(value) if column.null_count else column
 
 
 def _ids(column) -> np.ndarray:
     """int64: whole numbers are their own; of text those of `token_ids`; of what is missing `MISSING_ID`."""
     import pyarrow as pa
 
-    if not pa.types.is_dictionary(column.type):
-        if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-            return _whole(column)
-        column = column.dictionary_encode()
-    known = column.dictionary
-    if pa.types.is_integer(known.type) or pa.types.is_boolean(known.type):
-        ids = _whole(known)
-    else:
-        ids = (
-            token_ids([token or b"" for token in known.cast("large_binary").to_pylist()])
-            if len(known)
-            else np.zeros(0, np.int64)
-        )
-    places = column.indices.cast("int64").fill_null(len(ids)).to_numpy(zero_copy_only=False)
-    return np.append(ids, MISSING_ID)[places]
+    if pa.types.is_dictionary(column.type):
+        ids = _ids(column.dictionary)
+        places = _filled(column.indices.cast("int64"), len(ids)).to_numpy(zero_copy_only=False)
+        return np.append(ids, MISSING_ID)[places]
+    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return _whole(column)
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    tokens = _filled(column, "" if is_text else b"")
+    _, offsets, text = tokens.buffers()
+    if offsets is None or not len(tokens):
+        return np.zeros(0, np.int64)
+    wide = pa.types.is_large_string(tokens.type) or pa.types.is_large_binary(tokens.type)
+    places = np.frombuffer(offsets, np.int64 if wide else np.int32)[tokens.offset : tokens.offset + len(tokens) + 1]
+    return ids_in(text or b"", places.astype(np.int64))
 
 
 def _whole(column) -> np.ndarray:
@@ -278,5 +283,5 @@ def _whole(column) -> np.ndarray:
     import pyarrow as pa
 
     if column.type == pa.uint64():
-        return column.fill_null(MISSING_ID).to_numpy(zero_copy_only=False).view(np.int64)
-    return column.cast("int64").fill_null(MISSING_ID).to_numpy(zero_copy_only=False)
+        return _filled(column, MISSING_ID).to_numpy(zero_copy_only=False).view(np.int64)
+    return _filled(column.cast("int64"), MISSING_ID).to_numpy(zero_copy_only=False)

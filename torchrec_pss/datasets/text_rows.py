@@ -1,15 +1,16 @@
-"""`parse_text`: rows of a Criteo log's lines, by the C++ kernel; lines that are not plain by `criteo_lines`, which says what is meant.
+"""`parse_text`: rows of a log's lines, by the C++ kernel; lines that are not plain by `criteo_lines`, which says what is meant.
 
 The kernel is called by ctypes: Python's lock is free meanwhile, and other threads go on.
 """
 
 import ctypes
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 from torchrec_pss.datasets.columns import CRITEO, Columns
-from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines
+from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines, token_ids
 from torchrec_pss.datasets.line_stream import Lines
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
@@ -42,6 +43,24 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     kept[left_out] = False
     reported = [BadLine(int(places[line.position]), line.reason) for line in bad]
     return RowBlock(dense[kept], ids[:, kept], labels[kept]), reported
+
+
+def ids_in(text: bytes | memoryview, offsets: np.ndarray) -> np.ndarray:
+    """`token_ids` of tokens that lie in a text, the i-th from ``offsets[i]`` to ``offsets[i + 1]``; int64 ``[n]`` of int64 ``[n + 1]``."""
+    if not HAS_CPU_KERNEL:
+        return token_ids([bytes(text[a:b]) for a, b in pairwise(offsets.tolist())])
+    ids = np.empty(len(offsets) - 1, np.int64)
+    whole = np.frombuffer(text, np.uint8)  # which keeps it, and knows where it is
+    _token_kernel()(whole.ctypes.data, np.ascontiguousarray(offsets).ctypes.data, len(ids), ids.ctypes.data)
+    return ids
+
+
+@cache
+def _token_kernel() -> ctypes._CFuncPtr:
+    found = ctypes.CDLL(str(LIBRARY)).torchrec_pss_token_ids
+    found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    found.restype = None
+    return found
 
 
 @cache

@@ -1,4 +1,4 @@
-// Rows of delimited text: what torchrec_pss/datasets/text_rows.py calls by ctypes, without Python's lock.
+// Rows of delimited text, and tokens: what torchrec_pss/datasets/text_rows.py calls by ctypes, without Python's lock.
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -113,4 +113,11 @@ extern "C" int64_t torchrec_pss_parse_rows(
     first = ends[row] + 1;
   }
   return number;
+}
+
+// Ids of tokens: the i-th lies in `text` from offsets[i] to offsets[i + 1].
+extern "C" void torchrec_pss_token_ids(const char* text, const int64_t* offsets, int64_t number, int64_t* ids) {
+  for (int64_t i = 0; i < number; ++i) {
+    ids[i] = torchrec_pss::id_of(text + offsets[i], offsets[i + 1] - offsets[i]);
+  }
 }
