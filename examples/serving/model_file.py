@@ -51,7 +51,10 @@ class Model:
         rows = {feature: t["rows"] or 0 for t in said["tables"] for feature in t["features"]}
         limits = [rows[feature] for feature in said["features"]]
         asked = np.array(limits if said["out_of_range"] == "error" else [0] * len(limits), dtype=np.int64)
-        plain = np.array([transform == "none" for transform in said["dense_transforms"]])
+        transforms = said.get(
+            "dense_transforms", ["log"] * said["num_dense"]
+        )  # files of earlier versions have Criteo's
+        plain = np.array([transform == "none" for transform in transforms])
         assert len(plain) == said["num_dense"]
         model = cls(file, said["features"], plain, asked)
         model.run(

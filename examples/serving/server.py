@@ -9,6 +9,7 @@ has come in, then ends. POST /predict, GET /health, GET /metrics (Prometheus), G
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -187,6 +188,9 @@ def main() -> None:
         app = app_of(args.file, args.look_every)
     except (FileNotFoundError, DamagedFileError) as error:
         parser.error(str(error))
+    # Of all that was imported nothing will be garbage, and a full collection that looks at it stops every request for a fifth of a second.
+    gc.collect()
+    gc.freeze()
     print(curl_line(args.file, args.host, args.port), flush=True)
     _Server(
         uvicorn.Config(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=30)
