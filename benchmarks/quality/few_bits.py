@@ -18,8 +18,7 @@ _SHARED = Path(__file__).parents[3] / "shared" / "data"
 _SPLITS = 12
 _SEEDS = 3
 _PASSES = 2  # over click logs, the embeddings begun anew before the second
-_CLICKS = ("pss", "full", "narrow", "row hashing", "PSS plain", "ROBE", "CAFE", "CCE", "double hashing", "mixed dimensions", "QR", "tensor train")  # fmt: skip
-_PAIRS = ("pss", "full", "narrow", "row hashing", "PSS plain", "CAFE")
+_ALL = ("pss", "full", "narrow", "row hashing", "PSS plain", "ROBE", "CAFE", "CCE", "double hashing", "mixed dimensions", "QR", "tensor train")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,6 @@ class Set:
     data: Sequence[str]
     compressions: Sequence[int]
     batch_size: int | None = None
-
-    @property
-    def contestants(self) -> Sequence[str]:
-        return _PAIRS if self.batch_size is None else _CLICKS
 
 
 def _criteo(file: str, model: str) -> Set:
@@ -86,7 +81,7 @@ def study(
         if name != only and (only in SETS or only not in name):
             continue
         compressions = [c for c in of.compressions if c >= least]
-        names = [n for n in of.contestants if not contestants or n == "pss" or n in contestants]
+        names = [n for n in _ALL if not contestants or n == "pss" or n in contestants]
         number = 2 if quick else min(seeds, len(of.data))
         jobs = {
             (compression, n): [
