@@ -26,6 +26,7 @@ from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.numbering import Numbering
 from torchrec_pss.datasets.open_rows import DataFile, FileReader, find_rows_files, reader_of
+from torchrec_pss.datasets.parquet_rows import ParquetReader
 from torchrec_pss.datasets.read_ahead import ReadAhead
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
@@ -85,6 +86,13 @@ class ClickData:
     def names(self) -> list[str]:
         """Of the features, in their order."""
         return list(self.schema.sparse)
+
+    @property
+    def texts(self) -> list[str]:
+        """The features whose ids are those of tokens; the others' are whole numbers."""
+        if isinstance(self.source, ParquetReader):
+            return list(self.source.files[0].texts)
+        return self.names if isinstance(self.source, CriteoReader) else []
 
     @property
     def num_dense(self) -> int:

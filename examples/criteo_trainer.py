@@ -390,7 +390,7 @@ class Trainer:
         config = asdict(criteo_model.model_config(args, data))
         on_first_rank(
             lambda: saved_model.save(
-                self.folder, "click", config, array, weights, held_out, said, data.numbering, data.schema
+                self.folder, "click", config, array, weights, held_out, said, data.numbering, data.schema, data.texts
             )
         )
 

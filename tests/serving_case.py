@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "examples" / "serving"))
 NUM_DENSE, ROWS = 3, {"few": 40, "many": 10**7, "more": 10**9}
 
 
-def save(folder, bits=4, seed=0, numbering=None):
+def save(folder, bits=4, seed=0, numbering=None, schema=None, texts=None):
     """Of random weights; returns the model."""
     torch.manual_seed(seed)
     tables = [
@@ -39,7 +39,9 @@ def save(folder, bits=4, seed=0, numbering=None):
     of = ClickModelConfig(NUM_DENSE, [16, 8], [16, 1])
     model = ClickModel(of.dlrm(ebc))
     held_out = rows_of(600, seed)
-    saved_model.save(folder, "click", asdict(of), ebc, model.state_dict(), held_out, {"auroc_test": 0.5}, numbering)
+    saved_model.save(
+        folder, "click", asdict(of), ebc, model.state_dict(), held_out, {"auroc_test": 0.5}, numbering, schema, texts
+    )
     return model.eval()
 
 

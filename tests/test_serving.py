@@ -1,6 +1,7 @@
 """The server: answers, errors that name field and value, and, in a process of its own, swaps of the file under load and the end."""
 
 import asyncio
+import math
 import shutil
 import socket
 
@@ -10,6 +11,7 @@ import serve_stress
 import serving_case
 import torch
 
+from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.export import DamagedFileError
 from torchrec_pss.export import __main__ as command
 
@@ -61,14 +63,52 @@ BAD = {
     "the body is no JSON": (400, {"content": b"{"}),
     "rows: List should have at least 1 item": (422, {"json": {"rows": []}}),
     "rows[0].dense has 2 values, and the model takes 3": (422, {"json": {"rows": [row([1, 2])]}}),
-    "rows[1].dense[1]: Input should be a finite number, got inf": (422, {"content": b'{"rows": [{"dense": [1, 2, 3], "features": {}}, {"dense": [1, Infinity, 3], "features": {}}]}'}),
+    "rows[1].dense: a dense value is a finite number or null, got inf at 1": (422, {"content": b'{"rows": [{"dense": [1, 2, 3], "features": {}}, {"dense": [1, Infinity, 3], "features": {}}]}'}),
     "rows[0].features has 'other'; the model's are few, many, more": (422, {"json": {"rows": [row(other=1)]}}),
     "rows[1].features.few: id 40 is out of range [0, 40)": (422, {"json": {"rows": [row(few=[1, 2]), row(few=[39, 40])]}}),
     "rows[0].features.many: has 1001 ids, and at most 1000 are read": (422, {"json": {"rows": [row(many=[1] * 1001)]}}),
     "rows[0].features.many: an id is a whole number of 64 bits, or a token as text, got 9223372036854775808 at 1": (422, {"json": {"rows": [row(many=[1, 1 << 63])]}}),
     "rows[0].extra: Extra inputs are not permitted, got 1": (422, {"json": {"rows": [row() | {"extra": 1}]}}),
+    "rows[0].dense: a dense value is a finite number or null, got '1' at x": (422, {"json": {"rows": [row() | {"dense": {"x": "1"}}]}}),
+    "rows[0].dense: dense values are a list, or by name, got 3": (422, {"json": {"rows": [row() | {"dense": 3}]}}),
+    "rows[0].dense has 'x'; the model's are not named: give a list": (422, {"json": {"rows": [row() | {"dense": {"x": 1}}]}}),
     "content-length of at most": (413, {"content": b" " * (9 << 20)}),
 }  # fmt: skip
+
+
+def test_a_file_knows_its_columns(tmp_path):
+    """Numbers by name, and which features were text: the token 17 and the number 17 are two ids."""
+    import server
+
+    schema = Schema("y", tuple(serving_case.ROWS), ("a", "b", "c"), ("log", "none", "log"))
+    model = serving_case.save(tmp_path, schema=schema, texts=["many"])
+    command.main([str(tmp_path), "--output", str(tmp_path / "m.pt2")])
+    by_name = row(few=3, many="ab", more=[1]) | {"dense": {"c": -3.5, "a": 1}}
+    in_order = row((1, None, -3.5), few=3, many="ab", more=[1])
+    wrong = {
+        'rows[0].features.many: it was text when the model was trained, got 17: give "17"': row(many=[17]),
+        "rows[0].features.more: it was whole numbers when the model was trained, got '17': give a number": row(
+            more="17"
+        ),
+        "rows[0].dense has 'd'; the model's are a, b, c": row() | {"dense": {"d": 1}},
+        "rows[0].dense has 1 values, and the model takes 3: a, b, c": row() | {"dense": [1]},
+    }
+    app = server.app_of(tmp_path / "m.pt2")
+    good, *bad = asked(
+        app,
+        *(
+            ("POST", "/predict", {"json": {"rows": rows}})
+            for rows in ([by_name, in_order], *([w] for w in wrong.values()))
+        ),
+    )
+    dense = torch.tensor([[math.log1p(1), 0.0, -math.log1p(3.5)]])
+    token = int.from_bytes(b"ab".ljust(8, b"\0"), "little")
+    expected = serving_case.answers(model, dense, [[[3], [token], [1]]]).tolist()
+    assert good.json()["probabilities"] == pytest.approx(expected * 2, abs=1e-6)
+    for said, answer in zip(wrong, bad, strict=True):
+        assert answer.status_code == 422 and said in answer.json()["error"], answer.text
+    line = server.curl_line(tmp_path / "m.pt2", "h", 1)
+    assert '"dense": {"a": 1, "b": 1, "c": 1}' in line and '"few": 1, "many": "1", "more": 1' in line
 
 
 def test_bad_requests_are_named(folder):

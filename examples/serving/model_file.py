@@ -20,12 +20,16 @@ class Model:
     Attributes:
         file: of `torchrec_pss.export`, of a click model.
         features: in the order of its ids.
+        dense: names of the dense values; None: nobody knows.
+        texts: whether a feature was text when the model was trained, or whole numbers; None: nobody knows.
         plain: whether each dense value goes to the model as it is; of the others it takes ``sign(x) log(1 + |x|)``.
         limits: int64 ``[F]``, rows of a feature's table where an id must be one of them; 0 where any id may come.
     """
 
     file: Served
     features: list[str]
+    dense: list[str] | None
+    texts: list[bool] | None
     plain: np.ndarray
     limits: np.ndarray
 
@@ -56,7 +60,9 @@ class Model:
         )  # files of earlier versions have Criteo's
         plain = np.array([transform == "none" for transform in transforms])
         assert len(plain) == said["num_dense"]
-        model = cls(file, said["features"], plain, asked)
+        known = said.get("texts")
+        texts = None if known is None else [feature in known for feature in said["features"]]
+        model = cls(file, said["features"], said.get("dense"), texts, plain, asked)
         model.run(
             np.zeros((1, said["num_dense"]), np.float32),
             np.zeros(len(limits), np.int64),

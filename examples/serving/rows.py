@@ -1,5 +1,6 @@
 """What a request says, and the arrays that it becomes for a model."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,8 +34,23 @@ def _ids(given: object) -> list[int | str]:
     return several
 
 
-# Lists end at their first fault: a request of a million would make a million messages.
-Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+def _dense(given: object) -> list[float | None] | dict[str, float | None]:
+    """Numbers or null, in a list or by name; the first that is none is named."""
+    if not isinstance(given, list | dict):
+        raise ValueError(f"dense values are a list, or by name, got {repr(given)[:40]}")
+    if len(given) > MOST_FEATURES:
+        raise ValueError(f"has {len(given)} values, and at most {MOST_FEATURES} are read")
+    for place, one in given.items() if isinstance(given, dict) else enumerate(given):
+        if one is not None and (type(one) not in (int, float) or not math.isfinite(one)):
+            raise ValueError(f"a dense value is a finite number or null, got {repr(one)[:40]} at {str(place)[:40]}")
+    return given
+
+
+Dense = Annotated[
+    list[float | None] | dict[str, float | None],
+    PlainValidator(_dense),
+    WithJsonSchema({"anyOf": [{"type": "array"}, {"type": "object"}]}),
+]
 Ids = Annotated[
     list[int | str],
     PlainValidator(_ids),
@@ -43,10 +59,11 @@ Ids = Annotated[
 
 
 class Row(BaseModel):
-    """One to be scored. A dense value that is missing is null; a feature that is left out is as an empty field of the training data."""
+    """One to be scored. Dense values are a list, or by name; one that is missing is null, or left out. A feature that is left out is as an empty
+    field of the training data."""
 
     model_config = ConfigDict(extra="forbid")
-    dense: Annotated[list[Number | None], FailFast()]
+    dense: Dense = []
     features: Annotated[dict[str, Ids], Field(max_length=MOST_FEATURES)]
 
 
@@ -71,24 +88,24 @@ class Arrays:
 def arrays_of(rows: list[Row], model: Model) -> Arrays:
     """
     Raises:
-        BadRowError: another number of dense values than the model's, a feature that it does not have, or an id without a row.
+        BadRowError: another number of dense values than the model's, or one that it does not have, a feature that it does not have, text for one that
+            was numbers or the other way round, or an id without a row.
     """
     known = set(model.features)
+    dense_values = [_dense_of(row, number, model) for number, row in enumerate(rows)]
     for number, row in enumerate(rows):
-        if len(row.dense) != model.num_dense:
-            raise BadRowError(
-                f"rows[{number}].dense has {len(row.dense)} values, and the model takes {model.num_dense}"
-            )
         unknown = row.features.keys() - known
         if unknown:
             name = min(unknown)
             raise BadRowError(f"rows[{number}].features has {name[:40]!r}; the model's are {', '.join(model.features)}")
-    raw = np.array([[0.0 if v is None else v for v in row.dense] for row in rows], dtype=np.float64).reshape(
+    raw = np.array([[0.0 if v is None else v for v in values] for values in dense_values], dtype=np.float64).reshape(
         len(rows), -1
     )
     dense = np.where(model.plain, raw, np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
     ids, lengths = [], np.empty((len(model.features), len(rows)), np.int64)
     for f, name in enumerate(model.features):
+        if model.texts is not None:
+            _check_kind(rows, name, model.texts[f])
         bags = [_numbers(row.features.get(name, [MISSING_ID])) for row in rows]
         lengths[f] = [len(bag) for bag in bags]
         ids.append(np.fromiter((i for bag in bags for i in bag), np.int64))
@@ -99,6 +116,36 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
             number = int(np.searchsorted(lengths[f].cumsum(), at, "right"))
             raise BadRowError(f"rows[{number}].features.{name}: id {ids[f][at]} is out of range [0, {limit})")
     return Arrays(dense, ids, lengths)
+
+
+def _dense_of(row: Row, number: int, model: Model) -> list[float | None]:
+    """In the model's order."""
+    if isinstance(row.dense, dict):
+        names = model.dense or []
+        unknown = row.dense.keys() - set(names)
+        if unknown:
+            known = ", ".join(names) or "not named: give a list"
+            raise BadRowError(f"rows[{number}].dense has {min(unknown)[:40]!r}; the model's are {known}")
+        return [row.dense.get(name) for name in names] or [None] * model.num_dense
+    if not row.dense and model.dense == []:
+        return [None] * model.num_dense  # it was trained without any, and takes one that is 0
+    if len(row.dense) != model.num_dense:
+        named = f": {', '.join(model.dense)}" if model.dense else ""
+        raise BadRowError(
+            f"rows[{number}].dense has {len(row.dense)} values, and the model takes {model.num_dense}{named}"
+        )
+    return row.dense
+
+
+def _check_kind(rows: list[Row], name: str, is_text: bool) -> None:
+    """The token 17 and the number 17 are two ids."""
+    for number, row in enumerate(rows):
+        for one in row.features.get(name, ()):
+            if isinstance(one, str) != is_text:
+                was, wanted = ("text", f'"{one}"') if is_text else ("whole numbers", "a number")
+                raise BadRowError(
+                    f"rows[{number}].features.{name}: it was {was} when the model was trained, got {one!r}: give {wanted}"
+                )
 
 
 def _numbers(given: list[int | str]) -> list[int]:

@@ -158,7 +158,9 @@ def _said(error: ValidationError) -> tuple[int, str]:
 def curl_line(path: Path, host: str, port: int) -> str:
     """That scores a row of the model's."""
     said = read_metadata(path)
-    row = {"dense": [1] * said["num_dense"], "features": dict.fromkeys(said["features"], 1)}
+    texts = said.get("texts") or ()
+    dense = dict.fromkeys(said["dense"], 1) if said.get("dense") else [1] * said["num_dense"]
+    row = {"dense": dense, "features": {name: "1" if name in texts else 1 for name in said["features"]}}
     return (
         f"curl -s http://{host}:{port}/predict -H 'content-type: application/json' -d '{json.dumps({'rows': [row]})}'"
     )

@@ -31,6 +31,7 @@ class ParquetFile:
     num_rows: int
     role: str | None
     signature: FileSignature
+    texts: tuple[str, ...] = ()  # sparse columns that hold text
 
 
 def is_parquet(path: str | Path) -> bool:
@@ -67,7 +68,8 @@ def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
     files, kinds = [], {}
     for file, role in found:
         signature, opened = FileSignature.of(file), _opened(file)
-        for name, kind in _kinds(file, opened.schema_arrow, schema).items():
+        here = _kinds(file, opened.schema_arrow, schema)
+        for name, kind in here.items():
             first, before = kinds.setdefault(name, (file, kind))
             if kind != before:
                 raise ValueError(
@@ -75,7 +77,8 @@ def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
                 )
         if opened.metadata.num_rows < 1:
             raise ValueError(f"data file {file} has no rows")
-        files.append(ParquetFile(file, opened.metadata.num_rows, role, signature))
+        texts = tuple(name for name, kind in here.items() if kind == _TEXTS)
+        files.append(ParquetFile(file, opened.metadata.num_rows, role, signature, texts))
     return files
 
 

@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (FileNotFoundError, ValueError, OSError) as error:
         parser.error(str(error))
+    if metadata["numbering_bytes"]:
+        print(f"it numbers ids by {metadata['numbering_bytes']:,} bytes beside")
     check = metadata["check"]
     print(f"{args.output}: {args.output.stat().st_size:,} bytes, of the embeddings {metadata['embedding_bytes']:,} in {metadata['bits'][0]} bits"
           f"{', compiled' if args.aoti else ''}")  # fmt: skip
@@ -81,6 +83,7 @@ def export_run(
         number = saved.rows.dense.shape[1]
         transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
         # A model without dense values is given one that is 0.
+        said |= {"dense": None if saved.schema is None else list(saved.schema.dense), "texts": saved.texts}
         said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(
         model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,

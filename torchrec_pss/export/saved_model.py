@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,11 +60,13 @@ class SavedModel:
     results: dict
     rows: HeldOut
     schema: Schema | None
+    texts: list[str] | None
 
 
 def save(
     folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
     rows: HeldOut, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
+    texts: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """
     Args:
@@ -75,6 +77,7 @@ def save(
         results: what is said of the model, as JSON.
         numbering: of the ids, where the model reads their rows; ``rows`` have ids.
         schema: of a click model, the columns that it was trained on.
+        texts: of those, the features whose ids are of tokens; None: nobody knows.
     """
     folder, files = folder / FOLDER, {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def save(
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "schema": schema and schema.as_json(),
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts),
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
@@ -140,7 +143,9 @@ def load(folder: Path) -> SavedModel:
         raise ValueError(f"{folder / _MODEL}: {error}") from error
     rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
     numbering = Numbering.load(folder / _IDS, len(collection._feature_names)) if said["numbered"] else None
-    return SavedModel(said["kind"], model.eval(), collection, numbering, said["results"], rows, schema)
+    return SavedModel(
+        said["kind"], model.eval(), collection, numbering, said["results"], rows, schema, said.get("texts")
+    )
 
 
 def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:
