@@ -3,6 +3,7 @@
 import argparse
 import copy
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -321,7 +322,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     kind = "text" if isinstance(reader, CriteoReader) else "parquet"
     splits, signature = _divide(args, kind, [f.path.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
-        signature["schema"] = schema.as_json()
+        signature["schema"] = json.dumps(schema.as_json())  # as text, which has an order
 
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
@@ -332,10 +333,11 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
         distinct, counts = _first_rank_first(lambda: _sketch(training_rows(), len(schema.sparse)))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
+        asked = args.vocabulary is not None
         if args.vocabulary is None:
             args.vocabulary = not declared and is_dense(len(splits.train), distinct)
         if args.vocabulary:
-            return _numbered(args, files, reader, splits, signature, counts, training_rows, schema)
+            return _numbered(args, files, reader, splits, signature, counts, training_rows, schema, asked)
         return ClickData(reader, splits, signature, declared or distinct, how, False, counts, schema=schema)
     if declared:
         moduli = np.array(declared, dtype=np.int64)[:, None]
@@ -357,6 +359,7 @@ def _numbered(
     counts: list[IdCounts],
     training_rows: Callable[[], Iterator[RowBlock]],
     schema: Schema,
+    asked: bool,
 ) -> ClickData:
     """For an array whose tables have their ids' rows. Collective."""
 
@@ -369,6 +372,11 @@ def _numbered(
     signature = signature | {"ids": numbering.digest}
     data = ClickData(reader, splits, signature, numbering.num_rows, _COUNTED, True, counts, schema=schema)
     data.number(numbering)
+    if dist.get_rank() == 0:
+        logger.info(
+            "the ids of the training rows are numbered, %s of them, 8 bytes each beside the array: %s",
+            f"{sum(map(len, numbering.ids)):,}", "--vocabulary" if asked else "a dense log, few ids that are read often (--no-vocabulary hashes them)",
+        )  # fmt: skip
     return data
 
 
@@ -384,7 +392,7 @@ def _vocabulary(
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
     features = len(schema.sparse)
     if schema is not CRITEO_SCHEMA:
-        key += repr(schema.sparse)
+        key += json.dumps(schema.as_json())
     path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
 
     loaded: list[Vocabulary] = []

@@ -214,8 +214,14 @@ class Trainer:
     def _goes_on(self) -> bool:
         """Whether, where a pass has ended, there is another."""
         ends = self._pass_ends()
-        within = self.step % self.steps_per_epoch != 0 or not ends
-        return within or self.passes.go_on(ends)
+        if self.step % self.steps_per_epoch or not ends or self.passes.go_on(ends):
+            return True
+        if len(ends) < self.passes.most:
+            logger.info(
+                "pass %d gained %.5f of validation AUROC: training ends after %d of at most %d passes (--epochs says how many)",
+                len(ends), last_gain(ends), len(ends), self.passes.most,
+            )  # fmt: skip
+        return False
 
     def _pass_ends(self) -> list[float]:
         """Validation AUROC at the end of each pass so far."""

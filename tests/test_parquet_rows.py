@@ -1,6 +1,7 @@
 """Rows of Parquet: the file's whatever its row groups, types and the windows; what is wrong with it by file and column."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from torchrec_pss.datasets import ClickDataset
 from torchrec_pss.datasets import parquet_rows as reading
 from torchrec_pss.datasets.criteo_lines import token_ids
 from torchrec_pss.datasets.errors import BadRowsError, DataChangedError, DataError
+from torchrec_pss.datasets.guessed_schema import guess
 from torchrec_pss.datasets.open_rows import find_rows_files, reader_of
 from torchrec_pss.datasets.schema import Schema
 
@@ -150,8 +152,63 @@ def test_files_that_are_wrong(tmp_path):
     ):
         find_rows_files(folder, SCHEMA)
     write(folder / "p1.parquet", table().slice(0, 0))
+    assert [f.path.name for f in find_rows_files(folder, SCHEMA)] == ["p0.parquet"]
     with pytest.raises(ValueError, match=r"p1.parquet has no rows"):
+        find_rows_files(folder / "p1.parquet", SCHEMA)
+    shutil.copy(folder / "p0.parquet", folder / "p2.parquet")
+    with pytest.raises(ValueError, match=r"p0.parquet and .*p2.parquet hold the same rows"):
         find_rows_files(folder, SCHEMA)
+
+
+def test_what_a_folder_has_beside(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path / "train.parquet", table())
+    write(tmp_path / "test.parquet", table(seed=1).drop_columns(["y"]))
+    (tmp_path / "notes.csv").write_text("y,user\n1,a\n")
+    assert [f.path.name for f in find_rows_files(tmp_path, SCHEMA)] == ["train.parquet"]
+    assert "test.parquet: it has no labels" in caplog.text and "no Parquet files: notes.csv" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["grown", "in place", "gone"])
+def test_files_that_change_while_they_are_read(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(reading, "_ROWS", 50)
+    path = write(tmp_path / "a.parquet", table())
+    blocks = reader_of(find_rows_files(path, SCHEMA), SCHEMA).read(range(i, i + 50) for i in range(0, N, 50))
+    next(blocks)
+    if change == "grown":
+        path.write_bytes(path.read_bytes() + b"x")
+    elif change == "in place":
+        write(path, table(seed=1))
+    else:
+        path.unlink()
+    with pytest.raises(DataChangedError, match="a.parquet has changed since it was opened first"):
+        list(blocks)
+
+
+def test_numbers_that_are_too_large_for_a_model(tmp_path, caplog):
+    age, price = [1.0] * 20, [1.0] * 20
+    age[2], price[4] = 1e39, 1e300  # of the second the logarithm is read
+    (block,) = read(write(tmp_path / "a.parquet", table(20, age=pa.array(age), price=pa.array(price))), [range(20)])
+    assert (
+        len(block) == 19
+        and np.isfinite(block.dense).all()
+        and "row 3: age is 1e+39, not a finite number" in caplog.text
+    )
+
+
+def test_a_schema_is_guessed_of_it(tmp_path):
+    write(
+        tmp_path / "a.parquet",
+        table(seen=pa.array([1.5] * (N // 2) + [2.5] * (N // 2)), flag=pa.array([True, False] * (N // 2))),
+    )
+    seen, rows = guess(tmp_path / "a.parquet", "y")
+    roles = {s.name: s.role for s in seen}
+    assert (
+        rows == N
+        and roles["y"] == "label"
+        and {n for n, r in roles.items() if r == "dense"} == {"age", "price", "seen"}
+    )
+    assert {n for n, r in roles.items() if r == "sparse"} == {"site", "kind", "flag"} and "left out" in roles["user"]
 
 
 @pytest.mark.slow

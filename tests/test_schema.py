@@ -1,6 +1,8 @@
 """Logs of any columns: what a schema says, what is wrong with it, and that its rows are those of the file whatever the order of columns."""
 
+import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torchrec_pss.advise.tables import from_logs
 from torchrec_pss.datasets import ClickDataset
 from torchrec_pss.datasets.criteo_files import CriteoReader, open_files
 from torchrec_pss.datasets.criteo_lines import token_ids
+from torchrec_pss.datasets.open_rows import find_rows_files
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.schema import __main__ as command
@@ -73,6 +76,65 @@ def test_lines_that_are_not_plain(tmp_path, caplog):
     )
 
 
+def test_a_label_that_is_missing_and_a_number_that_is_too_large(tmp_path, caplog):
+    """Whatever is wrong with other lines: of the label nothing is filled in, and fp32 must hold what is read as it is."""
+    for others in ("17", "x"):
+        data = rows(9)
+        data[2][2], data[3][3], data[4][5], data[5][3] = "", "1e39", "1e39", others
+        path = write(tmp_path / f"{others}.csv", [HEADER, *data])
+        (block,) = CriteoReader(open_files(path, schema=Schema.of(SCHEMA))).read(iter([range(9)]))
+        assert len(block) == 7 - (others == "x") and np.isfinite(block.dense).all()
+        assert (
+            f"{others}.csv:4: click is '', not 0 or 1" in caplog.text
+            and f"{others}.csv:5: age is '1e39'" in caplog.text
+        )
+
+
+def test_files_of_a_folder(tmp_path, caplog):
+    """As of Criteo's: packed ones without another suffix, those to test on without labels, and what does not speak beside those that do."""
+    caplog.set_level("INFO")
+    write(tmp_path / "train", [HEADER, *rows(30)])
+    (tmp_path / "train.gz").write_bytes(gzip.compress((tmp_path / "train").read_bytes()))
+    (tmp_path / "train").unlink()
+    (tmp_path / "test.gz").write_bytes(gzip.compress(b"url,site\na,b\n"))
+    (tmp_path / "readme.txt").write_text("hello\n")
+    assert [f.path.name for f in open_files(tmp_path, schema=Schema.of(SCHEMA))] == ["train.gz"]
+    assert (
+        "left out" in caplog.text
+        and "test.gz: the column 'click' is not there" in caplog.text
+        and "readme.txt" in caplog.text
+    )
+    (tmp_path / "train.gz").write_bytes(gzip.compress(b"url,site\na,b\n"))
+    with pytest.raises(ValueError, match=r"train.gz: the column 'click' is not there"):
+        open_files(tmp_path, schema=Schema.of(SCHEMA))
+
+
+def test_what_divides_the_fields(tmp_path):
+    said = Schema.of({"label": "y", "sparse": ["u", "t"], "fields": ["y", "u", "t"]})
+    path = write(tmp_path / "a.tsv", [["0", "u0", "a, b, c, d"]] * 9, "\t")
+    (block,) = CriteoReader(open_files(path, schema=said)).read(iter([range(9)]))
+    assert block.ids[1, 0] == token_ids([b"a, b, c, d"])[0]
+    path = write(tmp_path / "b.csv", [["y", "u", '"a;b;c;d"'], ["1", "p", "q"]])
+    assert open_files(path, schema=Schema.of({"label": "y", "sparse": ["u", "a;b;c;d"]}))[0].delimiter == b","
+    path = write(tmp_path / "c.csv", [["0", "u0"]] * 9)
+    with pytest.raises(
+        ValueError, match=r"c.csv: neither tabs, commas, semicolons nor bars divide its first line into 3"
+    ):
+        open_files(path, schema=said)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a pipe, not a file"):
+        find_rows_files(tmp_path / "pipe", Schema.of(SCHEMA))
+
+
+def test_the_order_of_columns_is_part_of_what_is_trained_on():
+    turned = SCHEMA | {"dense": {"age": "none", "price": "log"}}
+    assert json.dumps(Schema.of(SCHEMA).as_json()) != json.dumps(Schema.of(turned).as_json())
+    assert Schema.of(Schema.of(turned).as_json()) == Schema.of(turned) != Schema.of(SCHEMA)
+
+
 def test_text_without_a_header_and_without_numbers(tmp_path):
     said = {"label": "y", "sparse": ["b", "a"], "fields": ["a", "y", "b"]}
     path = write(tmp_path / "log.tsv", [["p", "1", "q"], ["r", "0", ""]] * 10, "\t")
@@ -110,15 +172,19 @@ BAD = {
     },
     "the column 'b' is not there; there are 'y', 'a'": {"label": "y", "sparse": ["a", "b"], "fields": ["y", "a"]},
     "the column 'a' is there twice": {"label": "y", "sparse": ["a"], "fields": ["y", "a", "a"]},
-    "name is 'a.b': a module of TorchRec": {"label": "y", "sparse": ["a.b"]},
+    "name is 't_a.b': a module of TorchRec": {"label": "y", "sparse": ["a.b"]},
     "it is 3, not an object": 3,
+    "it has 1 where a name belongs: write it in quotes": "label: y\ndense: {1: log}\nsparse: [a]",
+    "it has True where a name belongs": "label: y\nsparse: [a]\nyes: 3",
 }
 
 
 @pytest.mark.parametrize("said", BAD)
 def test_schemas_that_are_wrong(tmp_path, said):
-    with pytest.raises(ValueError, match=f"schema .*schema.json: .*{said}"):
-        Schema.read(schema_file(tmp_path, BAD[said]))
+    path = tmp_path / "s.yaml"
+    path.write_text(BAD[said] if isinstance(BAD[said], str) else json.dumps(BAD[said]))  # which is YAML, too
+    with pytest.raises(ValueError, match=f"schema .*s.yaml: .*{said}"):
+        Schema.read(path)
 
 
 def test_files_that_do_not_fit(tmp_path):
@@ -151,8 +217,20 @@ def test_a_schema_is_guessed(tmp_path, capsys):
         and "# hour: left out" in text
     )
     assert "site  # 9 values" in text and "look it through" in capsys.readouterr().out
+    path = write(
+        tmp_path / "odd.csv",
+        [["y", "a.b", "keys", "seen"], ["1", "p", "q", "2024-01-02 10:00"], ["0", "r", "s", "2024-01-03"]],
+    )
+    command.main([str(path), "--output", str(tmp_path / "odd.yaml")])
+    assert Schema.read(tmp_path / "odd.yaml") == Schema("y", ("keys",))
+    path = write(tmp_path / "twice.csv", [["y", "a", "a"], ["1", "p", "q"]])
+    with pytest.raises(SystemExit):
+        command.main([str(path)])
+    assert "the column 'a' is there twice" in capsys.readouterr().err
     path = write(tmp_path / "two.csv", [["a", "b", "y"], ["0", "1", "x"], ["1", "0", "z"]])
     for flags, said in (
+        (["--output", str(path)], "--output"),
+        (["--label", "y"], "the label 'y' is 'x' somewhere, and must be 0 or 1"),
         ([], "a, b are 0 and 1 in its first lines"),
         (["--label", "q"], "has no column 'q'; there are a, b, y"),
     ):

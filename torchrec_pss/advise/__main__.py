@@ -19,6 +19,7 @@ from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
+from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told
@@ -167,18 +168,32 @@ def main(argv: list[str] | None = None) -> None:
             f"{row['compression']:>10,}x {row['bytes']:>15,} {drop['expected']:>10.4f} "
             f"{drop['low']:>8.4f} .. {drop['high']:.4f} {steps['expected']:>5.1f}x {took:>9}  {row['layout']}"
         )
+    reads = described.reads_per_count * max((c.total for c in described.counts.values()), default=0)
+    dense = is_dense(reads, [t.num_embeddings for t in described.tables])
+    if dense:
+        print(
+            "This is a dense log: few ids, each read often. train_criteo.py numbers them, and loses less than this table says: measure (docs/quality.md)"
+        )
     best = recommend(rows, args.target_drop)
     if best is None:
         nearest = min(rows, key=lambda row: row["drop"]["high"], default=None)
         instead = f"; {nearest['compression']:,}x does within {nearest['drop']['high']:.4f}" if nearest else ""
         print(f"do not compress: no budget keeps the loss within {args.target_drop} with 95 % confidence{instead}")
     else:
-        print(f"compress {best['compression']:,}x: {best['bytes']:,} bytes keep the loss within {args.target_drop}")
+        print(
+            f"compress {best['compression']:,}x, --bits {best['bits']}: {best['bytes']:,} bytes keep the loss within {args.target_drop}"
+        )
     if args.plot and not rows:
         parser.error(f"--plot {args.plot} is not drawn: no compression has a layout for these tables")
     try:
         if args.json:
-            found = {"full_bytes": full, "rows": rows, "recommended": best, "coverage": calibration.coverage()}
+            found = {
+                "full_bytes": full,
+                "rows": rows,
+                "recommended": best,
+                "coverage": calibration.coverage(),
+                "dense_log": dense,
+            }
             write_json(args.json, found)
         if args.plot:
             _plot(args.plot, rows, args.target_drop)

@@ -1,5 +1,6 @@
 """What the first lines of a Criteo file say: its delimiter, a header, and whether it has labels."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torchrec_pss.datasets.line_stream import CutLine, LineStream
 from torchrec_pss.datasets.schema import Schema
 
 _LOOKED_AT = 20  # lines
+_QUOTED = re.compile(rb'"[^"]*"')
 _DELIMITERS = (b"\t", b",", b";", b"|")
 
 
@@ -41,7 +43,8 @@ class Dialect:
             NotCriteoError: empty, or no text.
             ValueError: unreadable, or without a column of the schema; names it.
         """
-        delimiter, names = header_of(path, first_lines(path))
+        number = None if schema.fields is None else len(schema.fields)
+        delimiter, names = header_of(path, first_lines(path), number)
         try:
             columns = schema.columns(names if schema.fields is None else schema.fields)
         except ValueError as error:
@@ -81,16 +84,24 @@ class Dialect:
         return cls(delimiter, has_header, labelled)
 
 
-def header_of(path: Path, lines: list[bytes]) -> tuple[bytes, list[str]]:
-    """What divides the fields of a file's first line, and what they are.
+def header_of(path: Path, lines: list[bytes], number: int | None = None) -> tuple[bytes, list[str]]:
+    """What divides the fields of a file's first line, and what they are; ``number``: of fields, if it is known.
 
     Raises:
-        NotCriteoError: there is none.
+        NotCriteoError: there is none, or nothing divides it into so many.
     """
     if not lines or isinstance(lines[0], CutLine) or not lines[0].strip():
         raise NotCriteoError(f"data file {path} has no first line that can be read")
-    counts = {delimiter: lines[0].count(delimiter) for delimiter in _DELIMITERS}
+    bare = _QUOTED.sub(b"", lines[0])
+    counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
     delimiter = max(counts, key=counts.get)
+    if number is not None:
+        fitting = [d for d in _DELIMITERS if len(split_line(lines[0], d, number)) == number]
+        if not fitting and number > 1:
+            raise NotCriteoError(
+                f"data file {path}: neither tabs, commas, semicolons nor bars divide its first line into {number} fields, as the schema has"
+            )
+        delimiter = fitting[0] if fitting else delimiter
     fields = split_line(lines[0], delimiter, counts[delimiter] + 1)
     return delimiter, [field.decode("utf-8", "replace").strip() for field in fields]
 

@@ -12,7 +12,7 @@ from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_folder import FoundFile, find_rows
 from torchrec_pss.datasets.errors import DataChangedError
-from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
 from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
@@ -51,11 +51,7 @@ def open_files(path: str | Path, cache_dir: str | Path | None = None, schema: Sc
         ValueError: a file that is unreadable or has no rows, two files of one content, or a cache that cannot be read or written.
     """
     files = [_counted(found, cache_dir) for found in find_rows(path, schema)]
-    first: dict[tuple[int, str], CriteoFile] = {}
-    for file in files:
-        same = first.setdefault((file.signature.size, file.signature.sample), file)
-        if same is not file:
-            raise ValueError(f"{same.path} and {file.path} hold the same rows: take one of them out of the folder")
+    refuse_copies({file.path: file.signature for file in files})
     return files
 
 

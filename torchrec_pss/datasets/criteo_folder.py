@@ -58,7 +58,7 @@ def find_rows(path: str | Path, schema: Schema | None = None) -> list[FoundFile]
     if schema is None:
         dialects = _dialects(path, candidates, left_out)
     else:
-        dialects = {name: Dialect.of_schema(path / name, schema) for name in candidates}
+        dialects = _dialects_of(schema, path, candidates, left_out)
     others = [name for name in visible if name not in dialects and name not in left_out and not (path / name).is_dir()]
     if not dialects:
         raise FileNotFoundError(
@@ -92,7 +92,7 @@ def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) 
     if "." in bare or path.is_dir() or not (roles_of(name) or _PART.search(bare)):
         return False
     if schema is not None:
-        return False
+        return name.lower().removesuffix(".gz") == bare.lower()  # and what it has decides
     try:
         Dialect.of(path)
     except (FileNotFoundError, ValueError) as error:
@@ -144,6 +144,23 @@ def _dialects(folder: Path, names: Sequence[str], left_out: dict[str, str]) -> d
         else:
             left_out[name] = "it has no labels"
     return speaking
+
+
+def _dialects_of(schema: Schema, folder: Path, names: Sequence[str], left_out: dict[str, str]) -> dict[str, Dialect]:
+    """Of the files whose rows are used; fills in why others are not: where names speak, only files to train on must have all columns."""
+    speaking, found = [name for name in names if roles_of(name)], {}
+    for name in names:
+        try:
+            found[name] = Dialect.of_schema(folder / name, schema)
+        except ValueError as error:
+            if not speaking or TRAIN in roles_of(name):
+                raise
+            left_out[name] = _without_name(error, folder / name)
+    if speaking:
+        left_out.update(
+            dict.fromkeys((name for name in found if name not in speaking), "its name does not say what it is for")
+        )
+    return {name: dialect for name, dialect in found.items() if not speaking or name in speaking}
 
 
 def _with_labels(path: Path) -> Dialect:

@@ -51,6 +51,7 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
     except ValueError:
         fields = _numeric(fields, positions, columns, bad)
         numbers = _numbers(fields, columns, may_be_long)
+    bad.sort(key=lambda line: line.position)
     if not fields:
         return empty_block(len(columns.dense), len(columns.sparse)), bad
     labels = numbers[:, 0].astype(np.float32)
@@ -58,15 +59,15 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
     tokens = [[row[place] for row in fields] for place in columns.sparse]
     ids = None if may_be_long else _own_bytes(list(chain.from_iterable(tokens)))
     ids = np.stack([token_ids(column) for column in tokens]) if ids is None else ids.reshape(len(tokens), -1)
-    bad.sort(key=lambda line: line.position)
     return RowBlock(dense, ids, labels), bad
 
 
 def dense_values(raw: np.ndarray, columns: Columns = CRITEO) -> np.ndarray:
     """fp32 ``[n, dense]`` of numbers as they stand in the file, float64."""
     found = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
-    for place in columns.plain:
-        found[:, place] = raw[:, place]
+    with np.errstate(over="ignore"):  # a number that is too large for fp32 is found to be so
+        for place in columns.plain:
+            found[:, place] = raw[:, place]
     return found
 
 
@@ -152,8 +153,7 @@ def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True
     """Label and dense fields as float64 ``[n, 1 + dense]``; raises ValueError where one is not a finite number or not a label."""
     if not rows:
         return np.zeros((0, 1 + len(columns.dense)))
-    places = (columns.label, *columns.dense)
-    fields = [[row[place] or b"0" for place in places] for row in rows]
+    fields = [[row[columns.label], *(row[place] or b"0" for place in columns.dense)] for row in rows]
     if any(row[0] not in (b"0", b"1") for row in fields):
         raise ValueError("label is not 0 or 1")
     # numpy pads every field to the longest.
@@ -161,7 +161,7 @@ def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True
     numbers = np.array(fields, dtype=bytes).astype(np.float64)
     for row, column, value in long:
         numbers[row, column] = value
-    if not np.isfinite(numbers).all():
+    if not (np.isfinite(numbers).all() and np.isfinite(dense_values(numbers[:, 1:], columns)).all()):
         raise ValueError("not a finite number")
     return numbers
 
@@ -210,8 +210,8 @@ def _reason(row: list[bytes], columns: Columns) -> str | None:
     label, *names = columns.names
     if row[columns.label] not in (b"0", b"1"):
         return f"{label} is {_shown(row[columns.label])}, not 0 or 1"
-    alone = Columns(2, 0, (1,), (), ())
-    for name, place in zip(names, columns.dense, strict=True):
+    for number, (name, place) in enumerate(zip(names, columns.dense, strict=True)):
+        alone = Columns(2, 0, (1,), (), (), (0,) if number in columns.plain else ())
         try:
             _numbers([[b"0", row[place]]], alone)
         except ValueError:

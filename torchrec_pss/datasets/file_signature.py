@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,6 +50,18 @@ class FileSignature:
 
     def as_json(self) -> dict:
         return asdict(self)
+
+
+def refuse_copies(signatures: Mapping[Path, FileSignature]) -> None:
+    """
+    Raises:
+        ValueError: two files of one content, or one by two names; names both.
+    """
+    first: dict[tuple[int, str], Path] = {}
+    for path, signature in signatures.items():
+        same = first.setdefault((signature.size, signature.sample), path)
+        if same is not path:
+            raise ValueError(f"{same} and {path} hold the same rows: take one of them out of the folder")
 
 
 def _sample(descriptor: int, size: int) -> str:

@@ -1,13 +1,13 @@
-"""`guess`: a schema for a text file with a header, from a look at its first lines; for a person to correct."""
+"""`guess`: a schema for Parquet, or text with a header, from a look at its first rows; for a person to correct."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from torchrec_pss.datasets.criteo_dialect import first_lines, header_of
 from torchrec_pss.datasets.criteo_lines import split_line
+from torchrec_pss.datasets.parquet_rows import first_columns, is_parquet
+from torchrec_pss.datasets.table_list import check_name
 
 _LINES = 20_000
 _LABELS = ("label", "click", "clicked", "is_click", "target", "y", "conversion", "converted", "purchase")
@@ -16,6 +16,7 @@ _COUNTED = re.compile(
     r"^i\d+$|^int_|count|^num_|_num$|price|amount|age$|score|rate$|ratio|duration|length", re.IGNORECASE
 )
 _TIME = re.compile(r"(^|_)(hour|time|date|day|timestamp|ts)($|_)", re.IGNORECASE)
+_DATE = re.compile(rb"\d{4}[-/.]\d\d[-/.]\d\d")
 _ONE_A_ROW = 0.95  # of the rows, distinct values: it names rows
 
 
@@ -30,27 +31,42 @@ class Seen:
 
 
 def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
-    """Of each column, and of how many lines.
+    """Of each column, and of how many rows.
 
     Raises:
-        FileNotFoundError, ValueError: see `Dialect`; no column of 0 and 1, or several and none is named as labels are; names them.
+        FileNotFoundError, ValueError: see `Dialect`; a column that is there twice; no column of 0 and 1, or several and none is named as labels
+            are; no column to embed; names them.
     """
     path = Path(path)
+    columns = first_columns(path, _LINES) if is_parquet(path) else _columns_of_text(path)
+    label = label or _label_of(path, columns)
+    if label not in columns:
+        raise ValueError(f"data file {path} has no column {label!r}; there are {', '.join(columns)}")
+    other = set(columns[label]) - {b"0", b"1"}
+    if other:
+        shown = min(other).decode("utf-8", "replace")[:40]
+        raise ValueError(f"data file {path}: the label {label!r} is {shown!r} somewhere, and must be 0 or 1")
+    seen = [_seen(name, column, name == label) for name, column in columns.items()]
+    if not any(s.role == "sparse" for s in seen):
+        raise ValueError(f"data file {path}: no column looks like tokens or ids, and there is nothing to embed")
+    return seen, len(columns[label])
+
+
+def _columns_of_text(path: Path) -> dict[str, list[bytes]]:
     lines = first_lines(path, _LINES + 1)
     delimiter, names = header_of(path, lines)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"data file {path}: the column {twice!r} is there twice")
     rows = [split_line(line, delimiter, len(names)) for line in lines[1:] if line.strip()]
     rows = [row for row in rows if len(row) == len(names)]
     if not rows:
         raise ValueError(f"data file {path} has no line of as many fields as its header, {len(names)}")
-    columns = {name: np.array([row[place] for row in rows]) for place, name in enumerate(names)}
-    label = label or _label_of(path, columns)
-    if label not in columns:
-        raise ValueError(f"data file {path} has no column {label!r}; there are {', '.join(names)}")
-    return [_seen(name, column, name == label) for name, column in columns.items()], len(rows)
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
-def _label_of(path: Path, columns: dict[str, np.ndarray]) -> str:
-    may = [name for name, column in columns.items() if set(np.unique(column)) == {b"0", b"1"}]
+def _label_of(path: Path, columns: dict[str, list[bytes]]) -> str:
+    may = [name for name, column in columns.items() if set(column) == {b"0", b"1"}]
     named = [name for wanted in _LABELS for name in may if name.lower() == wanted]
     if named or len(may) == 1:
         return (named or may)[0]
@@ -60,24 +76,28 @@ def _label_of(path: Path, columns: dict[str, np.ndarray]) -> str:
     )
 
 
-def _seen(name: str, column: np.ndarray, is_label: bool) -> Seen:
-    values, counts = np.unique(column, return_counts=True)
-    empty = float(counts[values == b""].sum() / len(column))
-    return Seen(name, "label" if is_label else _role(name, values, len(column)), len(values), empty)
+def _seen(name: str, column: list[bytes], is_label: bool) -> Seen:
+    values = set(column)
+    role = "label" if is_label else _role(name, values, len(column))
+    return Seen(name, role, len(values), column.count(b"") / len(column))
 
 
-def _role(name: str, values: np.ndarray, rows: int) -> str:
-    filled = values[values != b""]
+def _role(name: str, values: set[bytes], rows: int) -> str:
+    filled = values - {b""}
     if len(values) < 2:
         return "left out: it has one value"
-    if _TIME.search(name):
-        return "left out: by its name it is a time, and later ones are new"
-    numbers = all(_NUMBER.fullmatch(value) for value in filled)
+    if _TIME.search(name) or all(_DATE.match(value) for value in filled):
+        return "left out: it is a time, and later ones are new"
+    numbers = all(len(value) < 64 and _NUMBER.fullmatch(value) for value in filled)
     fractions = numbers and any(not value.lstrip(b"-").isdigit() for value in filled)
     if fractions or (numbers and _COUNTED.search(name)):
         return "dense"
     if len(values) >= max(_ONE_A_ROW * rows, 2) and rows >= 100:
         return "left out: nearly every row has its own"
+    try:
+        check_name(f"t_{name}")
+    except ValueError as error:
+        return f"left out: {error}; rename it in the file"
     return "sparse"
 
 
@@ -99,8 +119,12 @@ def as_yaml(seen: list[Seen], rows: int, path: Path) -> str:
     if not of["dense"]:
         lines[2] = "dense: {}"
     left_out = [s for s in seen if s.role not in of]
-    lines += [f"# {s.name}: {s.role} ({s.distinct:,} of {rows:,})" for s in left_out]
+    lines += [f"# {_printable(s.name)}: {s.role} ({s.distinct:,} of {rows:,})" for s in left_out]
     return "\n".join(lines) + "\n"
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _quoted(name: str) -> str:

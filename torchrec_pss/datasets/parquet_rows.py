@@ -1,5 +1,6 @@
 """`ParquetReader`: rows of Parquet files, by a schema; only its columns are read, and only the row groups that are wanted."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.criteo_lines import MISSING_ID, dense_values
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
-from torchrec_pss.datasets.file_roles import arrange, check_doubled
-from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
+from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
 from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.text_rows import ids_in
 
+logger: logging.Logger = logging.getLogger(__name__)
+
 _MAGIC = b"PAR1"
+_LISTED = 20  # names that a line has at most
 _SUFFIXES = (".parquet", ".pq")
 _NOT_DATA = (".", "_")  # what the names of hidden files and of others' marks begin with
 _ROWS = 1 << 14  # decoded at a time
@@ -35,11 +39,13 @@ class ParquetFile:
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Whether a file is one, or a folder that has some."""
+    """Whether a file is one, or a folder has some."""
     path = Path(path)
     try:
         if path.is_dir():
             return bool(_names(path))
+        if not path.is_file():  # a pipe would wait
+            return False
         with open(path, "rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC
     except OSError:
@@ -47,39 +53,87 @@ def is_parquet(path: str | Path) -> bool:
 
 
 def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
-    """The files that ``path`` names, itself or those of a folder that end in .parquet or .pq, in the order of their rows.
+    """The files that ``path`` names, itself or those of a folder that end in .parquet or .pq, in the order of their rows. What a folder has beside
+    is logged, and so are files without rows, and files to validate or test on that have no labels.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a file that cannot be read, a column that is missing or of a type that is not taken, one that has another type in another
-            file, or names that cannot be understood together; names file and column.
+        ValueError: a file that cannot be read, or is there twice, a column that is missing or of a type that is not taken, one that has another
+            type in another file, or names that cannot be understood together; names file and column.
     """
     path = Path(path)
-    if path.is_dir():
-        names = _names(path)
-        try:
-            check_doubled(names)
-            found = [(path / name, role) for name, role in arrange(names)]
-        except ValueError as error:
-            raise ValueError(f"data folder {path}: {error}") from error
-    else:
+    if not path.is_dir():
         regular_file(path, "data file")
-        found = [(path, None)]
+        return _of_one_type([(path, None, _opened(path))], schema)
+    opened, names = {}, _names(path)
+    others = [p.name for p in sorted(path.iterdir()) if p.name not in names and not p.name.startswith(_NOT_DATA)]
+    if others:
+        logger.info("left out, for they are no Parquet files: %s", ", ".join(others[:_LISTED]))
+    for name in names:
+        file = _opened(path / name)
+        said = set(file.schema_arrow.names)
+        if not file.metadata.num_rows:
+            logger.info("left out %s: it has no rows", path / name)
+        elif schema.label not in said and roles_of(name) and TRAIN not in roles_of(name):
+            logger.info("left out %s: it has no labels", path / name)
+        else:
+            opened[name] = file
+    if not opened:
+        raise ValueError(f"data folder {path} has no Parquet file with rows")
+    try:
+        check_doubled(list(opened))
+        return _of_one_type([(path / name, role, opened[name]) for name, role in arrange(list(opened))], schema)
+    except ValueError as error:
+        raise ValueError(f"data folder {path}: {error}") from error
+
+
+def _of_one_type(found: Sequence[tuple[Path, str | None, object]], schema: Schema) -> list[ParquetFile]:
     files, kinds = [], {}
-    for file, role in found:
-        signature, opened = FileSignature.of(file), _opened(file)
-        here = _kinds(file, opened.schema_arrow, schema)
+    for path, role, opened in found:
+        here = _kinds(path, opened.schema_arrow, schema)
         for name, kind in here.items():
-            first, before = kinds.setdefault(name, (file, kind))
+            first, before = kinds.setdefault(name, (path, kind))
             if kind != before:
                 raise ValueError(
-                    f"data file {file}: the column {name!r} holds {kind}, and {before} in {first}: their ids would differ"
+                    f"data file {path}: the column {name!r} holds {kind}, and {before} in {first}: their ids would differ"
                 )
-        if opened.metadata.num_rows < 1:
-            raise ValueError(f"data file {file} has no rows")
+        if not opened.metadata.num_rows:
+            raise ValueError(f"data file {path} has no rows")
         texts = tuple(name for name, kind in here.items() if kind == _TEXTS)
-        files.append(ParquetFile(file, opened.metadata.num_rows, role, signature, texts))
+        files.append(ParquetFile(path, opened.metadata.num_rows, role, FileSignature.of(path), texts))
+    refuse_copies({file.path: file.signature for file in files})
     return files
+
+
+def first_columns(path: Path, number: int) -> dict[str, list[bytes]]:
+    """The first rows of a file, or of a folder's first one: each column that a model can read as text; b"" is missing.
+
+    Raises:
+        DataError: it is unreadable, or has no rows.
+    """
+    from pyarrow import Table
+    from pyarrow import types as is_
+
+    file = path / _names(path)[0] if path.is_dir() else path
+    batches, seen = [], 0
+    for batch in _opened(file).iter_batches(number):
+        batches.append(batch)
+        seen += batch.num_rows
+        if seen >= number:
+            break
+    if not seen:
+        raise DataError(f"data file {file} has no rows")
+    rows = Table.from_batches(batches).slice(0, number)
+    found = {}
+    for name in rows.schema.names:
+        kind, column = rows.schema.field(name).type, rows.column(name)
+        kind = kind.value_type if is_.is_dictionary(kind) else kind
+        if is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind):
+            column = column.cast(kind).cast("int8" if is_.is_boolean(kind) else kind).cast("string")
+        elif not (is_.is_string(kind) or is_.is_large_string(kind)):
+            continue
+        found[name] = [(value or "").encode() for value in column.cast("string").to_pylist()]
+    return found
 
 
 def _names(folder: Path) -> list[str]:
@@ -194,7 +248,8 @@ class ParquetReader(BadRows):
         for place, name in enumerate(self.schema.dense):
             raw[:, place] = _numbers(rows.column(name), 0)
         ids = np.stack([_ids(rows.column(name)) for name in self.schema.sparse])
-        finite = np.isfinite(raw)
+        dense = dense_values(raw, self._plain)
+        finite = np.isfinite(dense)
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
         for row in np.flatnonzero(~good):
             name, value = self.schema.label, labels[row]
@@ -205,23 +260,38 @@ class ParquetReader(BadRows):
             wanted = "0 or 1" if name == self.schema.label else "a finite number"
             self.count_bad(f"{path}, row {first + row + 1}: {name} is {shown}, not {wanted}")
         if good.all():
-            return RowBlock(dense_values(raw, self._plain), ids, labels.astype(np.float32))
-        return RowBlock(dense_values(raw[good], self._plain), ids[:, good], labels[good].astype(np.float32))
+            return RowBlock(dense, ids, labels.astype(np.float32))
+        return RowBlock(dense[good], ids[:, good], labels[good].astype(np.float32))
 
 
 class _Rows:
     """A cursor over a file's rows that only moves forward."""
 
     def __init__(self, file: ParquetFile, schema: Schema) -> None:
-        difference = file.signature.difference(FileSignature.of(file.path))
-        if difference:
-            raise DataChangedError(f"data file {file.path} has changed since it was opened first: {difference}")
-        self._path, self._file = file.path, _opened(file.path)
+        self._signature = file.signature
+        self._path = file.path
+        self._check_unchanged()
+        self._file = _opened(file.path)
         self._columns = [schema.label, *schema.dense, *schema.sparse]
         groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
         self._ends = np.cumsum(groups)  # rows up to that of each group
         self._batches: Iterator = iter(())
         self._group, self._start, self._held = -1, 0, None  # the batch in hand, and its first row
+
+    def _check_unchanged(self) -> None:
+        """
+        Raises:
+            DataChangedError: it has another size, or another time and other content.
+        """
+        try:
+            status = self._path.stat()
+            if (status.st_size, status.st_mtime_ns) == (self._signature.size, self._signature.mtime_ns):
+                return
+            difference = self._signature.difference(FileSignature.of(self._path))
+        except FileNotFoundError:
+            difference = "it is not there any more"
+        if difference:
+            raise DataChangedError(f"data file {self._path} has changed since it was opened first: {difference}")
 
     def take(self, rows: range) -> Iterator[tuple[int, object]]:
         """Record batches of those rows, each with its first row."""
@@ -237,6 +307,7 @@ class _Rows:
     def _next(self, position: int) -> None:
         from pyarrow import ArrowException
 
+        self._check_unchanged()
         group = int(np.searchsorted(self._ends, position, side="right"))
         self._start += 0 if self._held is None else self._held.num_rows
         try:

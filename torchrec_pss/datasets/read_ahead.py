@@ -39,7 +39,7 @@ class ReadAhead(Generic[T]):
         if self._closed.is_set():
             raise StopIteration
         started = time.perf_counter()
-        item, error = self._made.get()
+        item, error = self._next()
         self.waited += time.perf_counter() - started
         if error is None and item is not _END:
             return item
@@ -47,6 +47,14 @@ class ReadAhead(Generic[T]):
         if error is None:
             raise StopIteration
         raise error
+
+    def _next(self) -> tuple[object, BaseException | None]:
+        while True:
+            try:
+                return self._made.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if self._closed.is_set():  # by another thread
+                    return _END, None
 
     def close(self) -> None:
         """Ends the thread; what waits is dropped."""

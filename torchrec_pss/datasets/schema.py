@@ -46,7 +46,7 @@ class Schema:
                 raise ValueError(f"the column {name!r} comes twice")
             seen.add(name)
         for name in self.sparse:
-            check_name(name)
+            check_name(f"t_{name}")  # of its table
         for name, transform in zip(self.dense, self.transforms, strict=True):
             if transform not in TRANSFORMS:
                 raise ValueError(f"dense.{name} is {transform!r}, not one of {', '.join(TRANSFORMS)}")
@@ -74,6 +74,9 @@ class Schema:
             ValueError: it breaks a rule; names the field.
         """
         json_fields.fields(label=json_fields.text, sparse=_names)(said, "")
+        for name in (*said, *(dense if isinstance(dense := said.get("dense"), dict) else ())):
+            if not isinstance(name, str):
+                raise ValueError(f"it has {name!r} where a name belongs: write it in quotes")
         for name in said:
             if name not in (*_NEEDED, *_MAY):
                 raise ValueError(

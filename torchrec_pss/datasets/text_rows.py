@@ -32,12 +32,17 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
         raw = raw[:, columns.dense_order]
     if columns.sparse_order is not None:
         ids = ids[columns.sparse_order]
-    if not num_odd:
-        return RowBlock(dense_values(raw, columns), ids, labels), []
+    if num_odd:
+        raw[odd] = 0
+    dense = dense_values(raw, columns)
+    if columns.plain:
+        odd |= ~np.isfinite(dense).all(axis=1)
     places = np.flatnonzero(odd)
+    if not len(places):
+        return RowBlock(dense, ids, labels), []
     block, bad = parse_lines([lines[place] for place in places], delimiter, columns)
     left_out = places[[line.position for line in bad]] if bad else places[:0]
-    dense, good = dense_values(np.where(odd[:, None], 0, raw), columns), np.setdiff1d(places, left_out)
+    good = np.setdiff1d(places, left_out)
     dense[good], ids[:, good], labels[good] = block.dense, block.ids, block.labels
     kept = np.ones(number, bool)
     kept[left_out] = False

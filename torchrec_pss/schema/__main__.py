@@ -9,18 +9,21 @@ from pathlib import Path
 
 from torchrec_pss.datasets.guessed_schema import as_yaml, guess
 from torchrec_pss.flags import Parser
-from torchrec_pss.whole_file import write_bytes
+from torchrec_pss.whole_file import refuse_overwriting, write_bytes
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.schema", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "file", type=Path, help="comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip"
+        "file",
+        type=Path,
+        help="Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
     )
     parser.add_argument("--label", help="the column that is 0 or 1 (default: by name, or the only one)")
     parser.add_argument("--output", type=Path, help="default: printed")
     args = parser.parse_args(argv)
     try:
+        refuse_overwriting({"--output": args.output}, {"file": str(args.file)})
         text = as_yaml(*guess(args.file, args.label), args.file)
         if args.output is not None:
             write_bytes(args.output, text.encode())
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         text
         if args.output is None
-        else f"{args.output}: look it through, then train_criteo.py --data_path {args.file} --schema {args.output}"
+        else f"{args.output}: look it through, then python examples/train_criteo.py --data_path {args.file} --schema {args.output}"
     )
 
 
