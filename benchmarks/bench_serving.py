@@ -214,8 +214,15 @@ def configs_of(shape: Shape) -> list[EmbeddingBagConfig]:
     ]
 
 
-def measure(seconds: float, name: str, shape: Shape, folder: Path, batch_sizes: tuple[int, ...] = BATCHES) -> dict:
-    """Of `SHAPES`' ``name``, or less of it."""
+def measure(
+    seconds: float,
+    name: str,
+    shape: Shape,
+    folder: Path,
+    batch_sizes: Sequence[int] = BATCHES,
+    exported: Sequence[int] = (32, 4),
+) -> dict:
+    """Of `SHAPES`' ``name``, or less of it. ``exported``: bits of the files."""
     torch.set_num_threads(1)
     rows = shape.rows
     trained = collection(Case(name, "default", shape.array_bytes, shape.dim, 1, 1, "power_law", 1), list(rows))
@@ -223,7 +230,7 @@ def measure(seconds: float, name: str, shape: Shape, folder: Path, batch_sizes: 
     theirs = {kind: tables_of(shape, _FULL[kind]) for kind in tqdm(shape.kinds, desc="full tables")}
     dense, ids, lengths = batches_of(rows, 2)[0]
     files = {}
-    for bits in tqdm((32, 4), desc="exporting"):
+    for bits in tqdm(exported, desc="exporting"):
         for aoti in (True, False):
             kind = f"array {bits} bits, {'compiled' if aoti else 'exported'}"
             export(

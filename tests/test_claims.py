@@ -60,7 +60,10 @@ def test_a_thousand_times_smaller():
 
 def test_ten_thousand_times_smaller():
     lost = -sum(above_full("kaggle pss 10000x 4 bits", seed) for seed in (0, 1, 2)) / 3
-    assert f"**10,000 times smaller loses {short(lost)} in the same steps**. After three times the steps and rows" in README
+    assert (
+        f"**10,000 times smaller loses {short(lost)} in the same steps**. After three times the steps and rows"
+        in README
+    )
     more = "kaggle pss 10000x 4 bits, 3 x the rows"
     assert min(above_full(more, seed) for seed in (0, 1, 2)) > 0
     assert all(of(more, seed)["steps"] == 3 * of("kaggle full", seed)["steps"] for seed in (0, 1, 2))
@@ -103,7 +106,9 @@ def test_what_real_rows_cost():
     means = {r["data"]: {n: c["mean"] for n, c in r["contestants"].items()} for r in rows if r["compression"] == 100}
     lost = {name: short(round(of["full"], 4) - round(of["pss"], 4)) for name, of in means.items()}
     criteo = f"{lost['Criteo, 80,000 rows']} and {lost['Criteo, 70,036 rows']} on Criteo's"
-    assert f"at 100x {criteo}, {lost['Gowalla, two-tower']} and {lost['Gowalla, sequence']} on Gowalla's pairs" in README
+    assert (
+        f"at 100x {criteo}, {lost['Gowalla, two-tower']} and {lost['Gowalla, sequence']} on Gowalla's pairs" in README
+    )
 
 
 def test_comparisons_at_equal_bytes():
