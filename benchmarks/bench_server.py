@@ -72,7 +72,7 @@ def load(url: str, body: Path, requests: int, connections: int) -> dict[str, flo
     """
     with tempfile.TemporaryDirectory() as folder:
         shares = Path(folder) / "shares.csv"
-        command = ["ab", "-q", "-k", "-n", str(requests), "-c", str(connections), "-p", str(body), "-T", "application/json", "-e", str(shares)]  # fmt: skip
+        command = ["ab", "-q", "-k", "-l", "-n", str(requests), "-c", str(connections), "-p", str(body), "-T", "application/json", "-e", str(shares)]  # fmt: skip
         done = subprocess.run([*command, f"{url}/predict"], capture_output=True, text=True)
         if done.returncode or "Non-2xx" in done.stdout or not re.search(r"Failed requests: +0$", done.stdout, re.M):
             raise RuntimeError(f"ab: {done.stdout[-2000:]}{done.stderr[-2000:]}")
