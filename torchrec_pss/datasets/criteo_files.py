@@ -81,23 +81,9 @@ class CriteoReader(BadRows):
     """
 
     def __init__(self, files: Sequence[CriteoFile], max_bad_rows: int = 100) -> None:
-        super().__init__(max_bad_rows)
-        self.files = list(files)
+        super().__init__(files, max_bad_rows)
         columns = files[0].columns if files else CRITEO
         self._nothing = empty_block(len(columns.dense), len(columns.sparse))
-
-    @property
-    def rows_per_file(self) -> list[int]:
-        return [f.num_rows for f in self.files]
-
-    @property
-    def roles(self) -> list[str | None]:
-        """What each file is for, see `file_roles.arrange`."""
-        return [f.role for f in self.files]
-
-    @property
-    def signatures(self) -> list[FileSignature]:
-        return [f.signature for f in self.files]
 
     def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """One block for each window; windows ascend and do not overlap.

@@ -203,21 +203,9 @@ class ParquetReader(BadRows):
     """
 
     def __init__(self, files: Sequence[ParquetFile], schema: Schema, max_bad_rows: int = 100) -> None:
-        super().__init__(max_bad_rows)
-        self.files, self.schema = list(files), schema
+        super().__init__(files, max_bad_rows)
+        self.schema = schema
         self._plain = schema.columns([schema.label, *schema.dense, *schema.sparse])
-
-    @property
-    def rows_per_file(self) -> list[int]:
-        return [f.num_rows for f in self.files]
-
-    @property
-    def roles(self) -> list[str | None]:
-        return [f.role for f in self.files]
-
-    @property
-    def signatures(self) -> list[FileSignature]:
-        return [f.signature for f in self.files]
 
     def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """One block for each window; windows ascend and do not overlap.

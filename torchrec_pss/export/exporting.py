@@ -111,7 +111,7 @@ def _of_arrays(served: nn.Module) -> dict:
             tables.append({"name": t.name, "dim": t.embedding_dim, "features": features} | rows)
     return {
         "tables": tables, "bits": [m.array.bits if m.array.elements.dtype != torch.float16 else 16 for m in ours],
-        "embedding_bytes": sum(map(_stored, (m.array for m in ours))), "numbering_bytes": sum(map(_stored, numbered)), "layout": [m.layout.fingerprint() for m in ours],
+        "embedding_bytes": sum(_stored(m.array) for m in ours), "numbering_bytes": sum(map(_stored, numbered)), "layout": [m.layout.fingerprint() for m in ours],
     }  # fmt: skip
 
 

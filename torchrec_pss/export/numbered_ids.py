@@ -5,6 +5,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.quant.out_of_range import bags_of
 
 
 class NumberedIds(nn.Module):
@@ -23,10 +24,7 @@ class NumberedIds(nn.Module):
     def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
         """The same bags of rows. A binary search of all ids at once: each in its own feature's ids."""
         given, offsets = features.values(), features.offsets()
-        bags = torch.searchsorted(
-            offsets[1:].contiguous(), torch.arange(given.numel(), device=given.device), right=True
-        )
-        feature = bags // features.stride()
+        feature = bags_of(given, offsets) // features.stride()
         low, end = self.first[feature], self.first[feature + 1]
         high = end
         for _ in range(self._rounds):

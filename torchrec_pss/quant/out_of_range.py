@@ -32,7 +32,7 @@ class MeanForOthers(nn.Module):
         """Ids that all have a row, their weights, and of each bag the sum of the weights of those that had none, ``[F, B]``. ``offsets``:
         ``[F * B + 1]``."""
         number = self.limits.numel()
-        bags = torch.searchsorted(offsets[1:].contiguous(), torch.arange(ids.numel(), device=ids.device), right=True)
+        bags = bags_of(ids, offsets)
         size = (offsets.numel() - 1) // number
         limits = self.limits.repeat_interleave(size)[bags]
         others = ((ids < 0) | (ids >= limits)) & (limits != _NO_LIMIT)
@@ -43,6 +43,11 @@ class MeanForOthers(nn.Module):
     def forward(self, lost: torch.Tensor) -> torch.Tensor:
         """What they add to the sums: fp32 ``[B, all dims]``."""
         return lost[self.feature_of].t() * self.means
+
+
+def bags_of(ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """The bag of each id, int64 ``[L]``. ``offsets``: ``[F * B + 1]``."""
+    return torch.searchsorted(offsets[1:].contiguous(), torch.arange(ids.numel(), device=ids.device), right=True)
 
 
 def _mean(module: SharedArrayModule, table: str, rows: int) -> torch.Tensor:
