@@ -5,7 +5,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
     MLPERF_NUM_EMBEDDINGS,
     RowBlock,
+    RowsOf,
     RowSource,
     empty_block,
     num_steps,
@@ -77,7 +78,7 @@ class ClickData:
     counted: str
     contiguous: bool
     counts: list[IdCounts] | None = None
-    rows_of: Callable[[np.ndarray], np.ndarray] | None = None
+    rows_of: RowsOf | None = None
     error: DataError | None = None  # of this rank, until all raise it
     numbering: Numbering | None = None  # of the ids, where the array's tables have their rows
     waited: float = 0.0  # seconds that `batches` were waited for
@@ -86,7 +87,7 @@ class ClickData:
     @property
     def names(self) -> list[str]:
         """Of the features, in their order."""
-        return list(self.schema.sparse)
+        return list(self.schema.features)
 
     @property
     def texts(self) -> list[str]:
@@ -123,15 +124,18 @@ class ClickData:
     def _batches(
         self, rows: range, batch_size: int, first_step: int, limit: int | None, shuffle_seed: int | None
     ) -> Iterator[Batch]:
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-        windows = rank_windows(self.limited(rows, batch_size, limit), batch_size, rank, world_size, first_step)
-        for step, block in enumerate(self._read(windows), start=first_step):
+        for step, block in enumerate(self.blocks(rows, batch_size, first_step, limit), start=first_step):
             if self.rows_of is not None:
-                block.ids = self.rows_of(block.ids)
+                block = block.mapped(self.rows_of)
             if shuffle_seed is not None:
-                order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
-                block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
+                order = np.random.default_rng([shuffle_seed, step, dist.get_rank()]).permutation(len(block))
+                block = block.take(order)
             yield block.batch(self.names)
+
+    def blocks(self, rows: range, batch_size: int, first_step: int = 0, limit: int | None = None) -> Iterator[RowBlock]:
+        """This rank's rows of each step, with the ids that they have in the source; none where they do not go round."""
+        limited = self.limited(rows, batch_size, limit)
+        yield from self._read(rank_windows(limited, batch_size, dist.get_rank(), dist.get_world_size(), first_step))
 
     def _read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """Blocks of the source. Of several ranks one that cannot read on hands out empty blocks, so that the others do not wait for it,
@@ -142,7 +146,8 @@ class ClickData:
             if dist.get_world_size() == 1:
                 raise
             self.error = error
-            nothing = empty_block(len(self.schema.dense), len(self.schema.sparse))
+            schema = self.schema
+            nothing = empty_block(len(schema.dense), len(schema.features), bool(schema.bags), schema.weighted)
             yield nothing  # for the window that was not read
             yield from (nothing for _ in windows)
 
@@ -218,8 +223,8 @@ class ClickData:
 
     def fold_ids(self, num_rows: list[int]) -> None:
         """From now on ids are taken modulo ``num_rows`` of their table."""
-        moduli, before = np.array(num_rows, dtype=np.int64)[:, None], self.rows_of
-        self.rows_of = lambda ids: (ids if before is None else before(ids)) % moduli
+        before, fold = self.rows_of, _modulo(num_rows)
+        self.rows_of = fold if before is None else lambda ids: fold(before(ids))
 
     def number(self, numbering: Numbering) -> None:
         """From now on ids are rows of that."""
@@ -250,7 +255,7 @@ class ClickData:
 def load(args: argparse.Namespace) -> ClickData:
     """The data that the flags name. Collective: rank 0 counts, the others wait for its result."""
     schema = CRITEO_SCHEMA if args.schema is None else _first_rank_first(lambda: Schema.read(args.schema))
-    number = len(schema.sparse)
+    number = len(schema.features)
     declared = args.num_embeddings_per_feature or ([args.num_embeddings] * number if args.num_embeddings else None)
     if declared and len(declared) != number:
         raise ValueError(f"--num_embeddings_per_feature needs {number} numbers, got {len(declared)}")
@@ -310,7 +315,7 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
         frequent = FrequentIds(len(CRITEO_SCHEMA.sparse))
         windows = (range(start, min(start + _PASS_ROWS, train.stop)) for start in tqdm(blocks, "counting ids", delay=5))
         for block in source.read(windows):
-            frequent.add(block.ids)
+            frequent.add(block.ids_by_feature())
         return frequent.counts()
 
     return _first_rank_first(count)
@@ -331,7 +336,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
 
     if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
-        distinct, counts = _first_rank_first(lambda: _sketch(training_rows(), len(schema.sparse)))
+        distinct, counts = _first_rank_first(lambda: _sketch(training_rows(), len(schema.features)))
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
         asked = args.vocabulary is not None
         if args.vocabulary is None:
@@ -340,9 +345,8 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
             return _numbered(args, files, reader, splits, signature, counts, training_rows, schema, asked)
         return ClickData(reader, splits, signature, declared or distinct, how, False, counts, schema=schema)
     if declared:
-        moduli = np.array(declared, dtype=np.int64)[:, None]
         return ClickData(
-            reader, splits, signature, declared, "declared", True, rows_of=lambda ids: ids % moduli, schema=schema
+            reader, splits, signature, declared, "declared", True, rows_of=_modulo(declared), schema=schema
         )
     vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, schema)
     # One more row for ids not seen in training.
@@ -390,7 +394,7 @@ def _vocabulary(
 ) -> Vocabulary:
     """Of the training rows, kept in the cache's folder by path and signature of the files. Collective, unless ``alone``."""
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
-    features = len(schema.sparse)
+    features = len(schema.features)
     if schema is not CRITEO_SCHEMA:
         key += json.dumps(schema.as_json())
     path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
@@ -422,9 +426,15 @@ def _sketch(blocks: Iterator[RowBlock], features: int) -> tuple[list[int], list[
     """How many distinct ids each feature has, and which are frequent; in bounded memory."""
     distinct, frequent = DistinctCounter(features), FrequentIds(features)
     for block in blocks:
-        distinct.add(block.ids)
-        frequent.add(block.ids)
+        ids = block.ids_by_feature()
+        distinct.add(ids)
+        frequent.add(ids)
     return distinct.estimates(), frequent.counts()
+
+
+def _modulo(num_rows: Sequence[int]) -> RowsOf:
+    """Of each feature's ids the rest by its table's rows."""
+    return lambda ids: [of % rows for of, rows in zip(ids, num_rows, strict=True)]
 
 
 def _first_rank_first(work: Callable):

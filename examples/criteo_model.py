@@ -16,7 +16,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -41,9 +41,9 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
     """The unsharded model. With row hashing the data's ids are folded to the capped tables' rows."""
     tables = tables_of(args, data)
     if args.embedding == "full" or args.planner_pss:
-        ebc = EmbeddingBagCollection(tables, device=torch.device("meta"))
+        ebc = EmbeddingBagCollection(tables, data.schema.weighted, device=torch.device("meta"))
     else:
-        ebc = PSSEmbeddingBagCollection(tables, device=device, config=array_config(args, tables, data))
+        ebc = PSSEmbeddingBagCollection(tables, data.schema.weighted, device, config=array_config(args, tables, data))
     return ClickModel(model_config(args, data).dlrm(ebc, device))
 
 
@@ -56,9 +56,13 @@ def model_config(args: argparse.Namespace, data: ClickData) -> ClickModelConfig:
 def tables_of(args: argparse.Namespace, data: ClickData) -> list[EmbeddingBagConfig]:
     return [
         EmbeddingBagConfig(
-            name=f"t_{name}", num_embeddings=rows, embedding_dim=args.embedding_dim, feature_names=[name]
+            name=f"t_{name}",
+            num_embeddings=rows,
+            embedding_dim=args.embedding_dim,
+            feature_names=[name],
+            pooling=PoolingType[pooling.upper()],
         )
-        for name, rows in zip(data.names, data.num_embeddings, strict=True)
+        for name, rows, pooling in zip(data.names, data.num_embeddings, data.schema.poolings, strict=True)
     ]
 
 

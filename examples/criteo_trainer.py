@@ -25,6 +25,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
+from torchrec_pss.datasets.rows import join_blocks
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
@@ -376,22 +377,15 @@ class Trainer:
     def save_model(self, results: dict) -> None:
         """What `torchrec_pss.export` needs, of a shared array of all tables: the weights that ``results`` are of, the model, and test rows.
         Collective."""
-        # Ids as they are read, before they are numbered.
-        args, data, array = self.args, replace(self.data, rows_of=None), criteo_model.shared_array(self.model)
+        args, data, array = self.args, self.data, criteo_model.shared_array(self.model)
         if args.embedding != "pss" or args.planner_pss or array is None:
             return
         with self.average.applied() if self.average is not None else nullcontext():
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         limit = -(-_SERVED_ROWS // (args.test_batch_size * self.world_size))
         limit = min(limit, args.limit_test_batches or limit)
-        rows = list(data.batches(data.splits.test, args.test_batch_size, limit=limit))
+        held_out = join_blocks(list(data.blocks(data.splits.test, args.test_batch_size, limit=limit)))
         data.raise_error()
-        labels = torch.cat([b.labels for b in rows])
-        ids = torch.cat([b.sparse_features.values().view(len(data.names), -1) for b in rows], dim=1)
-        true = labels >= 0  # the others are padding
-        held_out = saved_model.HeldOut(
-            torch.cat([b.dense_features for b in rows])[true].numpy(), ids[:, true].numpy(), labels[true].numpy()
-        )
         said = {name: results[name] for name in ("auroc_test", "ne_test", "steps", "compression", "embedding_bytes")}
         config = asdict(criteo_model.model_config(args, data))
         on_first_rank(

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from torchrec_pss import PSSConfig, PSSEmbeddingCollection
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.export import saved_model
 from torchrec_pss.flags import Parser, add_number
@@ -276,7 +277,7 @@ def save_model(folder: Path, model: TwoTower, data: Interactions, results: dict)
     items = test_items(data, results["config"]["seed"])[:_SERVED_PAIRS]
     users = np.broadcast_to(data.test_user[:_SERVED_PAIRS, None], items.shape)
     labels = np.broadcast_to(np.array([1, 0], np.float32), items.shape)
-    held_out = saved_model.HeldOut(
+    held_out = RowBlock(
         np.zeros((items.size, 0), np.float32), np.stack([users.ravel(), items.ravel()]).astype(np.int64), labels.ravel().copy()
     )  # fmt: skip
     said = {name: results[name] for name in ("auroc_test", "compression", "embedding_bytes")}

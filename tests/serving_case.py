@@ -10,6 +10,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.export import saved_model
 from torchrec_pss.models import ClickModel, ClickModelConfig
 
@@ -50,7 +51,7 @@ def rows_of(number, seed):
     ids = np.stack(
         [rng.integers(0, 40, number), rng.integers(-(1 << 62), 1 << 62, number), rng.integers(0, 25, number)]
     )
-    return saved_model.HeldOut(
+    return RowBlock(
         rng.normal(size=(number, NUM_DENSE)).astype(np.float32), ids, rng.integers(0, 2, number).astype(np.float32)
     )
 

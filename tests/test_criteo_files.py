@@ -184,9 +184,9 @@ def test_vocabulary(tmp_path):
     Vocabulary.build(blocks_of_ids(ids)).save(tmp_path / "v.npz")
     vocabulary = Vocabulary.load(tmp_path / "v.npz")
     assert vocabulary.num_distinct == [len(np.unique(np.concatenate([i[t] for i in ids]))) for t in range(NUM_SPARSE)]
-    rows = vocabulary.rows_of(np.full((NUM_SPARSE, 1), 77))
+    rows = np.stack(vocabulary.rows_of(np.full((NUM_SPARSE, 1), 77)))
     assert (rows == 0).all()
-    mapped = vocabulary.rows_of(ids[0])
+    mapped = np.stack(vocabulary.rows_of(ids[0]))
     assert mapped.min() == 1 and mapped.max() <= 10
     for t in range(NUM_SPARSE):
         assert len(np.unique(mapped[t])) == len(np.unique(ids[0][t]))
@@ -211,7 +211,7 @@ def test_numbered_ids(tmp_path):
     assert shared.rows_of(ids)[0].tolist() == scattered(4)[[3, 2, 3, 1]].tolist() and shared.digest == made.digest
     assert Numbering.of(vocabulary, first[1:] + first[:1]).digest != made.digest
     nothing = Numbering([np.zeros(0, np.int64)] * NUM_SPARSE, [1] * NUM_SPARSE)
-    assert (nothing.rows_of(ids) == 0).all()
+    assert (np.stack(nothing.rows_of(ids)) == 0).all()
 
 
 def test_what_ids_that_share_rows_leave_unresolved():

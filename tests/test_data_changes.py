@@ -280,7 +280,7 @@ def test_vocabularies_are_checked(tmp_path):
     with pytest.raises(ValueError, match="has no array arr_0"):
         Vocabulary.load(path, "these rows")
     empty = Vocabulary([np.zeros(0, np.int64)] * NUM_SPARSE)
-    assert (empty.rows_of(np.ones((NUM_SPARSE, 2), np.int64)) == 0).all()
+    assert (np.stack(empty.rows_of(np.ones((NUM_SPARSE, 2), np.int64))) == 0).all()
 
 
 # What the script does. Rows are cut, or the file doubled, when its first step is taken.

@@ -18,6 +18,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingCollection
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.export import DamagedFileError, Served, export, saved_model
 from torchrec_pss.export import __main__ as command
 from torchrec_pss.models import TwoTower
@@ -328,7 +329,7 @@ def test_towers_apart_and_in_an_index(tmp_path, capsys):
     embeddings = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=15_000, bits=4, head="dot"))
     model = TwoTower(embeddings, 4)
     ids = np.stack([np.arange(400) % 300, np.arange(400) * 7 % 2000])
-    held_out = saved_model.HeldOut(np.zeros((400, 0), np.float32), ids, (np.arange(400) % 2).astype(np.float32))
+    held_out = RowBlock(np.zeros((400, 0), np.float32), ids, (np.arange(400) % 2).astype(np.float32))
     saved_model.save(tmp_path, "two_tower", {"negatives": 4}, embeddings, model.state_dict(), held_out, {})
     for part in ("pairs", "user", "item"):
         command.main([str(tmp_path), "--part", part, "--output", str(tmp_path / f"{part}.pt2")])

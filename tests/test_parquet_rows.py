@@ -114,7 +114,7 @@ def test_rows_that_are_left_out(tmp_path, caplog):
 
 
 BAD = {
-    "the column 'site' is list<.*>, and must be whole numbers or text: bags are not read": {"site": pa.array([["a"]] * N)},
+    "the column 'site' is list<.*>, and must be whole numbers or text: name it under bags": {"site": pa.array([["a"]] * N)},
     "the column 'user' is double, and must be whole numbers or text: cast it": {"user": pa.array([1.5] * N)},
     r"the column 'price' is decimal128\(5, 2\), and must be a whole or floating-point number": {"price": pa.array([None] * N, pa.decimal128(5, 2))},
     "the column 'y' is string, and must be": {"y": pa.array(["0"] * N)},

@@ -57,7 +57,7 @@ def criteo(path: Path = CRITEO_ROWS, limit: int | None = None, shuffle: int | No
     (block,) = CriteoReader(files).read(iter([range(rows)]))
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(rows)
-        block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
+        block = block.take(order)
     return _log(path.name, block, round(0.8 * len(block)), round(0.1 * len(block)))
 
 
@@ -76,12 +76,11 @@ def generated(num_train: int, scale: float, skew: float, seed: int = 0) -> Click
 
 
 def _log(name: str, block: RowBlock, num_train: int, num_val: int) -> ClickLog:
-    train = RowBlock(block.dense[:num_train], block.ids[:, :num_train], block.labels[:num_train])
-    vocabulary = Vocabulary.build([train])
+    vocabulary = Vocabulary.build([block.take(np.arange(num_train))])
     return ClickLog(
         name,
         torch.from_numpy(block.dense),
-        torch.from_numpy(vocabulary.rows_of(block.ids)),
+        torch.from_numpy(np.stack(vocabulary.rows_of(block.ids))),
         torch.from_numpy(block.labels),
         num_train,
         num_val,

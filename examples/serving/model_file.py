@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from torchrec_pss.datasets.criteo_lines import MISSING_ID
 from torchrec_pss.export import DamagedFileError, Served
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Model:
         dense: names of the dense values; None: nobody knows.
         texts: whether a feature was text when the model was trained, or whole numbers; None: nobody knows.
         plain: whether each dense value goes to the model as it is; of the others it takes ``sign(x) log(1 + |x|)``.
+        empty: ids of each feature where a row says nothing of it: one that is missing, or none of bags.
         limits: int64 ``[F]``, rows of a feature's table where an id must be one of them; 0 where any id may come.
     """
 
@@ -31,6 +33,7 @@ class Model:
     dense: list[str] | None
     texts: list[bool] | None
     plain: np.ndarray
+    empty: list[list[int]]
     limits: np.ndarray
 
     @classmethod
@@ -52,6 +55,8 @@ class Model:
         said, path = file.metadata, file.path
         if said.get("part") != "probability":
             raise DamagedFileError(f"{path} is no click model's: its part is {said.get('part')!r}")
+        if any(i["name"] == "weights" for i in said["inputs"]):
+            raise DamagedFileError(f"{path} takes weights of ids, and this server's rows have none")
         rows = {feature: t["rows"] or 0 for t in said["tables"] for feature in t["features"]}
         limits = [rows[feature] for feature in said["features"]]
         asked = np.array(limits if said["out_of_range"] == "error" else [0] * len(limits), dtype=np.int64)
@@ -62,7 +67,9 @@ class Model:
         assert len(plain) == said["num_dense"]
         known = said.get("texts")
         texts = None if known is None else [feature in known for feature in said["features"]]
-        model = cls(file, said["features"], said.get("dense"), texts, plain, asked)
+        bags = said.get("bags", [])
+        empty = [[] if feature in bags else [MISSING_ID] for feature in said["features"]]
+        model = cls(file, said["features"], said.get("dense"), texts, plain, empty, asked)
         model.run(
             np.zeros((1, said["num_dense"]), np.float32),
             np.zeros(len(limits), np.int64),

@@ -8,7 +8,7 @@ import numpy as np
 from model_file import Model
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, WithJsonSchema
 
-from torchrec_pss.datasets.criteo_lines import MISSING_ID, token_ids
+from torchrec_pss.datasets.criteo_lines import token_ids
 
 MOST_ROWS = 4096
 MOST_FEATURES = 1000
@@ -106,7 +106,7 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
     for f, name in enumerate(model.features):
         if model.texts is not None:
             _check_kind(rows, name, model.texts[f])
-        bags = [_numbers(row.features.get(name, [MISSING_ID])) for row in rows]
+        bags = [_numbers(row.features.get(name, model.empty[f])) for row in rows]
         lengths[f] = [len(bag) for bag in bags]
         ids.append(np.fromiter((i for bag in bags for i in bag), np.int64))
         limit = model.limits[f]

@@ -44,15 +44,16 @@ def from_logs(
     """
     described = CRITEO_SCHEMA if schema is None else Schema.read(schema)
     files = training_files(find_rows_files(path, described))
-    names = described.sparse
+    names = described.features
     all_rows = sum(f.num_rows for f in files)
     rows = min(all_rows, sample_rows)
     distinct, frequent = DistinctCounter(len(names)), FrequentIds(len(names))
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
     windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
     for block in reader_of(files, described).read(windows):
-        distinct.add(block.ids)
-        frequent.add(block.ids)
+        ids = block.ids_by_feature()
+        distinct.add(ids)
+        frequent.add(ids)
     dim = embedding_dim or _LOGS_DIM
     tables = [_config(n, r, dim) for n, r in zip(names, distinct.estimates(), strict=True)]
     counts = dict(zip(names, frequent.counts(), strict=True))

@@ -87,7 +87,7 @@ class ClickDataset(IterableDataset):
         own = islice(windows, first + self._made * apart, None, apart)
         for block in reader_of(self._files, self.schema, self._max_bad_rows).read(own):
             self._made += 1
-            yield block.batch(self.schema.sparse)
+            yield block.batch(self.schema.features)
         self._made = 0
 
     def state_dict(self) -> dict[str, int]:

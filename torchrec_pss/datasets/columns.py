@@ -5,9 +5,25 @@ from functools import cached_property
 
 import numpy as np
 
-from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE
+from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, empty_block
 
-_IGNORED, _LABEL, _DENSE, _SPARSE = range(4)  # as csrc/text_rows.cpp has them
+_IGNORED, _LABEL, _DENSE, _SPARSE, _BAG = range(5)  # as csrc/text_rows.cpp has them
+
+
+@dataclass(frozen=True)
+class BagPlace:
+    """
+    Attributes:
+        ids: place of the field that has a bag's ids.
+        weights: of the one that has their weights, if there is one.
+        separator: what divides them, one byte.
+        names: of these columns, for messages.
+    """
+
+    ids: int
+    weights: int | None
+    separator: bytes
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,7 @@ class Columns:
         sparse: likewise of tokens.
         names: of the label and the dense values, for messages.
         plain: which of the dense values stay as they are; the others become ``sign(x) log(1 + |x|)``.
+        bags: fields of several tokens; as features they come behind ``sparse``.
     """
 
     number: int
@@ -28,13 +45,28 @@ class Columns:
     sparse: tuple[int, ...]
     names: tuple[str, ...]
     plain: tuple[int, ...] = ()
+    bags: tuple[BagPlace, ...] = ()
+
+    @property
+    def weighted(self) -> bool:
+        return any(bag.weights is not None for bag in self.bags)
+
+    @property
+    def nothing(self) -> RowBlock:
+        """No rows."""
+        return empty_block(len(self.dense), len(self.sparse) + len(self.bags), bool(self.bags), self.weighted)
+
+    @cached_property
+    def spans(self) -> tuple[int, ...]:
+        """Places of the fields of bags and of their weights, in the order of the line."""
+        return tuple(sorted(place for bag in self.bags for place in (bag.ids, bag.weights) if place is not None))
 
     @cached_property
     def kinds(self) -> np.ndarray:
         """int32 ``[number]``, of each field, for the kernel."""
         found = np.full(self.number, _IGNORED, np.int32)
         found[self.label] = _LABEL
-        found[list(self.dense)], found[list(self.sparse)] = _DENSE, _SPARSE
+        found[list(self.dense)], found[list(self.sparse)], found[list(self.spans)] = _DENSE, _SPARSE, _BAG
         return found
 
     @cached_property

@@ -15,7 +15,7 @@ from torchrec_pss.datasets.errors import DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
-from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
+from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import files_of_training
 from torchrec_pss.datasets.text_rows import parse_text
@@ -82,8 +82,7 @@ class CriteoReader(BadRows):
 
     def __init__(self, files: Sequence[CriteoFile], max_bad_rows: int = 100) -> None:
         super().__init__(files, max_bad_rows)
-        columns = files[0].columns if files else CRITEO
-        self._nothing = empty_block(len(columns.dense), len(columns.sparse))
+        self._nothing = (files[0].columns if files else CRITEO).nothing
 
     def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """One block for each window; windows ascend and do not overlap.

@@ -10,15 +10,17 @@ from itertools import chain
 
 import numpy as np
 
+from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.line_stream import LONGEST_LINE, CutLine
-from torchrec_pss.datasets.rows import RowBlock, empty_block
+from torchrec_pss.datasets.rows import RowBlock
 
 NUM_FIELDS = CRITEO.number
 MISSING_ID = 0
 _INT64 = np.dtype("<i8")
 _LONG_LINE = 512  # bytes; in a shorter one no field is so long that padding others to it matters
 _LONG_NUMBER = 64
+_ALONE = Columns(2, 0, (1,), (), (), (0,))  # a label and a number
 
 
 @dataclass
@@ -32,7 +34,7 @@ class BadLine:
 def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:
     """Parses lines into rows; lines that are not rows are left out and reported.
 
-    Dense values x become ``sign(x) log(1 + |x|)``, missing ones 0. Tokens become ids, see `token_ids`.
+    Dense values x become ``sign(x) log(1 + |x|)``, missing ones 0. Tokens become ids, see `token_ids`; of a bag those that are not empty.
     """
     bad: list[BadLine] = []
     may_be_long = max(map(len, lines), default=0) > _LONG_LINE
@@ -47,19 +49,56 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
     else:
         positions = list(range(len(fields)))
     try:
-        numbers = _numbers(fields, columns, may_be_long)
+        numbers, bags = _numbers(fields, columns, may_be_long), _bags(fields, columns)
     except ValueError:
         fields = _numeric(fields, positions, columns, bad)
-        numbers = _numbers(fields, columns, may_be_long)
+        numbers, bags = _numbers(fields, columns, may_be_long), _bags(fields, columns)
     bad.sort(key=lambda line: line.position)
     if not fields:
-        return empty_block(len(columns.dense), len(columns.sparse)), bad
+        return columns.nothing, bad
     labels = numbers[:, 0].astype(np.float32)
     dense = dense_values(numbers[:, 1:], columns)
     tokens = [[row[place] for row in fields] for place in columns.sparse]
     ids = None if may_be_long else _own_bytes(list(chain.from_iterable(tokens)))
-    ids = np.stack([token_ids(column) for column in tokens]) if ids is None else ids.reshape(len(tokens), -1)
-    return RowBlock(dense, ids, labels), bad
+    ids = [token_ids(column) for column in tokens] if ids is None else ids.reshape(len(tokens), -1)
+    return RowBlock.of(dense, [*map(Bags, ids), *bags], labels), bad
+
+
+def _bags(fields: list[list[bytes]], columns: Columns) -> list[Bags]:
+    """
+    Raises:
+        ValueError: a bag has more or fewer weights than ids, or one that is no finite number; says which.
+    """
+    found = []
+    for bag in columns.bags:
+        tokens = [_pieces(row[bag.ids], bag.separator) for row in fields]
+        lengths = np.array([len(t) for t in tokens], np.int32)
+        ids = token_ids(list(chain.from_iterable(tokens)))
+        weights = None
+        if bag.weights is not None:
+            numbers = [_pieces(row[bag.weights], bag.separator) for row in fields]
+            for length, of_row in zip(lengths.tolist(), numbers, strict=True):
+                if length != len(of_row):
+                    name, weighed_by = bag.names
+                    raise ValueError(f"{name} has {length} ids, and {weighed_by} {len(of_row)} weights")
+            weights = np.array([_weight(number, bag.names[1]) for of_row in numbers for number in of_row], np.float32)
+        found.append(Bags(ids, lengths, weights))
+    return found
+
+
+def _pieces(field: bytes, separator: bytes) -> list[bytes]:
+    return [piece for piece in field.split(separator) if piece]
+
+
+def _weight(number: bytes, name: str) -> np.float32:
+    try:
+        with np.errstate(over="ignore"):
+            found = np.float32(_numbers([[b"0", number]], _ALONE)[0, 1])
+        if np.isfinite(found):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"{name} has {_shown(number)}, not a finite number")
 
 
 def dense_values(raw: np.ndarray, columns: Columns = CRITEO) -> np.ndarray:
@@ -138,6 +177,8 @@ def token_ids(tokens: list[bytes]) -> np.ndarray:
     ids = _own_bytes(tokens) if tokens and len(tokens[0]) <= 8 else None  # of long ones all are, as a rule
     if ids is not None:
         return ids
+    if not tokens:
+        return np.zeros(0, np.int64)
     short = [t if len(t) <= 8 else hashlib.blake2b(t, digest_size=8).digest() for t in tokens]
     return np.array([int.from_bytes(t, "little", signed=len(t) == 8) for t in short], dtype=np.int64)
 
@@ -216,6 +257,10 @@ def _reason(row: list[bytes], columns: Columns) -> str | None:
             _numbers([[b"0", row[place]]], alone)
         except ValueError:
             return f"{name} is {_shown(row[place])}, not a finite number"
+    try:
+        _bags([row], columns)
+    except ValueError as error:
+        return str(error)
     return None
 
 

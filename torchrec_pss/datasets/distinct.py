@@ -1,5 +1,7 @@
 """Counting distinct ids in bounded memory (HyperLogLog with linear counting, 2^14 registers a feature)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from torchrec_pss.datasets.mixing import mix64
@@ -15,15 +17,14 @@ class DistinctCounter:
     def __init__(self, num_features: int = NUM_SPARSE) -> None:
         self._registers = np.zeros((num_features, _REGISTERS), np.uint8)
 
-    def add(self, ids: np.ndarray) -> None:
-        """Adds int64 ids ``[features, n]``."""
-        hashes = mix64(ids.view(np.uint64))
-        register = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
-        # Leading zeros of the remaining 50 bits, plus one; float64 holds those bits exactly.
-        rest = (hashes & np.uint64((1 << (64 - _BITS)) - 1)).astype(np.float64)
-        rank = (64 - _BITS + 1 - np.frexp(rest)[1]).astype(np.uint8)
-        for feature in range(len(ids)):
-            np.maximum.at(self._registers[feature], register[feature], rank[feature])
+    def add(self, ids: Sequence[np.ndarray]) -> None:
+        """Adds int64 ids, those of each feature."""
+        for registers, of_feature in zip(self._registers, ids, strict=True):
+            hashes = mix64(of_feature.view(np.uint64))
+            register = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
+            # Leading zeros of the remaining 50 bits, plus one; float64 holds those bits exactly.
+            rest = (hashes & np.uint64((1 << (64 - _BITS)) - 1)).astype(np.float64)
+            np.maximum.at(registers, register, (64 - _BITS + 1 - np.frexp(rest)[1]).astype(np.uint8))
 
     def estimates(self) -> list[int]:
         """Distinct ids of each feature, at least 1."""

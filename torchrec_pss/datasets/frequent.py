@@ -1,5 +1,7 @@
 """Counting frequent ids in bounded memory, a batch at a time."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from torchrec_pss.modules.id_counts import IdCounts
@@ -19,14 +21,17 @@ class FrequentIds:
         self._capacity = capacity
         self._ids = [np.zeros(0, np.int64) for _ in range(num_features)]
         self._counts = [np.zeros(0, np.int64) for _ in range(num_features)]
-        self._total = 0
-        self._pending: list[np.ndarray] = []
+        self._totals = [0] * num_features
+        self._pending: list[Sequence[np.ndarray]] = []
+        self._most_pending = 0
 
-    def add(self, ids: np.ndarray) -> None:
-        """Adds int64 ids ``[features, n]``."""
+    def add(self, ids: Sequence[np.ndarray]) -> None:
+        """Adds int64 ids, those of each feature."""
+        sizes = [len(of_feature) for of_feature in ids]
+        self._totals = [total + size for total, size in zip(self._totals, sizes, strict=True)]
         self._pending.append(ids)
-        self._total += ids.shape[1]
-        if sum(part.shape[1] for part in self._pending) >= _PENDING:
+        self._most_pending += max(sizes)
+        if self._most_pending >= _PENDING:
             self._merge()
 
     def counts(self) -> list[IdCounts]:
@@ -34,14 +39,14 @@ class FrequentIds:
         self._merge()
         orders = [np.argsort(-counts, kind="stable") for counts in self._counts]
         return [
-            IdCounts(ids[order], counts[order], self._total)
-            for ids, counts, order in zip(self._ids, self._counts, orders, strict=True)
+            IdCounts(ids[order], counts[order], total)
+            for ids, counts, order, total in zip(self._ids, self._counts, orders, self._totals, strict=True)
         ]
 
     def _merge(self) -> None:
         for feature in range(len(self._ids)):
             self._merge_feature(feature, [part[feature] for part in self._pending])
-        self._pending = []
+        self._pending, self._most_pending = [], 0
 
     def _merge_feature(self, feature: int, pending: list[np.ndarray]) -> None:
         new, new_counts = np.unique(np.concatenate([np.zeros(0, np.int64), *pending]), return_counts=True)

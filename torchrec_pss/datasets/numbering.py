@@ -58,9 +58,9 @@ class Numbering:
         ]
         return cls(ids, [len(i) + 1 for i in ids])
 
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
-        return np.stack([rows[known] for rows, known in zip(self._rows, self._vocabulary.rows_of(ids), strict=True)])
+    def rows_of(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each feature's ids the table rows, int64."""
+        return [rows[known] for rows, known in zip(self._rows, self._vocabulary.rows_of(ids), strict=True)]
 
     def sorted_rows(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The ids of each feature in ascending order, and the row of each."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from torchrec_pss.datasets.bad_rows import BadRows
+from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.criteo_lines import MISSING_ID, dense_values
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
-from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
-from torchrec_pss.datasets.schema import Schema
+from torchrec_pss.datasets.rows import RowBlock, join_blocks
+from torchrec_pss.datasets.schema import BagColumn, Schema
 from torchrec_pss.datasets.text_rows import ids_in
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class ParquetFile:
     num_rows: int
     role: str | None
     signature: FileSignature
-    texts: tuple[str, ...] = ()  # sparse columns that hold text
+    texts: tuple[str, ...] = ()  # features that are text
 
 
 def is_parquet(path: str | Path) -> bool:
@@ -158,7 +159,7 @@ def _opened(path: Path):
 
 
 def _kinds(path: Path, types, schema: Schema) -> dict[str, str]:
-    """Of each sparse column what it holds.
+    """Of each feature what its column holds.
 
     Raises:
         ValueError: a column is missing, or of a type that is not taken; names it.
@@ -177,20 +178,48 @@ def _kinds(path: Path, types, schema: Schema) -> dict[str, str]:
                 f"data file {path}: the column {name!r} is {kind}, and must be a whole or floating-point number: cast it"
             )
     for name in schema.sparse:
-        kind = types.field(name).type
-        inside = kind.value_type if is_.is_dictionary(kind) else kind
-        if is_.is_integer(inside) or is_.is_boolean(inside):
-            kinds[name] = _INTEGERS
-        elif (
-            is_.is_string(inside) or is_.is_large_string(inside) or is_.is_binary(inside) or is_.is_large_binary(inside)
-        ):
-            kinds[name] = _TEXTS
+        kinds[name] = _kind_of_ids(path, name, types.field(name).type)
+    for bag in schema.bags:
+        kind = types.field(bag.name).type
+        if _is_list(kind):
+            kinds[bag.name] = _kind_of_ids(path, bag.name, kind.value_type)
+        elif _is_text(kind):
+            kinds[bag.name] = _TEXTS
         else:
-            hint = ": bags are not read" if is_.is_list(inside) or is_.is_large_list(inside) else ": cast it"
             raise ValueError(
-                f"data file {path}: the column {name!r} is {kind}, and must be whole numbers or text{hint}"
+                f"data file {path}: the bags {bag.name!r} are {kind}, and must be lists, or text with a separator"
             )
+        if bag.weights is not None:
+            kind = types.field(bag.weights).type
+            if not (_is_list(kind) and (is_.is_integer(kind.value_type) or is_.is_floating(kind.value_type))):
+                raise ValueError(
+                    f"data file {path}: the weights {bag.weights!r} are {kind}, and must be lists of numbers"
+                )
     return kinds
+
+
+def _kind_of_ids(path: Path, name: str, kind) -> str:
+    from pyarrow import types as is_
+
+    inside = kind.value_type if is_.is_dictionary(kind) else kind
+    if is_.is_integer(inside) or is_.is_boolean(inside):
+        return _INTEGERS
+    if _is_text(inside):
+        return _TEXTS
+    hint = "name it under bags" if _is_list(inside) else "cast it"
+    raise ValueError(f"data file {path}: the column {name!r} is {kind}, and must be whole numbers or text: {hint}")
+
+
+def _is_text(kind) -> bool:
+    from pyarrow import types as is_
+
+    return any(is_of(kind) for is_of in (is_.is_string, is_.is_large_string, is_.is_binary, is_.is_large_binary))
+
+
+def _is_list(kind) -> bool:
+    from pyarrow import types as is_
+
+    return is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind)
 
 
 class ParquetReader(BadRows):
@@ -205,7 +234,7 @@ class ParquetReader(BadRows):
     def __init__(self, files: Sequence[ParquetFile], schema: Schema, max_bad_rows: int = 100) -> None:
         super().__init__(files, max_bad_rows)
         self.schema = schema
-        self._plain = schema.columns([schema.label, *schema.dense, *schema.sparse])
+        self._columns = schema.columns(schema.used)
 
     def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """One block for each window; windows ascend and do not overlap.
@@ -216,7 +245,6 @@ class ParquetReader(BadRows):
             DataError: a file that is unreadable.
         """
         files, start, rows = list(self.files), 0, None
-        nothing = empty_block(len(self.schema.dense), len(self.schema.sparse))
         for window in windows:
             blocks, position = [], window.start
             while position < window.stop:
@@ -227,7 +255,7 @@ class ParquetReader(BadRows):
                 for first, part in rows.take(range(position - start, stop)):
                     blocks.append(self._block(files[0].path, first, part))
                 position = start + stop
-            yield join_blocks(blocks or [nothing])
+            yield join_blocks(blocks or [self._columns.nothing])
 
     def _block(self, path: Path, first: int, rows) -> RowBlock:
         """Of a record batch, whose first row is the file's ``first``."""
@@ -235,21 +263,50 @@ class ParquetReader(BadRows):
         raw = np.empty((len(labels), len(self.schema.dense)))
         for place, name in enumerate(self.schema.dense):
             raw[:, place] = _numbers(rows.column(name), 0)
-        ids = np.stack([_ids(rows.column(name)) for name in self.schema.sparse])
-        dense = dense_values(raw, self._plain)
+        features = [Bags(_ids(rows.column(name))) for name in self.schema.sparse]
+        reasons: dict[int, str] = {}
+        features += [self._bags(rows, bag, reasons) for bag in self.schema.bags]
+        dense = dense_values(raw, self._columns)
         finite = np.isfinite(dense)
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
-        for row in np.flatnonzero(~good):
-            name, value = self.schema.label, labels[row]
-            if value in (0, 1):
-                place = int(np.argmin(finite[row]))
-                name, value = self.schema.dense[place], raw[row, place]
-            shown = "missing" if name == self.schema.label and np.isnan(value) else value
-            wanted = "0 or 1" if name == self.schema.label else "a finite number"
-            self.count_bad(f"{path}, row {first + row + 1}: {name} is {shown}, not {wanted}")
-        if good.all():
-            return RowBlock(dense, ids, labels.astype(np.float32))
-        return RowBlock(dense[good], ids[:, good], labels[good].astype(np.float32))
+        good[list(reasons)] = False
+        for row in np.flatnonzero(~good).tolist():
+            self.count_bad(
+                f"{path}, row {first + row + 1}: {self._reason(labels[row], raw[row], finite[row]) or reasons[row]}"
+            )
+        block = RowBlock.of(dense, features, labels.astype(np.float32))
+        return block if good.all() else block.take(good)
+
+    def _reason(self, label: float, raw: np.ndarray, finite: np.ndarray) -> str | None:
+        """Why a row is none for its label or dense values."""
+        if label not in (0, 1):
+            return f"{self.schema.label} is {'missing' if np.isnan(label) else label}, not 0 or 1"
+        if finite.all():
+            return None
+        place = int(np.argmin(finite))
+        return f"{self.schema.dense[place]} is {raw[place]}, not a finite number"
+
+    def _bags(self, rows, bag: BagColumn, reasons: dict[int, str]) -> Bags:
+        """Of a record batch; fills in why rows are none, of which no ids are kept."""
+        column = rows.column(bag.name)
+        found = _pieces(column, bag.separator) if _is_text(column.type) else _lists(column)
+        if bag.weights is None:
+            return found
+        weights = rows.column(bag.weights)
+        weighed = Bags(_numbers(weights.flatten(), np.nan).astype(np.float32), _lengths(weights))
+        for row in np.flatnonzero(found.lengths != weighed.lengths).tolist():
+            reasons.setdefault(
+                row, f"{bag.name} has {found.lengths[row]} ids, and {bag.weights} {weighed.lengths[row]} weights"
+            )
+        same = found.lengths == weighed.lengths
+        found, weighed = found.take(same), weighed.take(same)
+        of_row = np.repeat(np.flatnonzero(same), found.lengths)
+        for at in np.flatnonzero(~np.isfinite(weighed.ids)).tolist():
+            shown = "nothing" if np.isnan(weighed.ids[at]) else weighed.ids[at]
+            reasons.setdefault(int(of_row[at]), f"{bag.weights} has {shown}, not a finite number")
+        lengths = np.zeros(len(same), np.int32)
+        lengths[same] = found.lengths
+        return Bags(found.ids, lengths, weighed.ids)
 
 
 class _Rows:
@@ -260,7 +317,7 @@ class _Rows:
         self._path = file.path
         self._check_unchanged()
         self._file = _opened(file.path)
-        self._columns = [schema.label, *schema.dense, *schema.sparse]
+        self._columns = list(schema.used)
         groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
         self._ends = np.cumsum(groups)  # rows up to that of each group
         self._batches: Iterator = iter(())
@@ -330,14 +387,41 @@ def _ids(column) -> np.ndarray:
         return np.append(ids, MISSING_ID)[places]
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return _whole(column)
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    tokens = _filled(column, "" if is_text else b"")
+    tokens = _filled(column, _empty(column))
     _, offsets, text = tokens.buffers()
     if offsets is None or not len(tokens):
         return np.zeros(0, np.int64)
     wide = pa.types.is_large_string(tokens.type) or pa.types.is_large_binary(tokens.type)
     places = np.frombuffer(offsets, np.int64 if wide else np.int32)[tokens.offset : tokens.offset + len(tokens) + 1]
     return ids_in(text or b"", places.astype(np.int64))
+
+
+def _empty(column) -> str | bytes:
+    """The text of no characters, as the column has it."""
+    from pyarrow import types as is_
+
+    return "" if is_.is_string(column.type) or is_.is_large_string(column.type) else b""
+
+
+def _lists(column) -> Bags:
+    return Bags(_ids(column.flatten()), _lengths(column))
+
+
+def _lengths(column) -> np.ndarray:
+    """int32; of what is missing 0."""
+    return _filled(column.value_lengths().cast("int32"), 0).to_numpy(zero_copy_only=False)
+
+
+def _pieces(column, separator: str) -> Bags:
+    """Of text, what a separator divides, without what is empty."""
+    import pyarrow.compute as compute
+
+    lists = compute.split_pattern(_filled(column, _empty(column)), separator)
+    pieces = lists.flatten()
+    filled = compute.not_equal(compute.binary_length(pieces), 0).to_numpy(zero_copy_only=False)
+    of_row = np.repeat(np.arange(len(lists)), _lengths(lists))
+    lengths = np.bincount(of_row[filled], minlength=len(lists)).astype(np.int32)
+    return Bags(_ids(pieces)[filled], lengths)
 
 
 def _whole(column) -> np.ndarray:

@@ -6,15 +6,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrec_pss import json_fields
-from torchrec_pss.datasets.columns import Columns
+from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
 from torchrec_pss.datasets.table_list import check_name
 from torchrec_pss.whole_file import read_json
 
 TRANSFORMS = ("log", "none")
-_NEEDED, _MAY = ("label", "sparse"), ("dense", "fields")
+POOLINGS = ("sum", "mean")
+_NEEDED, _MAY = ("label",), ("dense", "sparse", "bags", "fields")
+_OF_BAG = ("weights", "pooling", "separator")
 _names = json_fields.each(json_fields.text)
+
+
+@dataclass(frozen=True)
+class BagColumn:
+    """A column that has several ids a row, perhaps none.
+
+    Attributes:
+        name: of the column.
+        weights: the column of as many numbers, if there is one.
+        pooling: "sum" or "mean" of its embeddings.
+        separator: in text, what divides its ids: one character.
+    """
+
+    name: str
+    weights: str | None = None
+    pooling: str = POOLINGS[0]
+    separator: str = "|"
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"bags.{self.name}.pooling is {self.pooling!r}, not {' or '.join(POOLINGS)}")
+        if len(self.separator.encode()) != 1 or self.separator in '"\r\n':
+            raise ValueError(
+                f"bags.{self.name}.separator is {self.separator!r}, and must be one ASCII character, no quote or line end"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name,) if self.weights is None else (self.name, self.weights)
+
+    def as_json(self) -> dict:
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"pooling": self.pooling, "separator": self.separator} | weights
 
 
 @dataclass(frozen=True)
@@ -22,13 +57,14 @@ class Schema:
     """
     Attributes:
         label: the column that is 0 or 1.
-        sparse: columns of tokens or ids, a feature and a table each.
+        sparse: columns of tokens or ids, one a row; a feature and a table each.
         dense: columns of numbers, perhaps none.
         transforms: of each of those: "log" makes x ``sign(x) log(1 + |x|)``, "none" leaves it.
         fields: of text without a header, the names of all columns in their order; None: a header names them.
+        bags: columns of several ids a row, likewise a feature and a table each; they come behind ``sparse``.
 
     Raises:
-        ValueError: no sparse column, a column named twice, or a name that a table cannot have; names it.
+        ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, or a mean beside weights; names it.
     """
 
     label: str
@@ -36,20 +72,44 @@ class Schema:
     dense: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
     fields: tuple[str, ...] | None = None
+    bags: tuple[BagColumn, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.sparse:
-            raise ValueError("sparse names no column: there is nothing to embed")
+        if not self.features:
+            raise ValueError("sparse names no column, nor do bags: there is nothing to embed")
         seen: set[str] = set()
-        for name in (self.label, *self.dense, *self.sparse):
+        for name in self.used:
             if name in seen:
                 raise ValueError(f"the column {name!r} comes twice")
             seen.add(name)
-        for name in self.sparse:
+        for name in self.features:
             check_name(f"t_{name}")  # of its table
+        mean = next((bag.name for bag in self.bags if bag.pooling == "mean"), None)
+        if mean is not None and self.weighted:
+            raise ValueError(f"bags.{mean}.pooling is 'mean', and there are weights: TorchRec weighs sums only")
         for name, transform in zip(self.dense, self.transforms, strict=True):
             if transform not in TRANSFORMS:
                 raise ValueError(f"dense.{name} is {transform!r}, not one of {', '.join(TRANSFORMS)}")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Those that are embedded, in the order in which a model reads them."""
+        return (*self.sparse, *(bag.name for bag in self.bags))
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Of each feature."""
+        return (*(POOLINGS[0] for _ in self.sparse), *(bag.pooling for bag in self.bags))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether ids have weights: those of features without are 1."""
+        return any(bag.weights is not None for bag in self.bags)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return (self.label, *self.dense, *self.sparse, *(name for bag in self.bags for name in bag.columns))
 
     @classmethod
     def read(cls, path: str | Path) -> "Schema":
@@ -73,7 +133,7 @@ class Schema:
         Raises:
             ValueError: it breaks a rule; names the field.
         """
-        json_fields.fields(label=json_fields.text, sparse=_names)(said, "")
+        json_fields.fields(label=json_fields.text)(said, "")
         for name in (*said, *(dense if isinstance(dense := said.get("dense"), dict) else ())):
             if not isinstance(name, str):
                 raise ValueError(f"it has {name!r} where a name belongs: write it in quotes")
@@ -88,20 +148,23 @@ class Schema:
         else:
             _names(dense, "dense")
             dense = dict.fromkeys(dense, TRANSFORMS[0]) if len(set(dense)) == len(dense) else _refuse_twice(dense)
-        fields = said.get("fields")
+        sparse, fields, bags = said.get("sparse") or [], said.get("fields"), _bags(said.get("bags") or {})
+        _names(sparse, "sparse")
         if fields is not None:
             _names(fields, "fields")
-        found = cls(said["label"], tuple(said["sparse"]), tuple(dense), tuple(dense.values()), fields and tuple(fields))
+        found = cls(said["label"], tuple(sparse), tuple(dense), tuple(dense.values()), fields and tuple(fields), bags)
         if found.fields is not None:
             found.columns(found.fields)
         return found
 
     def as_json(self) -> dict:
         fields = {} if self.fields is None else {"fields": list(self.fields)}
+        bags = {bag.name: bag.as_json() for bag in self.bags}
         return {
             "label": self.label,
             "dense": dict(zip(self.dense, self.transforms, strict=True)),
             "sparse": list(self.sparse),
+            **({"bags": bags} if bags else {}),
         } | fields
 
     def columns(self, names: Sequence[str]) -> Columns:
@@ -110,19 +173,46 @@ class Schema:
         Raises:
             ValueError: a column is missing, or there twice; names it, and those that are spelled alike.
         """
-        for name in (self.label, *self.dense, *self.sparse):
+        for name in self.used:
             if names.count(name) != 1:
                 there = "is there twice" if name in names else f"is not there{_nearest(name, names)}"
                 raise ValueError(f"the column {name!r} {there}")
         at = {name: place for place, name in enumerate(names)}
         plain = [place for place, transform in enumerate(self.transforms) if transform == "none"]
+        bags = tuple(
+            BagPlace(
+                at[bag.name], None if bag.weights is None else at[bag.weights], bag.separator.encode(), bag.columns
+            )
+            for bag in self.bags
+        )
         return Columns(
             len(names), at[self.label], tuple(at[n] for n in self.dense), tuple(at[n] for n in self.sparse), (self.label, *self.dense),
-            tuple(plain),
+            tuple(plain), bags,
         )  # fmt: skip
 
 
 CRITEO_SCHEMA = Schema("label", tuple(SPARSE_NAMES), tuple(DENSE_NAMES), ("log",) * len(DENSE_NAMES))
+
+
+def _bags(said: object) -> tuple[BagColumn, ...]:
+    """Names, or what is said of each."""
+    if isinstance(said, list):
+        _names(said, "bags")
+        said = dict.fromkeys(said) if len(set(said)) == len(said) else _refuse_twice(said)
+    json_fields.mapping(said, "bags")
+    found = []
+    for name, of in said.items():
+        if not isinstance(name, str):
+            raise ValueError(f"bags has {name!r} where a name belongs: write it in quotes")
+        of = of or {}
+        json_fields.values(json_fields.text)(of, f"bags.{name}")
+        for field in of:
+            if field not in _OF_BAG:
+                raise ValueError(
+                    f"bags.{name} has {field!r}, and may have {', '.join(_OF_BAG)}{_nearest(str(field), _OF_BAG)}"
+                )
+        found.append(BagColumn(name, **of))
+    return tuple(found)
 
 
 def _refuse_twice(names: list[str]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from torchrec_pss.datasets.columns import CRITEO, Columns
+from torchrec_pss.datasets.bags import Bags
+from torchrec_pss.datasets.columns import CRITEO, BagPlace, Columns
 from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines, token_ids
 from torchrec_pss.datasets.line_stream import Lines
-from torchrec_pss.datasets.rows import RowBlock
+from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
 
 
@@ -23,31 +24,58 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     number, num_dense, kinds = len(lines), len(columns.dense), columns.kinds
     raw, labels = np.empty((number, num_dense)), np.empty(number, np.float32)
     ids, odd = np.empty((len(columns.sparse), number), np.int64), np.empty(number, bool)
+    spans = np.empty((len(columns.spans), number, 2), np.int64)
     ends = np.ascontiguousarray(lines.ends)
-    num_odd = _kernel()(
+    _kernel("parse_rows")(
         lines.text, lines.first, ends.ctypes.data, number, delimiter, kinds.ctypes.data, len(kinds), num_dense,
-        raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, odd.ctypes.data,
+        raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, spans.ctypes.data, odd.ctypes.data,
     )  # fmt: skip
     if columns.dense_order is not None:
         raw = raw[:, columns.dense_order]
     if columns.sparse_order is not None:
         ids = ids[columns.sparse_order]
-    if num_odd:
-        raw[odd] = 0
+    raw[odd], spans[:, odd] = 0, 0
     dense = dense_values(raw, columns)
     if columns.plain:
         odd |= ~np.isfinite(dense).all(axis=1)
+    bags = [_bags(lines.text, spans, bag, columns, odd) for bag in columns.bags]
+    block = RowBlock.of(dense, [*map(Bags, ids), *bags], labels)
     places = np.flatnonzero(odd)
     if not len(places):
-        return RowBlock(dense, ids, labels), []
-    block, bad = parse_lines([lines[place] for place in places], delimiter, columns)
-    left_out = places[[line.position for line in bad]] if bad else places[:0]
-    good = np.setdiff1d(places, left_out)
-    dense[good], ids[:, good], labels[good] = block.dense, block.ids, block.labels
-    kept = np.ones(number, bool)
-    kept[left_out] = False
+        return block, []
+    rest, bad = parse_lines([lines[place] for place in places], delimiter, columns)
+    good = np.delete(places, [line.position for line in bad])
+    order = np.argsort(np.concatenate([np.flatnonzero(~odd), good]), kind="stable")
     reported = [BadLine(int(places[line.position]), line.reason) for line in bad]
-    return RowBlock(dense[kept], ids[:, kept], labels[kept]), reported
+    return join_blocks([block.take(~odd), rest]).take(order), reported
+
+
+def _bags(text: bytes, spans: np.ndarray, bag: BagPlace, columns: Columns, odd: np.ndarray) -> Bags:
+    """Of fields that lie in ``text`` at int64 ``[fields, n, 2]``; rows whose weights are not plain become odd."""
+    at = spans[columns.spans.index(bag.ids)]
+    ids, lengths = _split(text, at, bag.separator, np.int64, odd)
+    if bag.weights is None:
+        return Bags(ids, lengths)
+    found, numbers = _split(text, spans[columns.spans.index(bag.weights)], bag.separator, np.float32, odd)
+    same = lengths == numbers
+    if not same.all():  # nothing is kept of the others
+        odd |= ~same
+        ids, found = Bags(ids, lengths).take(same).ids, Bags(found, numbers).take(same).ids
+        lengths = np.where(same, lengths, 0).astype(np.int32)
+    return Bags(ids, lengths, found)
+
+
+def _split(
+    text: bytes, spans: np.ndarray, separator: bytes, kind: type, odd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids or numbers ``[V]`` of fields int64 ``[n, 2]``, and how many each has, int32 ``[n]``. A row with what is no plain number becomes odd."""
+    most = int(((spans[:, 1] - spans[:, 0] + 1) // 2).sum())
+    found, lengths = np.empty(most, kind), np.empty(len(spans), np.int32)
+    spans = np.ascontiguousarray(spans)
+    number = _kernel("split_ids" if kind is np.int64 else "split_numbers")(
+        text, spans.ctypes.data, len(spans), separator, found.ctypes.data, lengths.ctypes.data, odd.ctypes.data
+    )
+    return found[:number].copy(), lengths
 
 
 def ids_in(text: bytes | memoryview, offsets: np.ndarray) -> np.ndarray:
@@ -56,22 +84,21 @@ def ids_in(text: bytes | memoryview, offsets: np.ndarray) -> np.ndarray:
         return token_ids([bytes(text[a:b]) for a, b in pairwise(offsets.tolist())])
     ids = np.empty(len(offsets) - 1, np.int64)
     whole = np.frombuffer(text, np.uint8)  # which keeps it, and knows where it is
-    _token_kernel()(whole.ctypes.data, np.ascontiguousarray(offsets).ctypes.data, len(ids), ids.ctypes.data)
+    _kernel("token_ids")(whole.ctypes.data, np.ascontiguousarray(offsets).ctypes.data, len(ids), ids.ctypes.data)
     return ids
 
 
-@cache
-def _token_kernel() -> ctypes._CFuncPtr:
-    found = ctypes.CDLL(str(LIBRARY)).torchrec_pss_token_ids
-    found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
-    found.restype = None
-    return found
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "token_ids": [_POINTER, _POINTER, _NUMBER, _POINTER],
+    "parse_rows": [ctypes.c_char_p, _NUMBER, _POINTER, _NUMBER, ctypes.c_char, _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 5],
+    "split_ids": [ctypes.c_char_p, _POINTER, _NUMBER, ctypes.c_char, *[_POINTER] * 3],
+    "split_numbers": [ctypes.c_char_p, _POINTER, _NUMBER, ctypes.c_char, *[_POINTER] * 3],
+}  # fmt: skip
 
 
 @cache
-def _kernel() -> ctypes._CFuncPtr:
-    found = ctypes.CDLL(str(LIBRARY)).torchrec_pss_parse_rows
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.argtypes = [ctypes.c_char_p, number, pointer, number, ctypes.c_char, pointer, number, number, pointer, pointer, pointer, pointer]  # fmt: skip
-    found.restype = number
+def _kernel(name: str) -> ctypes._CFuncPtr:
+    found = getattr(ctypes.CDLL(str(LIBRARY)), f"torchrec_pss_{name}")
+    found.argtypes, found.restype = _ARGUMENTS[name], _NUMBER
     return found

@@ -1,7 +1,7 @@
 """Contiguous ids for full tables: one streaming pass over the training rows."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,8 @@ class Vocabulary:
         pending: list[list[np.ndarray]] = [[] for _ in range(features)]
         rows = 0
         for block in blocks:
-            for feature in range(features):
-                pending[feature].append(np.unique(block.ids[feature]))
+            for new, ids in zip(pending, block.ids_by_feature(), strict=True):
+                new.append(np.unique(ids))
             rows += len(block)
             if rows > 1 << 20:
                 known, pending, rows = _merged(known, pending), [[] for _ in range(features)], 0
@@ -41,15 +41,9 @@ class Vocabulary:
     def num_distinct(self) -> list[int]:
         return [len(ids) for ids in self.ids]
 
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Table rows int64 ``[features, n]`` of ids ``[features, n]``."""
-        out = np.full_like(ids, UNKNOWN)
-        for feature, known in enumerate(self.ids):
-            if not len(known):
-                continue  # no training row could be used
-            at = np.minimum(np.searchsorted(known, ids[feature]), len(known) - 1)
-            out[feature] = np.where(known[at] == ids[feature], at + 1, UNKNOWN)
-        return out
+    def rows_of(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each feature's ids the table rows, int64."""
+        return [_rows(known, of_feature) for known, of_feature in zip(self.ids, ids, strict=True)]
 
     def save(self, path: Path, key: str = "") -> None:
         """Writes aside, then renames. ``key`` says of which rows it is."""
@@ -74,6 +68,13 @@ class Vocabulary:
             if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
                 raise ValueError(f"vocabulary {path}: {name} is no ascending vector of int64")
         return cls([arrays[name] for name in names])
+
+
+def _rows(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    if not len(known):
+        return np.full_like(ids, UNKNOWN)  # no training row could be used
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[at] == ids, at + 1, UNKNOWN)
 
 
 def _as_array(key: str) -> np.ndarray:

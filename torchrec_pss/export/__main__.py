@@ -80,10 +80,11 @@ def export_run(
         raise ValueError(f"--out_of_range {out_of_range} is of embedding bags, and a two-tower model has none")
     said = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
     if saved.kind == "click":
-        number = saved.rows.dense.shape[1]
+        number = max(saved.rows.dense.shape[1], 1)
         transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
         # A model without dense values is given one that is 0.
         said |= {"dense": None if saved.schema is None else list(saved.schema.dense), "texts": saved.texts}
+        said["bags"] = [] if saved.schema is None else [bag.name for bag in saved.schema.bags]
         said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(
         model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,

@@ -1,5 +1,6 @@
 """What of a run is exported: a click model's probabilities, a two-tower model's towers or pairs."""
 
+import numpy as np
 import torch
 from torch import nn
 from torchmetrics.functional.classification import binary_auroc
@@ -74,18 +75,16 @@ def part_of(saved: SavedModel, part: str) -> tuple[nn.Module, list[str]]:
 
 def arguments(saved: SavedModel, part: str, rows: slice) -> list[torch.Tensor | KeyedJaggedTensor]:
     """Held-out rows as arguments of that."""
-    held, names = saved.rows, saved.collection._feature_names
-    here = type(held)(held.dense[rows], held.ids[:, rows], held.labels[rows])
+    names = saved.collection._feature_names
+    batch = saved.rows.take(np.arange(len(saved.rows))[rows]).batch(names)
     if saved.kind == "click":
-        return [torch.from_numpy(here.dense), here.features(names)]
-    if part == "pairs":
-        return [here.features(names)]
-    return [torch.from_numpy(here.ids[names.index(part)].copy())]
+        return [batch.dense_features, batch.sparse_features]
+    return [batch.sparse_features if part == "pairs" else batch.sparse_features[part].values()]
 
 
 def compare(model: nn.Module, file: Served, saved: SavedModel, part: str) -> dict:
     """Of the held-out rows: how far the file's answers are from the model's at most, and, of probabilities, the AUROC of both."""
-    number, ours, theirs = saved.rows.ids.shape[1], [], []
+    number, ours, theirs = len(saved.rows), [], []
     with torch.no_grad():
         for first in range(0, number, _BATCH):
             given = arguments(saved, part, slice(first, first + _BATCH))

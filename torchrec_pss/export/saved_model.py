@@ -3,18 +3,19 @@
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.datasets.npz_file import read_npz
 from torchrec_pss.datasets.numbering import Numbering
+from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.models import ClickModel, ClickModelConfig, TwoTower
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
@@ -35,21 +36,6 @@ _check = fields.fields(
 
 
 @dataclass
-class HeldOut:
-    """Rows of a click log: dense fp32 ``[n, d]``, ids int64 ``[F, n]``, labels fp32 ``[n]``; or pairs, without dense
-    values."""
-
-    dense: np.ndarray
-    ids: np.ndarray
-    labels: np.ndarray
-
-    def features(self, names: list[str]) -> KeyedJaggedTensor:
-        """One id a bag."""
-        lengths = torch.ones(self.ids.size, dtype=torch.int32)
-        return KeyedJaggedTensor(names, torch.from_numpy(self.ids).flatten(), lengths=lengths)
-
-
-@dataclass
 class SavedModel:
     """A model on the CPU, the weights that its results are of, and the rest of `save`'s arguments."""
 
@@ -58,20 +44,21 @@ class SavedModel:
     collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection
     numbering: Numbering | None
     results: dict
-    rows: HeldOut
+    rows: RowBlock
     schema: Schema | None
     texts: list[str] | None
 
 
 def save(
     folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
-    rows: HeldOut, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
+    rows: RowBlock, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
     texts: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """
     Args:
         folder: of the run; `FOLDER` in it is written.
         kind: "click" (`ClickModel`) or "two_tower" (`TwoTower`).
+        rows: held out, to compare by; pairs have no dense values.
         config: of the model beside the collection.
         weights: the model's state dict.
         results: what is said of the model, as JSON.
@@ -85,7 +72,7 @@ def save(
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, buffer)
     files[_WEIGHTS] = buffer.getvalue()
     buffer = io.BytesIO()
-    np.savez(buffer, **asdict(rows))
+    np.savez(buffer, **{name: array for name, array in vars(rows).items() if array is not None})
     files[_ROWS] = buffer.getvalue()
     if numbering is not None:
         buffer = io.BytesIO()
@@ -100,7 +87,7 @@ def save(
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts),
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "weighted": kind == "click" and collection.is_weighted(), "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts),
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
@@ -141,7 +128,7 @@ def load(folder: Path) -> SavedModel:
         raise ValueError(f"{folder / _MODEL} does not describe a model: {error}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder / _MODEL}: {error}") from error
-    rows = HeldOut(**read_npz(folder / _ROWS, ["dense", "ids", "labels"], "held-out rows"))
+    rows = RowBlock(**read_npz(folder / _ROWS, [f.name for f in fields_of(RowBlock)], "held-out rows"))
     numbering = Numbering.load(folder / _IDS, len(collection._feature_names)) if said["numbered"] else None
     return SavedModel(
         said["kind"], model.eval(), collection, numbering, said["results"], rows, schema, said.get("texts")
@@ -152,7 +139,7 @@ def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbedd
     config = PSSConfig.from_json(said["array"])
     if said["kind"] == "click":
         tables = [EmbeddingBagConfig(**t | {"pooling": PoolingType(t["pooling"])}) for t in said["tables"]]
-        ebc = PSSEmbeddingBagCollection(tables, config=config)
+        ebc = PSSEmbeddingBagCollection(tables, said.get("weighted", False), config=config)
         return ClickModel(ClickModelConfig(**said["model"]).dlrm(ebc)), ebc
     if said["kind"] == "two_tower":
         ec = PSSEmbeddingCollection([EmbeddingConfig(**t) for t in said["tables"]], config=config)

@@ -10,7 +10,7 @@ namespace torchrec_pss {
 namespace {
 
 // What a field is; torchrec_pss/datasets/text_rows.py has the same numbers.
-enum Kind : int32_t { kIgnored = 0, kLabel = 1, kDense = 2, kSparse = 3 };
+enum Kind : int32_t { kIgnored = 0, kLabel = 1, kDense = 2, kSparse = 3, kBag = 4 };
 
 // Of a plain number. What Python reads otherwise or not at all (a sign +, blanks, _, inf, a missing label) is left to Python.
 bool is_number(const char* first, const char* last, double* value) {
@@ -54,8 +54,11 @@ struct Columns {
   int64_t number, dense;
 };
 
-// Whether it was plain; a row's dense values are beside each other, its ids `rows` apart.
-bool parse(const char* at, const char* end, char delimiter, const Columns& columns, double* dense, int64_t* ids, int64_t rows, float* label) {
+// Whether it was plain; a row's dense values are beside each other, its ids `rows` apart, and so are the two ends of its bags' fields in
+// the text, which begins at `text`.
+bool parse(
+    const char* text, const char* at, const char* end, char delimiter, const Columns& columns, double* dense, int64_t* ids, int64_t* spans,
+    int64_t rows, float* label) {
   while (end != at && (end[-1] == '\r' || end[-1] == '\n')) {
     --end;
   }
@@ -87,12 +90,37 @@ bool parse(const char* at, const char* end, char delimiter, const Columns& colum
         *ids = id_of(at, stop - at);
         ids += rows;
         break;
+      case kBag:
+        spans[0] = at - text;
+        spans[1] = stop - text;
+        spans += 2 * rows;
+        break;
       default:
         break;
     }
     at = stop + 1;
   }
   return true;
+}
+
+// Hands each piece of the fields that is not empty, and its field's number, to `take`; how many there were.
+template <typename Take>
+int64_t split(const char* text, const int64_t* spans, int64_t rows, char separator, int32_t* lengths, Take take) {
+  int64_t number = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t before = number;
+    const char* const end = text + spans[2 * row + 1];
+    for (const char* at = text + spans[2 * row]; at < end;) {
+      const void* const found = std::memchr(at, separator, end - at);
+      const char* const stop = found == nullptr ? end : static_cast<const char*>(found);
+      if (stop != at) {
+        take(number++, at, stop, row);
+      }
+      at = stop + 1;
+    }
+    lengths[row] = static_cast<int32_t>(number - before);
+  }
+  return number;
 }
 
 } // namespace
@@ -102,12 +130,12 @@ bool parse(const char* at, const char* end, char delimiter, const Columns& colum
 // between two. Of those that are not plain `odd` is 1, and what was written for them is nothing. How many they are.
 extern "C" int64_t torchrec_pss_parse_rows(
     const char* text, int64_t first, const int64_t* ends, int64_t rows, char delimiter, const int32_t* kinds, int64_t num_fields,
-    int64_t num_dense, double* dense, int64_t* ids, float* labels, uint8_t* odd) {
+    int64_t num_dense, double* dense, int64_t* ids, float* labels, int64_t* spans, uint8_t* odd) {
   const torchrec_pss::Columns columns{kinds, num_fields, num_dense};
   int64_t number = 0;
   for (int64_t row = 0; row < rows; ++row) {
     const bool plain = torchrec_pss::parse(
-        text + first, text + ends[row], delimiter, columns, dense + row * num_dense, ids + row, rows, labels + row);
+        text, text + first, text + ends[row], delimiter, columns, dense + row * num_dense, ids + row, spans + 2 * row, rows, labels + row);
     odd[row] = !plain;
     number += !plain;
     first = ends[row] + 1;
@@ -116,8 +144,30 @@ extern "C" int64_t torchrec_pss_parse_rows(
 }
 
 // Ids of tokens: the i-th lies in `text` from offsets[i] to offsets[i + 1].
-extern "C" void torchrec_pss_token_ids(const char* text, const int64_t* offsets, int64_t number, int64_t* ids) {
+extern "C" int64_t torchrec_pss_token_ids(const char* text, const int64_t* offsets, int64_t number, int64_t* ids) {
   for (int64_t i = 0; i < number; ++i) {
     ids[i] = torchrec_pss::id_of(text + offsets[i], offsets[i + 1] - offsets[i]);
   }
+  return number;
+}
+
+// Of fields that lie in `text` from spans[2 i] to spans[2 i + 1] the ids of all tokens that are not empty, and how many each has. How many
+// there are in all: at most one for two bytes, and one more a field.
+extern "C" int64_t torchrec_pss_split_ids(
+    const char* text, const int64_t* spans, int64_t rows, char separator, int64_t* ids, int32_t* lengths, uint8_t*) {
+  return torchrec_pss::split(text, spans, rows, separator, lengths, [ids](int64_t number, const char* at, const char* stop, int64_t) {
+    ids[number] = torchrec_pss::id_of(at, stop - at);
+  });
+}
+
+// Likewise numbers; where one is not plain, its row becomes odd.
+extern "C" int64_t torchrec_pss_split_numbers(
+    const char* text, const int64_t* spans, int64_t rows, char separator, float* numbers, int32_t* lengths, uint8_t* odd) {
+  return torchrec_pss::split(
+      text, spans, rows, separator, lengths, [numbers, odd](int64_t number, const char* at, const char* stop, int64_t row) {
+        double value = 0;
+        const bool plain = torchrec_pss::is_number(at, stop, &value) && std::isfinite(static_cast<float>(value));
+        numbers[number] = static_cast<float>(value);
+        odd[row] |= !plain;
+      });
 }
