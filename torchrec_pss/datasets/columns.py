@@ -1,10 +1,12 @@
 """`Columns`: which fields of a line are the label, dense values and tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, empty_block
 
 _IGNORED, _LABEL, _DENSE, _SPARSE, _BAG = range(5)  # as csrc/text_rows.cpp has them
@@ -34,9 +36,10 @@ class Columns:
         label: place of the label among them.
         dense: places of dense values, in the order in which a model reads them.
         sparse: likewise of tokens.
-        names: of the label and the dense values, for messages.
+        names: of the label and the numbers, for messages.
         plain: which of the dense values stay as they are; the others become ``sign(x) log(1 + |x|)``.
         bags: fields of several tokens; as features they come behind ``sparse``.
+        time: place of a number that is kept as it is, for each row.
     """
 
     number: int
@@ -46,6 +49,17 @@ class Columns:
     names: tuple[str, ...]
     plain: tuple[int, ...] = ()
     bags: tuple[BagPlace, ...] = ()
+    time: int | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Places of all numbers but the label: dense values, and the time behind them."""
+        return self.dense if self.time is None else (*self.dense, self.time)
+
+    def block(self, numbers: np.ndarray, features: Sequence[Bags], labels: np.ndarray) -> RowBlock:
+        """Rows of those numbers as they stand in the file, float64 ``[n, numbers]``."""
+        times = None if self.time is None else numbers[:, -1].copy()
+        return RowBlock.of(dense_values(numbers[:, : len(self.dense)], self.plain), features, labels, times)
 
     @property
     def weighted(self) -> bool:
@@ -54,7 +68,8 @@ class Columns:
     @property
     def nothing(self) -> RowBlock:
         """No rows."""
-        return empty_block(len(self.dense), len(self.sparse) + len(self.bags), bool(self.bags), self.weighted)
+        number = len(self.sparse) + len(self.bags)
+        return empty_block(len(self.dense), number, bool(self.bags), self.weighted, self.time is not None)
 
     @cached_property
     def spans(self) -> tuple[int, ...]:
@@ -66,17 +81,26 @@ class Columns:
         """int32 ``[number]``, of each field, for the kernel."""
         found = np.full(self.number, _IGNORED, np.int32)
         found[self.label] = _LABEL
-        found[list(self.dense)], found[list(self.sparse)], found[list(self.spans)] = _DENSE, _SPARSE, _BAG
+        found[list(self.numbers)], found[list(self.sparse)], found[list(self.spans)] = _DENSE, _SPARSE, _BAG
         return found
 
     @cached_property
     def dense_order(self) -> np.ndarray | None:
-        """Of dense values in the order of the line, which is which; None: they are in it."""
-        return _order(self.dense)
+        """Of numbers in the order of the line, which is which; None: they are in it."""
+        return _order(self.numbers)
 
     @cached_property
     def sparse_order(self) -> np.ndarray | None:
         return _order(self.sparse)
+
+
+def dense_values(raw: np.ndarray, plain: Sequence[int] = ()) -> np.ndarray:
+    """fp32 ``[n, dense]`` of numbers as they stand in the file, float64. ``plain``: which of them stay as they are."""
+    found = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
+    with np.errstate(over="ignore"):  # a number that is too large for fp32 is found to be so
+        for place in plain:
+            found[:, place] = raw[:, place]
+    return found
 
 
 def _order(places: tuple[int, ...]) -> np.ndarray | None:

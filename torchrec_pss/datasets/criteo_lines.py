@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 
 from torchrec_pss.datasets.bags import Bags
-from torchrec_pss.datasets.columns import CRITEO, Columns
+from torchrec_pss.datasets.columns import CRITEO, Columns, dense_values
 from torchrec_pss.datasets.line_stream import LONGEST_LINE, CutLine
 from torchrec_pss.datasets.rows import RowBlock
 
@@ -57,11 +57,10 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
     if not fields:
         return columns.nothing, bad
     labels = numbers[:, 0].astype(np.float32)
-    dense = dense_values(numbers[:, 1:], columns)
     tokens = [[row[place] for row in fields] for place in columns.sparse]
     ids = None if may_be_long else _own_bytes(list(chain.from_iterable(tokens)))
     ids = [token_ids(column) for column in tokens] if ids is None else ids.reshape(len(tokens), -1)
-    return RowBlock.of(dense, [*map(Bags, ids), *bags], labels), bad
+    return columns.block(numbers[:, 1:], [*map(Bags, ids), *bags], labels), bad
 
 
 def _bags(fields: list[list[bytes]], columns: Columns) -> list[Bags]:
@@ -99,15 +98,6 @@ def _weight(number: bytes, name: str) -> np.float32:
     except ValueError:
         pass
     raise ValueError(f"{name} has {_shown(number)}, not a finite number")
-
-
-def dense_values(raw: np.ndarray, columns: Columns = CRITEO) -> np.ndarray:
-    """fp32 ``[n, dense]`` of numbers as they stand in the file, float64."""
-    found = (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
-    with np.errstate(over="ignore"):  # a number that is too large for fp32 is found to be so
-        for place in columns.plain:
-            found[:, place] = raw[:, place]
-    return found
 
 
 def split_line(line: bytes, delimiter: bytes, number: int = NUM_FIELDS) -> list[bytes]:
@@ -191,10 +181,10 @@ def _own_bytes(tokens: list[bytes]) -> np.ndarray | None:
 
 
 def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True) -> np.ndarray:
-    """Label and dense fields as float64 ``[n, 1 + dense]``; raises ValueError where one is not a finite number or not a label."""
+    """Label and numbers as float64 ``[n, 1 + numbers]``; raises ValueError where one is not a finite number or not a label."""
     if not rows:
-        return np.zeros((0, 1 + len(columns.dense)))
-    fields = [[row[columns.label], *(row[place] or b"0" for place in columns.dense)] for row in rows]
+        return np.zeros((0, 1 + len(columns.numbers)))
+    fields = [[row[columns.label], *(row[place] or b"0" for place in columns.numbers)] for row in rows]
     if any(row[0] not in (b"0", b"1") for row in fields):
         raise ValueError("label is not 0 or 1")
     # numpy pads every field to the longest.
@@ -202,7 +192,7 @@ def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True
     numbers = np.array(fields, dtype=bytes).astype(np.float64)
     for row, column, value in long:
         numbers[row, column] = value
-    if not (np.isfinite(numbers).all() and np.isfinite(dense_values(numbers[:, 1:], columns)).all()):
+    if not (np.isfinite(numbers).all() and np.isfinite(dense_values(numbers[:, 1:], columns.plain)).all()):
         raise ValueError("not a finite number")
     return numbers
 
@@ -251,7 +241,7 @@ def _reason(row: list[bytes], columns: Columns) -> str | None:
     label, *names = columns.names
     if row[columns.label] not in (b"0", b"1"):
         return f"{label} is {_shown(row[columns.label])}, not 0 or 1"
-    for number, (name, place) in enumerate(zip(names, columns.dense, strict=True)):
+    for number, (name, place) in enumerate(zip(names, columns.numbers, strict=True)):
         alone = Columns(2, 0, (1,), (), (), (0,) if number in columns.plain else ())
         try:
             _numbers([[b"0", row[place]]], alone)

@@ -9,7 +9,7 @@ import numpy as np
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.bags import Bags
-from torchrec_pss.datasets.criteo_lines import MISSING_ID, dense_values
+from torchrec_pss.datasets.criteo_lines import MISSING_ID
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
@@ -171,8 +171,10 @@ def _kinds(path: Path, types, schema: Schema) -> dict[str, str]:
     except ValueError as error:
         raise ValueError(f"data file {path}: {error}") from error
     kinds = {}
-    for name in (schema.label, *schema.dense):
+    for name in (schema.label, *schema.dense, *([] if schema.time is None else [schema.time])):
         kind = types.field(name).type
+        if name == schema.time and is_.is_temporal(kind):
+            continue
         if not (is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind)):
             raise ValueError(
                 f"data file {path}: the column {name!r} is {kind}, and must be a whole or floating-point number: cast it"
@@ -260,21 +262,21 @@ class ParquetReader(BadRows):
     def _block(self, path: Path, first: int, rows) -> RowBlock:
         """Of a record batch, whose first row is the file's ``first``."""
         labels = _numbers(rows.column(self.schema.label), np.nan)
-        raw = np.empty((len(labels), len(self.schema.dense)))
-        for place, name in enumerate(self.schema.dense):
+        names = [*self.schema.dense, *([] if self.schema.time is None else [self.schema.time])]
+        raw = np.empty((len(labels), len(names)))
+        for place, name in enumerate(names):
             raw[:, place] = _numbers(rows.column(name), 0)
         features = [Bags(_ids(rows.column(name))) for name in self.schema.sparse]
         reasons: dict[int, str] = {}
         features += [self._bags(rows, bag, reasons) for bag in self.schema.bags]
-        dense = dense_values(raw, self._columns)
-        finite = np.isfinite(dense)
+        block = self._columns.block(raw, features, labels.astype(np.float32))
+        finite = np.isfinite(block.dense)
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
         good[list(reasons)] = False
         for row in np.flatnonzero(~good).tolist():
             self.count_bad(
                 f"{path}, row {first + row + 1}: {self._reason(labels[row], raw[row], finite[row]) or reasons[row]}"
             )
-        block = RowBlock.of(dense, features, labels.astype(np.float32))
         return block if good.all() else block.take(good)
 
     def _reason(self, label: float, raw: np.ndarray, finite: np.ndarray) -> str | None:
@@ -368,7 +370,11 @@ class _Rows:
 
 
 def _numbers(column, missing: float) -> np.ndarray:
-    """float64."""
+    """float64; a date or time in its unit since 1970."""
+    from pyarrow import types as is_
+
+    if is_.is_temporal(column.type):
+        column = column.cast("int32" if column.type.bit_width == 32 else "int64")
     return _filled(column.cast("float64", safe=False), missing).to_numpy(zero_copy_only=False)
 
 

@@ -41,6 +41,7 @@ class RowBlock:
         labels: float32 ``[n]``, 0 or 1.
         lengths: int32 ``[F, n]``, of each bag; None where all have one id.
         weights: float32 ``[V]``, of the ids; None where none has one.
+        times: float64 ``[n]``, where a schema names a column of them.
     """
 
     dense: np.ndarray
@@ -48,12 +49,15 @@ class RowBlock:
     labels: np.ndarray
     lengths: np.ndarray | None = None
     weights: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     @classmethod
-    def of(cls, dense: np.ndarray, features: Sequence[Bags], labels: np.ndarray) -> "RowBlock":
+    def of(
+        cls, dense: np.ndarray, features: Sequence[Bags], labels: np.ndarray, times: np.ndarray | None = None
+    ) -> "RowBlock":
         """Of each feature's bags, one feature or more."""
         if all(f.lengths is None and f.weights is None for f in features):
-            return cls(dense, np.stack([f.ids for f in features]), labels)
+            return cls(dense, np.stack([f.ids for f in features]), labels, times=times)
         one = np.ones(len(labels), np.int32)
         weights = None
         if any(f.weights is not None for f in features):
@@ -61,7 +65,7 @@ class RowBlock:
                 [np.ones(len(f.ids), np.float32) if f.weights is None else f.weights for f in features]
             )
         lengths = np.stack([one if f.lengths is None else f.lengths for f in features])
-        return cls(dense, np.concatenate([f.ids for f in features]), labels, lengths, weights)
+        return cls(dense, np.concatenate([f.ids for f in features]), labels, lengths, weights, times)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,9 +84,10 @@ class RowBlock:
 
     def take(self, rows: np.ndarray) -> "RowBlock":
         """Rows by their places, or those where a mask is true."""
+        times = None if self.times is None else self.times[rows]
         if self.lengths is None:
-            return RowBlock(self.dense[rows], self.ids[:, rows], self.labels[rows])
-        return RowBlock.of(self.dense[rows], [f.take(rows) for f in self.features()], self.labels[rows])
+            return RowBlock(self.dense[rows], self.ids[:, rows], self.labels[rows], times=times)
+        return RowBlock.of(self.dense[rows], [f.take(rows) for f in self.features()], self.labels[rows], times)
 
     def mapped(self, rows_of: "RowsOf") -> "RowBlock":
         """The same with other ids."""
@@ -122,12 +127,17 @@ RowsOf = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def empty_block(
-    num_dense: int = NUM_DENSE, num_sparse: int = NUM_SPARSE, bags: bool = False, weighted: bool = False
+    num_dense: int = NUM_DENSE,
+    num_sparse: int = NUM_SPARSE,
+    bags: bool = False,
+    weighted: bool = False,
+    timed: bool = False,
 ) -> RowBlock:
     """Of no rows, as other blocks of such features are."""
     lengths, weights = np.zeros((num_sparse, 0), np.int32), np.zeros(0, np.float32)
     ids = np.zeros(0 if bags or weighted else (num_sparse, 0), np.int64)
     block = RowBlock(np.zeros((0, num_dense), np.float32), ids, np.zeros(0, np.float32))
+    block.times = np.zeros(0) if timed else None
     return replace(block, lengths=lengths if bags or weighted else None, weights=weights if weighted else None)
 
 
@@ -136,9 +146,10 @@ def join_blocks(blocks: Sequence[RowBlock]) -> RowBlock:
     if len(blocks) == 1:
         return blocks[0]
     dense, labels = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("dense", "labels"))
+    times = None if blocks[0].times is None else np.concatenate([b.times for b in blocks])
     if blocks[0].lengths is None:
-        return RowBlock(dense, np.concatenate([b.ids for b in blocks], axis=1), labels)
-    return RowBlock.of(dense, list(map(join_bags, zip(*(b.features() for b in blocks), strict=True))), labels)
+        return RowBlock(dense, np.concatenate([b.ids for b in blocks], axis=1), labels, times=times)
+    return RowBlock.of(dense, list(map(join_bags, zip(*(b.features() for b in blocks), strict=True))), labels, times)
 
 
 class RowSource(Protocol):

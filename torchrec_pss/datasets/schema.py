@@ -9,12 +9,13 @@ from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
+from torchrec_pss.datasets.split_rule import SplitRule
 from torchrec_pss.datasets.table_list import check_name
 from torchrec_pss.whole_file import read_json
 
 TRANSFORMS = ("log", "none")
 POOLINGS = ("sum", "mean")
-_NEEDED, _MAY = ("label",), ("dense", "sparse", "bags", "fields")
+_NEEDED, _MAY = ("label",), ("dense", "sparse", "bags", "fields", "time", "split")
 _OF_BAG = ("weights", "pooling", "separator")
 _names = json_fields.each(json_fields.text)
 
@@ -62,6 +63,8 @@ class Schema:
         transforms: of each of those: "log" makes x ``sign(x) log(1 + |x|)``, "none" leaves it.
         fields: of text without a header, the names of all columns in their order; None: a header names them.
         bags: columns of several ids a row, likewise a feature and a table each; they come behind ``sparse``.
+        time: a column of numbers that grow with time.
+        split: which rows train, validate and test; None: files and their order say it.
 
     Raises:
         ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, or a mean beside weights; names it.
@@ -73,6 +76,8 @@ class Schema:
     transforms: tuple[str, ...] = ()
     fields: tuple[str, ...] | None = None
     bags: tuple[BagColumn, ...] = ()
+    time: str | None = None
+    split: SplitRule | None = None
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -84,6 +89,8 @@ class Schema:
             seen.add(name)
         for name in self.features:
             check_name(f"t_{name}")  # of its table
+        if self.split is not None:
+            self.split.check(self)
         mean = next((bag.name for bag in self.bags if bag.pooling == "mean"), None)
         if mean is not None and self.weighted:
             raise ValueError(f"bags.{mean}.pooling is 'mean', and there are weights: TorchRec weighs sums only")
@@ -109,7 +116,8 @@ class Schema:
     @property
     def used(self) -> tuple[str, ...]:
         """All columns that are read."""
-        return (self.label, *self.dense, *self.sparse, *(name for bag in self.bags for name in bag.columns))
+        names = (self.label, *self.dense, *self.sparse, *(name for bag in self.bags for name in bag.columns))
+        return names if self.time is None else (*names, self.time)
 
     @classmethod
     def read(cls, path: str | Path) -> "Schema":
@@ -149,10 +157,23 @@ class Schema:
             _names(dense, "dense")
             dense = dict.fromkeys(dense, TRANSFORMS[0]) if len(set(dense)) == len(dense) else _refuse_twice(dense)
         sparse, fields, bags = said.get("sparse") or [], said.get("fields"), _bags(said.get("bags") or {})
+        time, split = said.get("time"), said.get("split")
+        if time is not None:
+            json_fields.text(time, "time")
+        split = None if split is None else SplitRule.of(split)
         _names(sparse, "sparse")
         if fields is not None:
             _names(fields, "fields")
-        found = cls(said["label"], tuple(sparse), tuple(dense), tuple(dense.values()), fields and tuple(fields), bags)
+        found = cls(
+            said["label"],
+            tuple(sparse),
+            tuple(dense),
+            tuple(dense.values()),
+            fields and tuple(fields),
+            bags,
+            time,
+            split,
+        )
         if found.fields is not None:
             found.columns(found.fields)
         return found
@@ -160,6 +181,8 @@ class Schema:
     def as_json(self) -> dict:
         fields = {} if self.fields is None else {"fields": list(self.fields)}
         bags = {bag.name: bag.as_json() for bag in self.bags}
+        fields |= {} if self.time is None else {"time": self.time}
+        fields |= {} if self.split is None else {"split": self.split.as_json()}
         return {
             "label": self.label,
             "dense": dict(zip(self.dense, self.transforms, strict=True)),
@@ -186,8 +209,8 @@ class Schema:
             for bag in self.bags
         )
         return Columns(
-            len(names), at[self.label], tuple(at[n] for n in self.dense), tuple(at[n] for n in self.sparse), (self.label, *self.dense),
-            tuple(plain), bags,
+            len(names), at[self.label], tuple(at[n] for n in self.dense), tuple(at[n] for n in self.sparse),
+            (self.label, *self.dense, *([] if self.time is None else [self.time])), tuple(plain), bags, None if self.time is None else at[self.time],
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.columns import CRITEO, BagPlace, Columns
-from torchrec_pss.datasets.criteo_lines import BadLine, dense_values, parse_lines, token_ids
+from torchrec_pss.datasets.criteo_lines import BadLine, parse_lines, token_ids
 from torchrec_pss.datasets.line_stream import Lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
@@ -21,7 +21,7 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     """As `parse_lines` of those lines, to the bit."""
     if not HAS_CPU_KERNEL or lines.cut is not None:
         return parse_lines(lines.split(), delimiter, columns)
-    number, num_dense, kinds = len(lines), len(columns.dense), columns.kinds
+    number, num_dense, kinds = len(lines), len(columns.numbers), columns.kinds
     raw, labels = np.empty((number, num_dense)), np.empty(number, np.float32)
     ids, odd = np.empty((len(columns.sparse), number), np.int64), np.empty(number, bool)
     spans = np.empty((len(columns.spans), number, 2), np.int64)
@@ -35,11 +35,10 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     if columns.sparse_order is not None:
         ids = ids[columns.sparse_order]
     raw[odd], spans[:, odd] = 0, 0
-    dense = dense_values(raw, columns)
-    if columns.plain:
-        odd |= ~np.isfinite(dense).all(axis=1)
     bags = [_bags(lines.text, spans, bag, columns, odd) for bag in columns.bags]
-    block = RowBlock.of(dense, [*map(Bags, ids), *bags], labels)
+    block = columns.block(raw, [*map(Bags, ids), *bags], labels)
+    if columns.plain:
+        odd |= ~np.isfinite(block.dense).all(axis=1)
     places = np.flatnonzero(odd)
     if not len(places):
         return block, []
