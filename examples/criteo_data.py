@@ -26,8 +26,10 @@ from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.numbering import Numbering
-from torchrec_pss.datasets.open_rows import DataFile, FileReader, find_rows_files, reader_of
+from torchrec_pss.datasets.open_rows import DataFile, FileReader, find_rows_files, reader_of, schema_of, texts_of
 from torchrec_pss.datasets.parquet_rows import ParquetReader
+from torchrec_pss.datasets.prepared_rows import PreparedReader, is_prepared
+from torchrec_pss.datasets.preparing import prepare
 from torchrec_pss.datasets.read_ahead import ReadAhead
 from torchrec_pss.datasets.rows import (
     KAGGLE_NUM_EMBEDDINGS,
@@ -52,6 +54,7 @@ _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
 _CHECKED_ROWS = 1 << 10
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
+_KINDS = {CriteoReader: "text", ParquetReader: "parquet", PreparedReader: "prepared"}
 _COUNTED = "distinct ids of the training rows, counted exactly, and one row for others"
 
 
@@ -92,9 +95,7 @@ class ClickData:
     @property
     def texts(self) -> list[str]:
         """The features whose ids are those of tokens; the others' are whole numbers."""
-        if isinstance(self.source, ParquetReader):
-            return list(self.source.files[0].texts)
-        return self.names if isinstance(self.source, CriteoReader) else []
+        return list(texts_of(self.source.files, self.schema)) if isinstance(self.source, FileReader) else []
 
     @property
     def num_dense(self) -> int:
@@ -254,7 +255,9 @@ class ClickData:
 
 def load(args: argparse.Namespace) -> ClickData:
     """The data that the flags name. Collective: rank 0 counts, the others wait for its result."""
-    schema = CRITEO_SCHEMA if args.schema is None else _first_rank_first(lambda: Schema.read(args.schema))
+    schema = CRITEO_SCHEMA
+    if args.data_path:
+        schema = _first_rank_first(lambda: schema_of(args.data_path, args.schema))
     number = len(schema.features)
     declared = args.num_embeddings_per_feature or ([args.num_embeddings] * number if args.num_embeddings else None)
     if declared and len(declared) != number:
@@ -322,10 +325,13 @@ def _sampled_counts(args: argparse.Namespace, source: RowSource, train: range) -
 
 
 def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Schema) -> ClickData:
-    files = _first_rank_first(lambda: find_rows_files(args.data_path, schema, args.cache_dir))
+    path = args.data_path
+    if schema.split is not None:
+        path = _first_rank_first(lambda: _prepared(args, schema))
+        schema = schema.written()
+    files = _first_rank_first(lambda: find_rows_files(path, schema, args.cache_dir))
     reader = reader_of(files, schema, args.max_bad_rows)
-    kind = "text" if isinstance(reader, CriteoReader) else "parquet"
-    splits, signature = _divide(args, kind, [f.path.name for f in files], reader)
+    splits, signature = _divide(args, _KINDS[type(reader)], [f.path.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
         signature["schema"] = json.dumps(schema.as_json())  # as text, which has an order
 
@@ -352,6 +358,18 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
     return ClickData(reader, splits, signature, rows, _COUNTED, True, rows_of=vocabulary.rows_of, schema=schema)
+
+
+def _prepared(args: argparse.Namespace, schema: Schema) -> Path:
+    """The folder in the cache of rows that a schema divides, made if it is not there."""
+    read = replace(schema, split=None)
+    files = [f.signature.as_json() for f in find_rows_files(args.data_path, read, args.cache_dir)]
+    key = json.dumps([str(args.data_path), files, schema.as_json()])
+    folder = Path(args.cache_dir) / f"prepared-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}"
+    if not is_prepared(folder):
+        logger.info("the schema divides the rows: they are prepared in %s", folder)
+        prepare(args.data_path, folder, schema, max_bad_rows=args.max_bad_rows, cache_dir=args.cache_dir)
+    return folder
 
 
 def _numbered(

@@ -81,7 +81,7 @@ def test_ids_that_training_numbered(tmp_path):
         dense = rng.normal(size=(number, NUM_DENSE)).astype(np.float32)
         ids = np.stack([rng.choice(np.append(of, [17, 1 << 40]), number) for of in known])
         rows = numbering.rows_of(ids)
-        expected = serving_case.answers(model, dense, [[[rows[f, n]] for f in range(3)] for n in range(number)])
+        expected = serving_case.answers(model, dense, [[[rows[f][n]] for f in range(3)] for n in range(number)])
         assert torch.equal(file(*tensors(dense, [[[ids[f, n]] for f in range(3)] for n in range(number)])), expected)
     (tmp_path / "model" / "ids.npz").write_bytes(b"x")
     with pytest.raises(ValueError, match="ids.npz is not what was written beside it"):

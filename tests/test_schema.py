@@ -165,7 +165,7 @@ BAD = {
     "the column 'a' comes twice": {"label": "y", "sparse": ["a", "b", "a"]},
     "the column 'y' comes twice": {"label": "y", "sparse": ["y"]},
     "dense.a is 'sqrt', not one of log, none": {"label": "y", "dense": {"a": "sqrt"}, "sparse": ["b"]},
-    "it has 'spars', and may have label, dense, sparse, bags, fields: is it 'sparse'": {
+    "it has 'spars', and may have label, dense, sparse, bags, fields, time, split: is it 'sparse'": {
         "label": "y",
         "sparse": ["a"],
         "spars": [],

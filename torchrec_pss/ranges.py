@@ -161,6 +161,7 @@ RANGES: dict[str, Range] = {
     "train_rows": _STEPS,
     "table_rows": _STEPS,
     "rows": Range(int, 100, 10**9),
+    "part_rows": Range(int, 1, 1 << 24),
     "rows_share": Range(float, _LEAST_FP32, 50.0),
     # Array and tables.
     "array_bytes": _BYTES,

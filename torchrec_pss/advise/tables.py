@@ -10,8 +10,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.criteo_files import training_files
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
-from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of
-from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
+from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, schema_of
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.progress import told
@@ -36,13 +35,13 @@ class Described:
 def from_logs(
     path: str, sample_rows: int, embedding_dim: int | None, train_rows: int | None = None, schema: str | None = None
 ) -> Described:
-    """Rows and counts of the first ``sample_rows`` rows of Criteo files, or those of a ``schema``, of a folder only those of files to train on.
+    """Rows and counts of the first ``sample_rows`` rows of Criteo files, of prepared ones, or those of a ``schema``, of a folder only those of files to train on.
     ``train_rows``: that are read in training, all of theirs if None.
 
     Raises:
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
-    described = CRITEO_SCHEMA if schema is None else Schema.read(schema)
+    described = schema_of(path, schema)
     files = training_files(find_rows_files(path, described))
     names = described.features
     all_rows = sum(f.num_rows for f in files)

@@ -30,6 +30,7 @@ class BadRows:
 
     Attributes:
         num_bad_rows: so far.
+        left_out: their positions, in the order in which they were met.
         logged: those that were. A copy of a reader has the same set: it logs none of them again.
     """
 
@@ -38,7 +39,8 @@ class BadRows:
         self.max_bad_rows = max_bad_rows
         self.num_bad_rows = 0
         self.logged: set[str] = set()
-        self._first_bad = ""
+        self.left_out: list[int] = []
+        self.first_bad = ""
 
     @property
     def rows_per_file(self) -> list[int]:
@@ -53,19 +55,20 @@ class BadRows:
     def signatures(self) -> list[FileSignature]:
         return [f.signature for f in self.files]
 
-    def count_bad(self, where: str) -> None:
+    def count_bad(self, where: str, position: int) -> None:
         """``where``: file, row and reason.
 
         Raises:
             BadRowsError: there are too many.
         """
         self.num_bad_rows += 1
-        self._first_bad = self._first_bad or where
+        self.left_out.append(position)
+        self.first_bad = self.first_bad or where
         if where not in self.logged and len(self.logged) < min(_SHOWN, self.max_bad_rows):
             self.logged.add(where)
             logger.warning("left out a malformed line: %s", where)
         if self.num_bad_rows > self.max_bad_rows:
             raise BadRowsError(
                 f"{self.num_bad_rows} malformed lines, more than --max_bad_rows {self.max_bad_rows}; "
-                f"the first: {self._first_bad}; the last: {where}"
+                f"the first: {self.first_bad}; the last: {where}"
             )

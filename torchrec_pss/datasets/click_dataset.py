@@ -1,4 +1,4 @@
-"""`ClickDataset`: Criteo's logs for a `DataLoader`, as TorchRec's `Batch` with a `KeyedJaggedTensor`."""
+"""`ClickDataset`: click logs for a `DataLoader`, as TorchRec's `Batch` with a `KeyedJaggedTensor`."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 from torchrec.datasets.utils import Batch
 
-from torchrec_pss.datasets.open_rows import find_rows_files, reader_of
+from torchrec_pss.datasets.open_rows import find_rows_files, reader_of, schema_of
 from torchrec_pss.datasets.rows import num_steps, rank_windows
-from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
+from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import Splits, split_files
 
 PARTS = tuple(Splits.__dataclass_fields__)
@@ -33,7 +33,7 @@ class ClickDataset(IterableDataset):
         train_fraction: of the rows to train on, where the files do not say it.
         rank, world_size: those of the process group if None, or one rank alone.
         cache_dir: where numbers of rows are kept for the next time.
-        schema: of what is not Criteo's text; a file or a `Schema`.
+        schema: of what is neither Criteo's text nor prepared; a file or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.
 
     Raises:
@@ -65,7 +65,7 @@ class ClickDataset(IterableDataset):
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be from 0 to {self.world_size - 1}, got {self.rank}")
         self.batch_size, self._max_bad_rows = batch_size, max_bad_rows
-        self.schema = CRITEO_SCHEMA if schema is None else schema if isinstance(schema, Schema) else Schema.read(schema)
+        self.schema = schema_of(path, schema)
         self._files = find_rows_files(path, self.schema, cache_dir)
         splits = split_files([f.num_rows for f in self._files], train_fraction, [f.role for f in self._files])
         self.rows: range = getattr(splits, part)

@@ -96,10 +96,11 @@ class CriteoReader(BadRows):
         try:
             for window in windows:
                 blocks = []
-                for file, first_line, chunk in lines.take(window):
+                for file, first_line, position, chunk in lines.take(window):
                     block, bad = parse_text(chunk, file.delimiter, file.columns)
                     for line in bad:
-                        self.count_bad(f"{file.path}:{first_line + line.position}: {line.reason}")
+                        where = f"{file.path}:{first_line + line.position}: {line.reason}"
+                        self.count_bad(where, position + line.position)
                     blocks.append(block)
                 yield join_blocks(blocks or [self._nothing])
         finally:
@@ -115,8 +116,8 @@ class _Lines:
         self._next = 0  # position of the next line to read
         self._stream: LineStream | None = None
 
-    def take(self, window: range) -> Iterator[tuple[CriteoFile, int, Lines]]:
-        """(file, number of the first line in the file, lines) for each file that the window touches, and for each so many
+    def take(self, window: range) -> Iterator[tuple[CriteoFile, int, int, Lines]]:
+        """(file, number of the first line in the file, its position, lines) for each file that the window touches, and for each so many
         bytes of it."""
         position = window.start
         while position < window.stop:
@@ -124,7 +125,7 @@ class _Lines:
                 self._next_file()
             file = self._files[0]
             lines = self._lines(file, position, min(window.stop, self._start + file.num_rows) - position)
-            yield file, position - self._start + 1 + int(file.has_header), lines
+            yield file, position - self._start + 1 + int(file.has_header), position, lines
             position = self._next
 
     def close(self) -> None:

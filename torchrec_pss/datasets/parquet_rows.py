@@ -255,12 +255,12 @@ class ParquetReader(BadRows):
                 rows = rows or _Rows(files[0], self.schema)
                 stop = min(window.stop - start, files[0].num_rows)
                 for first, part in rows.take(range(position - start, stop)):
-                    blocks.append(self._block(files[0].path, first, part))
+                    blocks.append(self._block(files[0].path, first, start + first, part))
                 position = start + stop
             yield join_blocks(blocks or [self._columns.nothing])
 
-    def _block(self, path: Path, first: int, rows) -> RowBlock:
-        """Of a record batch, whose first row is the file's ``first``."""
+    def _block(self, path: Path, first: int, position: int, rows) -> RowBlock:
+        """Of a record batch, whose first row is the file's ``first``, at ``position`` of all."""
         labels = _numbers(rows.column(self.schema.label), np.nan)
         names = [*self.schema.dense, *([] if self.schema.time is None else [self.schema.time])]
         raw = np.empty((len(labels), len(names)))
@@ -274,9 +274,8 @@ class ParquetReader(BadRows):
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
         good[list(reasons)] = False
         for row in np.flatnonzero(~good).tolist():
-            self.count_bad(
-                f"{path}, row {first + row + 1}: {self._reason(labels[row], raw[row], finite[row]) or reasons[row]}"
-            )
+            reason = self._reason(labels[row], raw[row], finite[row]) or reasons[row]
+            self.count_bad(f"{path}, row {first + row + 1}: {reason}", position + row)
         return block if good.all() else block.take(good)
 
     def _reason(self, label: float, raw: np.ndarray, finite: np.ndarray) -> str | None:

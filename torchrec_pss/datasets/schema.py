@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchrec_pss import json_fields
@@ -118,6 +118,10 @@ class Schema:
         """All columns that are read."""
         names = (self.label, *self.dense, *self.sparse, *(name for bag in self.bags for name in bag.columns))
         return names if self.time is None else (*names, self.time)
+
+    def written(self) -> "Schema":
+        """Of rows that were prepared: without what is used up then."""
+        return replace(self, fields=None, time=None, split=None)
 
     @classmethod
     def read(cls, path: str | Path) -> "Schema":

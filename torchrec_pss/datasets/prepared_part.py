@@ -1,0 +1,132 @@
+"""A part of prepared rows: an Arrow file that is mapped into memory, each column as its distinct values and their places where that is smaller."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from torchrec_pss.datasets.bags import Bags
+from torchrec_pss.datasets.errors import DataChangedError, DataError
+from torchrec_pss.datasets.rows import RowBlock
+from torchrec_pss.datasets.schema import Schema
+
+_CHUNK = 1 << 22
+
+
+def write_part(path: Path, block: RowBlock, schema: Schema) -> None:
+    """One record batch. Columns are named as the schema's: labels uint8, dense values fp32 as a model takes them, ids int64, bags lists of
+    those, their weights lists of fp32.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import pyarrow as pa
+
+    columns = {schema.label: pa.array(block.labels.astype(np.uint8))}
+    for place, name in enumerate(schema.dense):
+        columns[name] = _shortened(np.ascontiguousarray(block.dense[:, place]))
+    of_bags = {bag.name: bag for bag in schema.bags}
+    for name, bags in zip(schema.features, block.features(), strict=True):
+        if name not in of_bags:
+            columns[name] = _shortened(bags.ids)
+            continue
+        offsets = pa.array(np.concatenate([[0], bags.lengths.cumsum(dtype=np.int64)]).astype(np.int32))
+        columns[name] = pa.ListArray.from_arrays(offsets, _shortened(bags.ids))
+        if of_bags[name].weights is not None:
+            columns[of_bags[name].weights] = pa.ListArray.from_arrays(offsets, _shortened(bags.weights))
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _shortened(values: np.ndarray):
+    """An Arrow array; by its distinct values where that takes fewer bytes."""
+    import pyarrow as pa
+
+    # As bits: -0.0 and 0.0 are two.
+    bits = values if values.dtype == np.int64 else values.view(np.int32)
+    distinct, places = np.unique(bits, return_inverse=True)
+    places = places.astype(np.min_scalar_type(max(len(distinct) - 1, 0)))
+    if distinct.nbytes + places.nbytes >= values.nbytes:
+        return pa.array(values)
+    return pa.DictionaryArray.from_arrays(pa.array(places), pa.array(distinct.view(values.dtype)))
+
+
+class _Column:
+    """Values ``[n]`` that are looked up as they are wanted; of a list column those of its lists, which ``offsets`` divide."""
+
+    def __init__(self, column) -> None:
+        from pyarrow import types as is_
+
+        self.offsets = None
+        if is_.is_list(column.type):
+            self.offsets, column = column.offsets.to_numpy(), column.values
+        self._places = None
+        if is_.is_dictionary(column.type):
+            self._places, column = column.indices.to_numpy(), column.dictionary
+        self._values = column.to_numpy()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        if self._places is None:
+            return self._values[start:stop]
+        return self._values[self._places[start:stop]]
+
+    def bags(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values of lists, and their lengths int32."""
+        ends = self.offsets[start : stop + 1]
+        return self.read(int(ends[0]), int(ends[-1])), np.diff(ends)
+
+
+class Part:
+    """A part that is open. Its memory is the file's.
+
+    Args:
+        path: what `write_part` wrote.
+        schema: likewise.
+        size, sha256: of the file, as they were written down; the sum is compared where ``checked``.
+
+    Raises:
+        DataChangedError: the file is another one.
+        DataError: it is unreadable.
+    """
+
+    def __init__(self, path: Path, schema: Schema, size: int, sha256: str, checked: bool) -> None:
+        from pyarrow import ArrowException, ipc, memory_map
+
+        try:
+            now = path.stat().st_size
+            if now != size:
+                raise DataChangedError(
+                    f"data file {path} has changed since it was prepared: {size:,} bytes then, {now:,} now"
+                )
+            if checked and file_sha256(path) != sha256:
+                raise DataChangedError(f"data file {path} is damaged: its SHA-256 is not what was written down")
+            with memory_map(str(path)) as source, ipc.open_file(source) as file:
+                batch = file.get_batch(0)
+            self._columns = {name: _Column(batch.column(name)) for name in batch.schema.names}
+        except FileNotFoundError as error:
+            raise DataChangedError(f"data file {path} is not there any more") from error
+        except (ArrowException, OSError) as error:
+            raise DataError(f"data file {path} is unreadable: {str(error).splitlines()[0]}") from error
+        self._schema = schema
+
+    def read(self, start: int, stop: int) -> RowBlock:
+        """Rows of the part."""
+        schema, columns = self._schema, self._columns
+        dense = np.empty((stop - start, len(schema.dense)), np.float32)
+        for place, name in enumerate(schema.dense):
+            dense[:, place] = columns[name].read(start, stop)
+        features = [Bags(columns[name].read(start, stop)) for name in schema.sparse]
+        for bag in schema.bags:
+            ids, lengths = columns[bag.name].bags(start, stop)
+            weights = None if bag.weights is None else columns[bag.weights].bags(start, stop)[0]
+            features.append(Bags(ids, lengths, weights))
+        return RowBlock.of(dense, features, columns[schema.label].read(start, stop).astype(np.float32))
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

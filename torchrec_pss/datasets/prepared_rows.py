@@ -1,0 +1,138 @@
+"""`PreparedReader`: rows that `torchrec_pss.prepare` has written, from wherever they are wanted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torchrec_pss import json_fields as fields
+from torchrec_pss.datasets.bad_rows import BadRows
+from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.prepared_part import Part
+from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
+from torchrec_pss.datasets.schema import Schema
+from torchrec_pss.whole_file import read_json
+
+MANIFEST = "prepared.json"
+FORMAT = 1
+_part = fields.fields(
+    name=fields.text, rows=fields.count, bytes=fields.count, sha256=fields.text, left_out=fields.each(fields.count)
+)
+_file = fields.fields(name=fields.text, parts=fields.each(_part))
+_check = fields.fields(
+    format=fields.count, schema=fields.mapping, texts=fields.each(fields.text), files=fields.each(_file)
+)
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """
+    Attributes:
+        name: in the folder.
+        rows: positions, with those left out.
+        size, sha256: of the file.
+        left_out: positions from the part's first, ascending, whose rows were malformed.
+    """
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+    left_out: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PreparedFile:
+    """Parts of what was one file, or of one part of a split; its path is in the prepared folder, and its signature that of the folder's
+    manifest, which has the sums of all parts."""
+
+    path: Path
+    num_rows: int
+    role: str | None
+    signature: FileSignature
+    parts: tuple[PartFile, ...]
+    schema: Schema
+    texts: tuple[str, ...]
+
+
+def is_prepared(path: str | Path) -> bool:
+    return (Path(path) / MANIFEST).is_file()
+
+
+def open_prepared(folder: str | Path) -> list[PreparedFile]:
+    """
+    Raises:
+        FileNotFoundError: it has no manifest.
+        ValueError: that is damaged, or of another version; names it, and the field.
+    """
+    folder = Path(folder)
+    manifest = folder / MANIFEST
+    said = read_json(manifest)
+    try:
+        _check(said, "")
+        if said["format"] != FORMAT:
+            raise ValueError(f"format is {said['format']}, and this version reads {FORMAT}")
+        schema, texts = Schema.of(said["schema"]), tuple(said["texts"])
+    except ValueError as error:
+        raise ValueError(f"{manifest}: {error}") from error
+    signature, found = FileSignature.of(manifest), []
+    for file in said["files"]:
+        parts = tuple(
+            PartFile(p["name"], p["rows"], p["bytes"], p["sha256"], tuple(p["left_out"])) for p in file["parts"]
+        )
+        # One record of the manifest, by a name of the file's own.
+        own = FileSignature(f"{MANIFEST}: {file['name']}", signature.size, signature.mtime_ns, signature.sample)
+        rows = sum(p.rows for p in parts)
+        found.append(PreparedFile(folder / file["name"], rows, file.get("role"), own, parts, schema, texts))
+    return found
+
+
+class PreparedReader(BadRows):
+    """A `RowSource` over prepared rows. Sums are compared where a part is opened first.
+
+    Args:
+        files: from `open_prepared`.
+    """
+
+    def __init__(self, files: Sequence[PreparedFile]) -> None:
+        super().__init__(files, 0)
+        self.schema = files[0].schema
+        self.texts = list(files[0].texts)
+        self._parts = [(file.path.parent, part) for file in files for part in file.parts]
+        self._stops = np.cumsum([part.rows for _, part in self._parts])
+        self._checked: set[str] = set()  # shared by copies
+
+    def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
+        """One block for each window, wherever it lies.
+
+        Raises:
+            DataChangedError: a part is not what was prepared.
+            DataError: it is unreadable.
+        """
+        opened: tuple[int, Part] | None = None
+        schema = self.schema
+        nothing = empty_block(len(schema.dense), len(schema.features), bool(schema.bags), schema.weighted)
+        for window in windows:
+            blocks, position = [], window.start
+            while position < window.stop:
+                number = int(np.searchsorted(self._stops, position, side="right"))
+                if opened is None or opened[0] != number:
+                    opened = number, self._open(number)
+                part = self._parts[number][1]
+                first = int(self._stops[number]) - part.rows
+                stop = min(window.stop, int(self._stops[number]))
+                blocks.append(opened[1].read(*(_kept(part, at - first) for at in (position, stop))))
+                position = stop
+            yield join_blocks(blocks or [nothing])
+
+    def _open(self, number: int) -> Part:
+        folder, part = self._parts[number]
+        found = Part(folder / part.name, self.schema, part.size, part.sha256, part.name not in self._checked)
+        self._checked.add(part.name)
+        return found
+
+
+def _kept(part: PartFile, position: int) -> int:
+    """Rows of the part that are there before a position."""
+    return position - int(np.searchsorted(part.left_out, position))
