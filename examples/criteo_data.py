@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import criteo_flags
 import numpy as np
@@ -19,9 +20,9 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.cache_folder import check_writable, is_cached
+from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader
-from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import check_same_files
 from torchrec_pss.datasets.frequent import FrequentIds
@@ -48,6 +49,7 @@ from torchrec_pss.datasets.vocabulary import Vocabulary
 from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts
 
+T = TypeVar("T")
 logger: logging.Logger = logging.getLogger(__name__)
 
 _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
@@ -331,6 +333,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
         schema = schema.written()
     files = _first_rank_first(lambda: find_rows_files(path, schema, args.cache_dir))
     reader = reader_of(files, schema, args.max_bad_rows)
+    number = len(schema.features)
     splits, signature = _divide(args, _KINDS[type(reader)], [f.path.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
         signature["schema"] = json.dumps(schema.as_json())  # as text, which has an order
@@ -342,7 +345,10 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
 
     if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
-        distinct, counts = _first_rank_first(lambda: _sketch(training_rows(), len(schema.features)))
+        counted = _first_rank_first(
+            lambda: _kept(args, CountedIds, files, splits.train, lambda: CountedIds.of(training_rows(), number), schema)
+        )
+        distinct, counts = counted.distinct, counted.counts
         how = "declared" if declared else "distinct ids of the training rows, by HyperLogLog sketch (0.8 %)"
         asked = args.vocabulary is not None
         if args.vocabulary is None:
@@ -354,7 +360,12 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
         return ClickData(
             reader, splits, signature, declared, "declared", True, rows_of=_modulo(declared), schema=schema
         )
-    vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, schema)
+
+    def known() -> Vocabulary:
+        return _kept(args, Vocabulary, files, splits.train, lambda: Vocabulary.build(training_rows(), number), schema)
+
+    _first_rank_first(lambda: len(known().ids))  # the others read what it has written: it may be large
+    vocabulary = known()
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
     return ClickData(reader, splits, signature, rows, _COUNTED, True, rows_of=vocabulary.rows_of, schema=schema)
@@ -386,7 +397,14 @@ def _numbered(
     """For an array whose tables have their ids' rows. Collective."""
 
     def make() -> Numbering:
-        vocabulary = _vocabulary(Path(args.cache_dir), files, splits.train, training_rows, schema, alone=True)
+        vocabulary = _kept(
+            args,
+            Vocabulary,
+            files,
+            splits.train,
+            lambda: Vocabulary.build(training_rows(), len(schema.features)),
+            schema,
+        )
         return Numbering.of(vocabulary, [c.ids for c in counts])
 
     numbering = _first_rank_first(make)
@@ -402,52 +420,30 @@ def _numbered(
     return data
 
 
-def _vocabulary(
-    cache: Path,
-    files: list[DataFile],
-    train: range,
-    training_rows: Callable[[], Iterator[RowBlock]],
-    schema: Schema,
-    alone: bool = False,
-) -> Vocabulary:
-    """Of the training rows, kept in the cache's folder by path and signature of the files. Collective, unless ``alone``."""
+def _kept(
+    args: argparse.Namespace, what: type[T], files: list[DataFile], train: range, make: Callable[[], T], schema: Schema
+) -> T:
+    """What is counted of the training rows: as it lies in the cache's folder, by path and signature of the files, or made and put there. Of
+    rank 0 alone."""
+    cache, features = Path(args.cache_dir), len(schema.features)
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
-    features = len(schema.features)
     if schema is not CRITEO_SCHEMA:
         key += json.dumps(schema.as_json())
-    path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
-
-    loaded: list[Vocabulary] = []
-
-    def build() -> None:
-        if is_cached(path):
-            try:
-                loaded.append(Vocabulary.load(path, key, features))
-                return
-            except ValueError as error:
-                logger.warning("%s: it is built again", error)
-        check_writable(cache)
-        logger.info("counting the distinct ids of %d training rows", len(train))
+    name = {Vocabulary: "vocabulary", CountedIds: "counts"}[what]
+    path = cache / f"{name}-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
+    if is_cached(path):
         try:
-            Vocabulary.build(training_rows(), features).save(path, key)
-        except OSError as error:
-            raise ValueError(f"--cache_dir {cache}: {path.name} cannot be written: {error}") from error
-
-    if alone:
-        build()
-    else:
-        _first_rank_first(build)
-    return loaded[0] if loaded else Vocabulary.load(path, key, features)
-
-
-def _sketch(blocks: Iterator[RowBlock], features: int) -> tuple[list[int], list[IdCounts]]:
-    """How many distinct ids each feature has, and which are frequent; in bounded memory."""
-    distinct, frequent = DistinctCounter(features), FrequentIds(features)
-    for block in blocks:
-        ids = block.ids_by_feature()
-        distinct.add(ids)
-        frequent.add(ids)
-    return distinct.estimates(), frequent.counts()
+            return what.load(path, key, features)
+        except ValueError as error:
+            logger.warning("%s: it is built again", error)
+    check_writable(cache)
+    logger.info("counting the ids of %d training rows", len(train))
+    found = make()
+    try:
+        found.save(path, key)
+    except OSError as error:
+        raise ValueError(f"--cache_dir {cache}: {path.name} cannot be written: {error}") from error
+    return found
 
 
 def _modulo(num_rows: Sequence[int]) -> RowsOf:

@@ -7,9 +7,8 @@ import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from tqdm import tqdm
 
+from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_files import training_files
-from torchrec_pss.datasets.distinct import DistinctCounter
-from torchrec_pss.datasets.frequent import FrequentIds
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, schema_of
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
@@ -46,16 +45,12 @@ def from_logs(
     names = described.features
     all_rows = sum(f.num_rows for f in files)
     rows = min(all_rows, sample_rows)
-    distinct, frequent = DistinctCounter(len(names)), FrequentIds(len(names))
     starts = tqdm(range(0, rows, _PASS_ROWS), desc="counting ids", delay=5)
     windows = (range(start, min(start + _PASS_ROWS, rows)) for start in starts)
-    for block in reader_of(files, described).read(windows):
-        ids = block.ids_by_feature()
-        distinct.add(ids)
-        frequent.add(ids)
+    counted = CountedIds.of(reader_of(files, described).read(windows), len(names))
     dim = embedding_dim or _LOGS_DIM
-    tables = [_config(n, r, dim) for n, r in zip(names, distinct.estimates(), strict=True)]
-    counts = dict(zip(names, frequent.counts(), strict=True))
+    tables = [_config(n, r, dim) for n, r in zip(names, counted.distinct, strict=True)]
+    counts = dict(zip(names, counted.counts, strict=True))
     source = f"{rows:,} rows of {_named(path, files)}"
     return Described(tables, counts, contiguous=False, source=source, reads_per_count=(train_rows or all_rows) / rows)
 

@@ -17,6 +17,11 @@ _DAMAGED = (
 )  # fmt: skip
 
 
+def key_array(key: str) -> np.ndarray:
+    """A text as an array of such a file."""
+    return np.frombuffer(key.encode(errors="surrogatepass"), np.uint8)
+
+
 def read_npz(path: Path, names: Sequence[str], what: str = "data file") -> dict[str, np.ndarray]:
     """Those of ``names`` that the file has. Nothing is unpickled; zip's checksums are compared.
 

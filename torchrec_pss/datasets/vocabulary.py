@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchrec_pss.datasets.npz_file import read_npz
+from torchrec_pss.datasets.npz_file import key_array, read_npz
 from torchrec_pss.datasets.rows import NUM_SPARSE, RowBlock
 from torchrec_pss.whole_file import written_aside
 
@@ -49,7 +49,7 @@ class Vocabulary:
         """Writes aside, then renames. ``key`` says of which rows it is."""
         arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)}
         with written_aside(path) as aside, open(aside, "wb") as stream:
-            np.savez(stream, **arrays, **{_KEY: _as_array(key)})
+            np.savez(stream, **arrays, **{_KEY: key_array(key)})
 
     @classmethod
     def load(cls, path: Path, key: str = "", features: int = NUM_SPARSE) -> "Vocabulary":
@@ -61,7 +61,7 @@ class Vocabulary:
         for name in [*names, _KEY]:
             if name not in arrays:
                 raise ValueError(f"vocabulary {path} has no array {name}")
-        if not np.array_equal(arrays[_KEY], _as_array(key)):
+        if not np.array_equal(arrays[_KEY], key_array(key)):
             raise ValueError(f"vocabulary {path} is of other rows")
         for name in names:
             ids = arrays[name]
@@ -75,10 +75,6 @@ def _rows(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return np.full_like(ids, UNKNOWN)  # no training row could be used
     at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     return np.where(known[at] == ids, at + 1, UNKNOWN)
-
-
-def _as_array(key: str) -> np.ndarray:
-    return np.frombuffer(key.encode(errors="surrogatepass"), np.uint8)
 
 
 def _merged(known: list[np.ndarray], pending: list[list[np.ndarray]]) -> list[np.ndarray]:
