@@ -5,6 +5,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -108,9 +109,12 @@ class ClickData:
         limit: int | None = None,
         shuffle_seed: int | None = None,
         pin_memory: bool = False,
+        groups: deque[np.ndarray] | None = None,
     ) -> Iterator[Batch]:
-        """This rank's batches of ``rows``, as many as every other rank's, made while others are in use (`ReadAhead`)."""
-        made = self._batches(rows, batch_size, first_step, limit, shuffle_seed)
+        """This rank's batches of ``rows``, as many as every other rank's, made while others are in use (`ReadAhead`). To ``groups`` the
+        ids of the schema's group are appended, int64 ``[n]`` of each batch, as they are read: rows of a numbering are shared by several.
+        """
+        made = self._batches(rows, batch_size, first_step, limit, shuffle_seed, groups)
         ahead = ReadAhead((batch.pin_memory() for batch in made) if pin_memory else made)
         try:
             for batch in ahead:
@@ -121,17 +125,29 @@ class ClickData:
             ahead.close()
 
     def _batches(
-        self, rows: range, batch_size: int, first_step: int, limit: int | None, shuffle_seed: int | None
+        self,
+        rows: range,
+        batch_size: int,
+        first_step: int,
+        limit: int | None,
+        shuffle_seed: int | None,
+        groups: deque[np.ndarray] | None,
     ) -> Iterator[Batch]:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         windows = rank_windows(self.limited(rows, batch_size, limit), batch_size, rank, world_size, first_step)
         for step, block in enumerate(self._read(windows), start=first_step):
-            if self.rows_of is not None:
-                block.ids = self.rows_of(block.ids)
             if shuffle_seed is not None:
                 order = np.random.default_rng([shuffle_seed, step, rank]).permutation(len(block))
                 block = RowBlock(block.dense[order], block.ids[:, order], block.labels[order])
+            if groups is not None:
+                groups.append(self._groups(block))
+            if self.rows_of is not None:
+                block.ids = self.rows_of(block.ids)
             yield block.batch(self.names)
+
+    def _groups(self, block: RowBlock) -> np.ndarray:
+        """Of the batch's rows; an empty block's is one row of padding."""
+        return block.ids[self.names.index(self.schema.group)] if len(block) else np.zeros(1, np.int64)
 
     def _read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """Blocks of the source. Of several ranks one that cannot read on hands out empty blocks, so that the others do not wait for it,
@@ -322,7 +338,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     kind = "text" if isinstance(reader, CriteoReader) else "parquet"
     splits, signature = _divide(args, kind, [f.path.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
-        signature["schema"] = json.dumps(schema.as_json())  # as text, which has an order
+        signature["schema"] = _columns_read(schema)
 
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
@@ -348,6 +364,11 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
     return ClickData(reader, splits, signature, rows, _COUNTED, True, rows_of=vocabulary.rows_of, schema=schema)
+
+
+def _columns_read(schema: Schema) -> str:
+    """As text, which has an order. The group changes nothing of what is trained: a run may go on with another."""
+    return json.dumps(replace(schema, group=None).as_json())
 
 
 def _numbered(
@@ -392,7 +413,7 @@ def _vocabulary(
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
     features = len(schema.sparse)
     if schema is not CRITEO_SCHEMA:
-        key += json.dumps(schema.as_json())
+        key += _columns_read(schema)
     path = cache / f"vocabulary-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
 
     loaded: list[Vocabulary] = []

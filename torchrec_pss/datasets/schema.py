@@ -13,7 +13,7 @@ from torchrec_pss.datasets.table_list import check_name
 from torchrec_pss.whole_file import read_json
 
 TRANSFORMS = ("log", "none")
-_NEEDED, _MAY = ("label", "sparse"), ("dense", "fields")
+_NEEDED, _MAY = ("label", "sparse"), ("dense", "fields", "group")
 _names = json_fields.each(json_fields.text)
 
 
@@ -26,9 +26,10 @@ class Schema:
         dense: columns of numbers, perhaps none.
         transforms: of each of those: "log" makes x ``sign(x) log(1 + |x|)``, "none" leaves it.
         fields: of text without a header, the names of all columns in their order; None: a header names them.
+        group: the sparse column within whose ids rows are compared (grouped AUROC); None: no such figure.
 
     Raises:
-        ValueError: no sparse column, a column named twice, or a name that a table cannot have; names it.
+        ValueError: no sparse column, a column named twice, a name that a table cannot have, or a group that is no sparse column; names it.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Schema:
     dense: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
     fields: tuple[str, ...] | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sparse:
@@ -50,6 +52,8 @@ class Schema:
         for name, transform in zip(self.dense, self.transforms, strict=True):
             if transform not in TRANSFORMS:
                 raise ValueError(f"dense.{name} is {transform!r}, not one of {', '.join(TRANSFORMS)}")
+        if self.group is not None and self.group not in self.sparse:
+            raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
 
     @classmethod
     def read(cls, path: str | Path) -> "Schema":
@@ -88,21 +92,25 @@ class Schema:
         else:
             _names(dense, "dense")
             dense = dict.fromkeys(dense, TRANSFORMS[0]) if len(set(dense)) == len(dense) else _refuse_twice(dense)
-        fields = said.get("fields")
+        fields, group = said.get("fields"), said.get("group")
         if fields is not None:
             _names(fields, "fields")
-        found = cls(said["label"], tuple(said["sparse"]), tuple(dense), tuple(dense.values()), fields and tuple(fields))
+        if group is not None:
+            json_fields.text(group, "group")
+        found = cls(
+            said["label"], tuple(said["sparse"]), tuple(dense), tuple(dense.values()), fields and tuple(fields), group
+        )
         if found.fields is not None:
             found.columns(found.fields)
         return found
 
     def as_json(self) -> dict:
-        fields = {} if self.fields is None else {"fields": list(self.fields)}
+        may = {"fields": self.fields and list(self.fields), "group": self.group}
         return {
             "label": self.label,
             "dense": dict(zip(self.dense, self.transforms, strict=True)),
             "sparse": list(self.sparse),
-        } | fields
+        } | {name: value for name, value in may.items() if value is not None}
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Of a file whose columns have these names.
