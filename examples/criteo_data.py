@@ -7,6 +7,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.cache_folder import check_writable, is_cached
+from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader
 from torchrec_pss.datasets.distinct import DistinctCounter
@@ -36,6 +38,7 @@ from torchrec_pss.datasets.rows import (
     RowBlock,
     RowSource,
     empty_block,
+    join_blocks,
     num_steps,
     rank_windows,
 )
@@ -51,6 +54,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
 _CHECKED_ROWS = 1 << 10
+_LOOKED_AT = 1 << 16  # first training rows, whose columns are looked at
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
 _COUNTED = "distinct ids of the training rows, counted exactly, and one row for others"
 
@@ -226,6 +230,26 @@ class ClickData:
 
         _first_rank_first(check)
         self.share_logged()
+
+    def warn_of_columns(self) -> None:
+        """Logs, once, which columns of files say nothing or say the label (`odd_columns`), by the first training rows. Collective."""
+        if not isinstance(self.source, ClickLogGenerator):
+            _first_rank_first(self._look_at_columns)
+            self.share_logged()
+
+    def _look_at_columns(self) -> None:
+        rows, blocks = self.splits.train[:_LOOKED_AT], []
+        windows = (rows[i : i + _PASS_ROWS] for i in range(0, len(rows), _PASS_ROWS))
+        with suppress(DataError):  # whoever trains on those rows says what is wrong with them
+            for block in copy.copy(self.source).read(windows):  # a copy: it counts malformed lines
+                blocks.append(block)
+        if not blocks:
+            return
+        block = join_blocks(blocks)
+        dense = dict(zip(self.schema.dense, block.dense.T, strict=True))
+        sparse = dict(zip(self.names, block.ids, strict=True))
+        for odd in odd_columns(block.labels, dense, sparse):
+            logger.warning("column %r, first %s training rows: %s", odd.name, f"{len(block):,}", odd)
 
     def share_logged(self) -> None:
         """No rank logs a malformed line again that rank 0 has logged. Collective."""

@@ -6,10 +6,12 @@ from typing import Protocol
 
 from torchrec_pss.datasets.errors import BadRowsError
 from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.label_values import SUPPORTED
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+_NO_LABEL = "not 0 or 1"  # how the readers' reasons end where the label is wrong
 
 
 class ReadFile(Protocol):
@@ -36,7 +38,7 @@ class BadRows:
     def __init__(self, files: Sequence[ReadFile], max_bad_rows: int) -> None:
         self.files = list(files)
         self.max_bad_rows = max_bad_rows
-        self.num_bad_rows = 0
+        self.num_bad_rows = self._bad_labels = 0
         self.logged: set[str] = set()
         self._first_bad = ""
 
@@ -60,12 +62,14 @@ class BadRows:
             BadRowsError: there are too many.
         """
         self.num_bad_rows += 1
+        self._bad_labels += where.endswith(_NO_LABEL)
         self._first_bad = self._first_bad or where
         if where not in self.logged and len(self.logged) < min(_SHOWN, self.max_bad_rows):
             self.logged.add(where)
             logger.warning("left out a malformed line: %s", where)
         if self.num_bad_rows > self.max_bad_rows:
+            most = 2 * self._bad_labels > self.num_bad_rows  # the column is of another kind, not a row here and there
             raise BadRowsError(
                 f"{self.num_bad_rows} malformed lines, more than --max_bad_rows {self.max_bad_rows}; "
-                f"the first: {self._first_bad}; the last: {where}"
+                f"the first: {self._first_bad}; the last: {where}{f'. Most are wrong in the label: {SUPPORTED}' if most else ''}"
             )
