@@ -5,7 +5,9 @@ import copy
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.cache_folder import check_writable, is_cached
+from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoReader
@@ -39,6 +42,7 @@ from torchrec_pss.datasets.rows import (
     RowsOf,
     RowSource,
     empty_block,
+    join_blocks,
     num_steps,
     rank_windows,
 )
@@ -55,6 +59,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
 _CHECKED_ROWS = 1 << 10
+_LOOKED_AT = 1 << 16  # first training rows, whose columns are looked at
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
 _KINDS = {CriteoReader: "text", ParquetReader: "parquet", PreparedReader: "prepared"}
 _COUNTED = "distinct ids of the training rows, counted exactly, and one row for others"
@@ -112,9 +117,12 @@ class ClickData:
         limit: int | None = None,
         shuffle_seed: int | None = None,
         pin_memory: bool = False,
+        groups: deque[np.ndarray] | None = None,
     ) -> Iterator[Batch]:
-        """This rank's batches of ``rows``, as many as every other rank's, made while others are in use (`ReadAhead`)."""
-        made = self._batches(rows, batch_size, first_step, limit, shuffle_seed)
+        """This rank's batches of ``rows``, as many as every other rank's, made while others are in use (`ReadAhead`). To ``groups`` the
+        ids of the schema's group are appended, int64 ``[n]`` of each batch, as they are read: rows of a numbering are shared by several.
+        """
+        made = self._batches(rows, batch_size, first_step, limit, shuffle_seed, groups)
         ahead = ReadAhead((batch.pin_memory() for batch in made) if pin_memory else made)
         try:
             for batch in ahead:
@@ -125,20 +133,33 @@ class ClickData:
             ahead.close()
 
     def _batches(
-        self, rows: range, batch_size: int, first_step: int, limit: int | None, shuffle_seed: int | None
+        self,
+        rows: range,
+        batch_size: int,
+        first_step: int,
+        limit: int | None,
+        shuffle_seed: int | None,
+        groups: deque[np.ndarray] | None,
     ) -> Iterator[Batch]:
         for step, block in enumerate(self.blocks(rows, batch_size, first_step, limit), start=first_step):
-            if self.rows_of is not None:
-                block = block.mapped(self.rows_of)
             if shuffle_seed is not None:
                 order = np.random.default_rng([shuffle_seed, step, dist.get_rank()]).permutation(len(block))
                 block = block.take(order)
+            if groups is not None:
+                groups.append(self._groups(block))
+            if self.rows_of is not None:
+                block = block.mapped(self.rows_of)
             yield block.batch(self.names)
 
     def blocks(self, rows: range, batch_size: int, first_step: int = 0, limit: int | None = None) -> Iterator[RowBlock]:
         """This rank's rows of each step, with the ids that they have in the source; none where they do not go round."""
         limited = self.limited(rows, batch_size, limit)
         yield from self._read(rank_windows(limited, batch_size, dist.get_rank(), dist.get_world_size(), first_step))
+
+    def _groups(self, block: RowBlock) -> np.ndarray:
+        """Of the batch's rows; an empty block's is one row of padding."""
+        found = block.ids_by_feature()[self.names.index(self.schema.group)]
+        return found if len(block) else np.zeros(1, np.int64)
 
     def _read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
         """Blocks of the source. Of several ranks one that cannot read on hands out empty blocks, so that the others do not wait for it,
@@ -218,6 +239,26 @@ class ClickData:
 
         _first_rank_first(check)
         self.share_logged()
+
+    def warn_of_columns(self) -> None:
+        """Logs, once, which columns of files say nothing or say the label (`odd_columns`), by the first training rows. Collective."""
+        if not isinstance(self.source, ClickLogGenerator):
+            _first_rank_first(self._look_at_columns)
+            self.share_logged()
+
+    def _look_at_columns(self) -> None:
+        rows, blocks = self.splits.train[:_LOOKED_AT], []
+        windows = (rows[i : i + _PASS_ROWS] for i in range(0, len(rows), _PASS_ROWS))
+        with suppress(DataError):  # whoever trains on those rows says what is wrong with them
+            for block in copy.copy(self.source).read(windows):  # a copy: it counts malformed lines
+                blocks.append(block)
+        if not blocks:
+            return
+        block = join_blocks(blocks)
+        dense = dict(zip(self.schema.dense, block.dense.T, strict=True))
+        sparse = dict(zip(self.schema.sparse, block.ids_by_feature(), strict=False))  # bags are behind them
+        for odd in odd_columns(block.labels, dense, sparse):
+            logger.warning("column %r, first %s training rows: %s", odd.name, f"{len(block):,}", odd)
 
     def share_logged(self) -> None:
         """No rank logs a malformed line again that rank 0 has logged. Collective."""
@@ -336,7 +377,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     number = len(schema.features)
     splits, signature = _divide(args, _KINDS[type(reader)], [f.path.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
-        signature["schema"] = json.dumps(schema.as_json())  # as text, which has an order
+        signature["schema"] = _columns_read(schema)
 
     def training_rows() -> Iterator[RowBlock]:
         starts = tqdm(range(0, len(splits.train), _PASS_ROWS), desc="counting ids", delay=5)
@@ -381,6 +422,11 @@ def _prepared(args: argparse.Namespace, schema: Schema) -> Path:
         logger.info("the schema divides the rows: they are prepared in %s", folder)
         prepare(args.data_path, folder, schema, max_bad_rows=args.max_bad_rows, cache_dir=args.cache_dir)
     return folder
+
+
+def _columns_read(schema: Schema) -> str:
+    """As text, which has an order. The group changes nothing of what is trained: a run may go on with another."""
+    return json.dumps(replace(schema, group=None).as_json())
 
 
 def _numbered(
@@ -428,7 +474,7 @@ def _kept(
     cache, features = Path(args.cache_dir), len(schema.features)
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
     if schema is not CRITEO_SCHEMA:
-        key += json.dumps(schema.as_json())
+        key += _columns_read(schema)
     name = {Vocabulary: "vocabulary", CountedIds: "counts"}[what]
     path = cache / f"{name}-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
     if is_cached(path):

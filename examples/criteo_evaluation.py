@@ -1,6 +1,7 @@
 """train_criteo.py's evaluations: AUROC and NE, what each feature is worth, and the best possible AUROC of generated rows."""
 
 import argparse
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -33,32 +34,45 @@ class Evaluator:
         self.args, self.data, self.model, self.pipeline, self.average = args, data, model, pipeline, average
 
     def final(self) -> dict:
-        """What `results.json` says of the held-out rows: AUROC and NE of the test rows, AUROC of them and the validation rows,
-        the best possible one, and the ablation's."""
+        """What `results.json` says of the held-out rows: the metrics of the test rows, AUROC of them and the validation rows, the best
+        possible one, and the ablation's."""
         rows, limit = self.data.splits.test, self.args.limit_test_batches
-        test = self.evaluate(rows, limit)
+        test = self.evaluate(rows, limit, by_row=True)
         held_out = self.evaluate(range(self.data.splits.val.start, rows.stop), limit)
         return {
             "auroc_test": test["auroc"],
+            "auroc_test_half_interval": test["auroc_half_interval"],
             "ne_test": test["ne"],
+            "logloss_test": test["logloss"],
+            "calibration_test": test["calibration"],
+            "grouped_by": self.data.schema.group,
+            "grouped_auroc_test": test.get("grouped_auroc"),
+            "grouped_groups": test.get("grouped_groups"),
+            "grouped_rows_share": test.get("grouped_rows_share"),
             "auroc_held_out": held_out["auroc"],
             **self._bayes(rows, limit),
             "ablation": self._ablation(test["auroc"]),
         }
 
     @torch.no_grad()
-    def evaluate(self, rows: range, limit: int | None, permuted: str | None = None) -> dict[str, float]:
-        """AUROC and NE of the model (of the average of its weights) over ``rows``, with the bags of the feature ``permuted`` handed
-        to other rows of each batch."""
+    def evaluate(
+        self, rows: range, limit: int | None, permuted: str | None = None, by_row: bool = False
+    ) -> dict[str, float | int | None]:
+        """`ClickMetrics` of the model (of the average of its weights) over ``rows``, with the bags of the feature ``permuted`` handed
+        to other rows of each batch. ``by_row``: those of `RowScores` too, by the schema's group."""
         self.model.eval()
-        metrics = ClickMetrics()
-        batches = self.data.batches(rows, self.args.test_batch_size, limit=limit, pin_memory=self.args.pin_memory)
+        metrics = ClickMetrics(by_row)
+        # The pipeline is some batches ahead of the logits that it returns: groups wait here for theirs.
+        groups: deque | None = deque() if by_row and self.data.schema.group is not None else None
+        batches = self.data.batches(
+            rows, self.args.test_batch_size, limit=limit, pin_memory=self.args.pin_memory, groups=groups
+        )
         if permuted is not None:
             batches = _permuted(batches, permuted, torch.Generator().manual_seed(self.args.seed))
         with self.average.applied() if self.average is not None else nullcontext():
             for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
                 _, logits, labels = self.pipeline.progress(batches)
-                metrics.update(logits, labels)
+                metrics.update(logits, labels, None if groups is None else groups.popleft())
         self.data.raise_error()
         return metrics.compute()
 

@@ -32,6 +32,7 @@ def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, pro
     data = criteo_data.load(args)
     if progress is None:
         data.check_classes(args)
+        data.warn_of_columns()
     if progress is not None or args.layout != "auto" or not args.vocabulary:
         return Trainer(args, folder, device, data)
     names = list(criteo_model.array_candidates(args, criteo_model.tables_of(args, data), data))

@@ -71,6 +71,12 @@ def write_results(folder: Path, results: dict) -> None:
         if bayes
         else ""
     )
+    interval, grouped = results["auroc_test_half_interval"], results["grouped_auroc_test"]
+    logger.info(
+        "test log loss %.5f nats, calibration %.4f%s%s", results["logloss_test"], results["calibration_test"],
+        "" if interval is None else f", AUROC +- {interval:.5f} (95 %, of these rows)",
+        "" if grouped is None else f", AUROC by {results['grouped_by']} {grouped:.5f} ({results['grouped_groups']:,} of both classes, {results['grouped_rows_share']:.1%} of the rows)",
+    )  # fmt: skip
     logger.info("test AUROC %.5f%s; results in %s", auroc, share, folder / "results.json")
 
 

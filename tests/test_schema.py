@@ -135,6 +135,11 @@ def test_the_order_of_columns_is_part_of_what_is_trained_on():
     assert Schema.of(Schema.of(turned).as_json()) == Schema.of(turned) != Schema.of(SCHEMA)
 
 
+def test_a_group_of_rows():
+    said = Schema.of(SCHEMA | {"group": "site"})
+    assert said.group == "site" and Schema.of(said.as_json()) == said and "group" not in Schema.of(SCHEMA).as_json()
+
+
 def test_text_without_a_header_and_without_numbers(tmp_path):
     said = {"label": "y", "sparse": ["b", "a"], "fields": ["a", "y", "b"]}
     path = write(tmp_path / "log.tsv", [["p", "1", "q"], ["r", "0", ""]] * 10, "\t")
@@ -165,7 +170,7 @@ BAD = {
     "the column 'a' comes twice": {"label": "y", "sparse": ["a", "b", "a"]},
     "the column 'y' comes twice": {"label": "y", "sparse": ["y"]},
     "dense.a is 'sqrt', not one of log, none": {"label": "y", "dense": {"a": "sqrt"}, "sparse": ["b"]},
-    "it has 'spars', and may have label, dense, sparse, bags, fields, time, split: is it 'sparse'": {
+    "it has 'spars', and may have label, dense, sparse, bags, fields, time, split, group: is it 'sparse'": {
         "label": "y",
         "sparse": ["a"],
         "spars": [],
@@ -173,6 +178,9 @@ BAD = {
     "the column 'b' is not there; there are 'y', 'a'": {"label": "y", "sparse": ["a", "b"], "fields": ["y", "a"]},
     "the column 'a' is there twice": {"label": "y", "sparse": ["a"], "fields": ["y", "a", "a"]},
     "name is 't_a.b': a module of TorchRec": {"label": "y", "sparse": ["a.b"]},
+    r"group is 'usr', which is no sparse column: is it 'user'\?": {"label": "y", "sparse": ["user"], "group": "usr"},
+    "group is 'y', which is no sparse column; there are 'user'": {"label": "y", "sparse": ["user"], "group": "y"},
+    "group is 3, not a text": {"label": "y", "sparse": ["user"], "group": 3},
     "it is 3, not an object": 3,
     "it has 1 where a name belongs: write it in quotes": "label: y\ndense: {1: log}\nsparse: [a]",
     "it has True where a name belongs": "label: y\nsparse: [a]\nyes: 3",

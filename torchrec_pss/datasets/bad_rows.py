@@ -6,10 +6,12 @@ from typing import Protocol
 
 from torchrec_pss.datasets.errors import BadRowsError
 from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.label_values import SUPPORTED
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+_NO_LABEL = "not 0 or 1"  # how the readers' reasons end where the label is wrong
 
 
 class ReadFile(Protocol):
@@ -30,16 +32,16 @@ class BadRows:
 
     Attributes:
         num_bad_rows: so far.
-        left_out: their positions, in the order in which they were met.
+        left_out: whoever wants their positions puts a list here.
         logged: those that were. A copy of a reader has the same set: it logs none of them again.
     """
 
     def __init__(self, files: Sequence[ReadFile], max_bad_rows: int) -> None:
         self.files = list(files)
         self.max_bad_rows = max_bad_rows
-        self.num_bad_rows = 0
+        self.num_bad_rows = self._bad_labels = 0
         self.logged: set[str] = set()
-        self.left_out: list[int] = []
+        self.left_out: list[int] | None = None
         self.first_bad = ""
 
     @property
@@ -62,13 +64,16 @@ class BadRows:
             BadRowsError: there are too many.
         """
         self.num_bad_rows += 1
-        self.left_out.append(position)
+        if self.left_out is not None:
+            self.left_out.append(position)
+        self._bad_labels += where.endswith(_NO_LABEL)
         self.first_bad = self.first_bad or where
         if where not in self.logged and len(self.logged) < min(_SHOWN, self.max_bad_rows):
             self.logged.add(where)
             logger.warning("left out a malformed line: %s", where)
         if self.num_bad_rows > self.max_bad_rows:
+            most = 2 * self._bad_labels > self.num_bad_rows  # the column is of another kind, not a row here and there
             raise BadRowsError(
                 f"{self.num_bad_rows} malformed lines, more than --max_bad_rows {self.max_bad_rows}; "
-                f"the first: {self.first_bad}; the last: {where}"
+                f"the first: {self.first_bad}; the last: {where}{f'. Most are wrong in the label: {SUPPORTED}' if most else ''}"
             )

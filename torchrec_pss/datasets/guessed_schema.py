@@ -1,16 +1,21 @@
 """`guess`: a schema for Parquet, or text with a header, from a look at its first rows; for a person to correct."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.criteo_dialect import first_lines, header_of
 from torchrec_pss.datasets.criteo_lines import split_line
+from torchrec_pss.datasets.label_values import advice
 from torchrec_pss.datasets.parquet_rows import first_columns, is_parquet
 from torchrec_pss.datasets.table_list import check_name
 
 _LINES = 20_000
 _LABELS = ("label", "click", "clicked", "is_click", "target", "y", "conversion", "converted", "purchase")
+_GRADES = ("rating", "ratings", "stars", "score", "grade")  # labels of other tasks
 _NUMBER = re.compile(rb"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _COUNTED = re.compile(
     r"^i\d+$|^int_|count|^num_|_num$|price|amount|age$|score|rate$|ratio|duration|length", re.IGNORECASE
@@ -22,12 +27,13 @@ _ONE_A_ROW = 0.95  # of the rows, distinct values: it names rows
 
 @dataclass(frozen=True)
 class Seen:
-    """What a column showed. ``role``: "label", "dense", "sparse", or why it is left out."""
+    """What a column showed. ``role``: "label", "dense", "sparse", or why it is left out. ``warning``: what is wrong with it, or nothing."""
 
     name: str
     role: str
     distinct: int
     empty: float
+    warning: str = ""
 
 
 def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
@@ -45,11 +51,29 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
     other = set(columns[label]) - {b"0", b"1"}
     if other:
         shown = min(other).decode("utf-8", "replace")[:40]
-        raise ValueError(f"data file {path}: the label {label!r} is {shown!r} somewhere, and must be 0 or 1")
+        raise ValueError(
+            f"data file {path}: the label {label!r} is {shown!r} somewhere, and must be 0 or 1: {advice(set(columns[label]))}"
+        )
     seen = [_seen(name, column, name == label) for name, column in columns.items()]
     if not any(s.role == "sparse" for s in seen):
         raise ValueError(f"data file {path}: no column looks like tokens or ids, and there is nothing to embed")
-    return seen, len(columns[label])
+    warnings = _warnings(seen, columns, label)
+    return [replace(s, warning=warnings.get(s.name, "")) for s in seen], len(columns[label])
+
+
+def _warnings(seen: list[Seen], columns: dict[str, list[bytes]], label: str) -> dict[str, str]:
+    """By column, see `odd_columns`; of those that are left out, whether they have one value."""
+    labels = np.array([value == b"1" for value in columns[label]])
+    dense = {s.name: np.array([float(v or 0) for v in columns[s.name]]) for s in seen if s.role == "dense"}
+    constant = [s.name for s in seen if s.role != "label" and s.distinct < 2]
+    sparse = {name: _codes(columns[name]) for name in [s.name for s in seen if s.role == "sparse"] + constant}
+    return {odd.name: str(odd) for odd in odd_columns(labels, dense, sparse)}
+
+
+def _codes(tokens: list[bytes]) -> np.ndarray:
+    """A number for each distinct token: as an array they would all be as long as the longest."""
+    codes: dict[bytes, int] = {}
+    return np.array([codes.setdefault(token, len(codes)) for token in tokens])
 
 
 def _columns_of_text(path: Path) -> dict[str, list[bytes]]:
@@ -68,9 +92,21 @@ def _columns_of_text(path: Path) -> dict[str, list[bytes]]:
 def _label_of(path: Path, columns: dict[str, list[bytes]]) -> str:
     may = [name for name, column in columns.items() if set(column) == {b"0", b"1"}]
     named = [name for wanted in _LABELS for name in may if name.lower() == wanted]
-    if named or len(may) == 1:
-        return (named or may)[0]
-    found = f"{', '.join(may)} are" if may else "no column is"
+    if named:
+        return named[0]
+    # One that is named so, and of another kind, is rather meant than some flag.
+    other = [
+        name for wanted in _LABELS for name in columns if name.lower() == wanted and set(columns[name]) - {b"0", b"1"}
+    ]
+    if len(may) == 1 and not other:
+        return may[0]
+    found = f"{', '.join(may)} {'are' if len(may) > 1 else 'is'}" if may else "no column is"
+    other += [name for name in columns if name.lower() in _GRADES and not may]
+    if other:
+        raise ValueError(
+            f"data file {path}: {found} 0 and 1 in its first lines, and {other[0]!r} is named as labels are: "
+            f"{advice(set(columns[other[0]]))}, or --label says which"
+        )
     raise ValueError(
         f"data file {path}: {found} 0 and 1 in its first lines, and none is named as labels are: --label says which"
     )
@@ -106,7 +142,8 @@ def as_yaml(seen: list[Seen], rows: int, path: Path) -> str:
     of = {role: [s for s in seen if s.role == role] for role in ("label", "dense", "sparse")}
 
     def comment(s: Seen) -> str:
-        return f"  # {s.distinct:,} values" + (f", {s.empty:.0%} empty" if s.empty else "")
+        empty = f", {s.empty:.0%} empty" if s.empty else ""
+        return f"  # {s.distinct:,} values{empty}" + (f". Warning: {s.warning}" if s.warning else "")
 
     lines = [
         f"# Guessed from the first {rows:,} rows of {path.name}: look it through.",

@@ -181,6 +181,7 @@ def _run(task: _Task, workers: int, number: int) -> None:
 def _work(task: _Task, step: Callable[[], None] = lambda: None) -> None:
     """Writes the parts of each piece, and then its record."""
     reader = reader_of(task.files, task.read, task.max_bad_rows)
+    reader.left_out = []
     is_text = task.schema.split is not None and task.schema.split.column in texts_of(task.files, task.read)
     windows = (
         piece.rows[at : at + _BLOCK_ROWS] for piece in task.pieces for at in range(0, len(piece.rows), _BLOCK_ROWS)

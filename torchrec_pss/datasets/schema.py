@@ -15,7 +15,7 @@ from torchrec_pss.whole_file import read_json
 
 TRANSFORMS = ("log", "none")
 POOLINGS = ("sum", "mean")
-_NEEDED, _MAY = ("label",), ("dense", "sparse", "bags", "fields", "time", "split")
+_NEEDED, _MAY = ("label",), ("dense", "sparse", "bags", "fields", "time", "split", "group")
 _OF_BAG = ("weights", "pooling", "separator")
 _names = json_fields.each(json_fields.text)
 
@@ -65,9 +65,11 @@ class Schema:
         bags: columns of several ids a row, likewise a feature and a table each; they come behind ``sparse``.
         time: a column of numbers that grow with time.
         split: which rows train, validate and test; None: files and their order say it.
+        group: the sparse column within whose ids rows are compared (grouped AUROC); None: no such figure.
 
     Raises:
-        ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, or a mean beside weights; names it.
+        ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, a mean beside weights, or a group
+            that is no sparse column; names it.
     """
 
     label: str
@@ -78,6 +80,7 @@ class Schema:
     bags: tuple[BagColumn, ...] = ()
     time: str | None = None
     split: SplitRule | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -97,6 +100,8 @@ class Schema:
         for name, transform in zip(self.dense, self.transforms, strict=True):
             if transform not in TRANSFORMS:
                 raise ValueError(f"dense.{name} is {transform!r}, not one of {', '.join(TRANSFORMS)}")
+        if self.group is not None and self.group not in self.sparse:
+            raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -161,13 +166,12 @@ class Schema:
             _names(dense, "dense")
             dense = dict.fromkeys(dense, TRANSFORMS[0]) if len(set(dense)) == len(dense) else _refuse_twice(dense)
         sparse, fields, bags = said.get("sparse") or [], said.get("fields"), _bags(said.get("bags") or {})
-        time, split = said.get("time"), said.get("split")
-        if time is not None:
-            json_fields.text(time, "time")
-        split = None if split is None else SplitRule.of(split)
         _names(sparse, "sparse")
         if fields is not None:
             _names(fields, "fields")
+        for name in ("time", "group"):
+            json_fields.optional(json_fields.text)(said.get(name), name)
+        split = None if said.get("split") is None else SplitRule.of(said["split"])
         found = cls(
             said["label"],
             tuple(sparse),
@@ -175,24 +179,27 @@ class Schema:
             tuple(dense.values()),
             fields and tuple(fields),
             bags,
-            time,
+            said.get("time"),
             split,
+            said.get("group"),
         )
         if found.fields is not None:
             found.columns(found.fields)
         return found
 
     def as_json(self) -> dict:
-        fields = {} if self.fields is None else {"fields": list(self.fields)}
-        bags = {bag.name: bag.as_json() for bag in self.bags}
-        fields |= {} if self.time is None else {"time": self.time}
-        fields |= {} if self.split is None else {"split": self.split.as_json()}
+        may = {
+            "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
+            "fields": self.fields and list(self.fields),
+            "time": self.time,
+            "split": self.split and self.split.as_json(),
+            "group": self.group,
+        }
         return {
             "label": self.label,
             "dense": dict(zip(self.dense, self.transforms, strict=True)),
             "sparse": list(self.sparse),
-            **({"bags": bags} if bags else {}),
-        } | fields
+        } | {name: value for name, value in may.items() if value is not None}
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Of a file whose columns have these names.

@@ -5,6 +5,7 @@
 Look it through, and correct it: what is a number and what a token is a guess. train_criteo.py, torchrec_pss.advise and ClickDataset take it.
 """
 
+import sys
 from pathlib import Path
 
 from torchrec_pss.datasets.guessed_schema import as_yaml, guess
@@ -24,11 +25,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         refuse_overwriting({"--output": args.output}, {"file": str(args.file)})
-        text = as_yaml(*guess(args.file, args.label), args.file)
+        seen, rows = guess(args.file, args.label)
+        text = as_yaml(seen, rows, args.file)
         if args.output is not None:
             write_bytes(args.output, text.encode())
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    for column in seen:
+        if column.warning:
+            print(f"warning: column {column.name!r}, first {rows:,} rows: {column.warning}", file=sys.stderr)
     print(
         text
         if args.output is None
