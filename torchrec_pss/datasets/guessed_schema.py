@@ -23,16 +23,21 @@ _COUNTED = re.compile(
 _TIME = re.compile(r"(^|_)(hour|time|date|day|timestamp|ts)($|_)", re.IGNORECASE)
 _DATE = re.compile(rb"\d{4}[-/.]\d\d[-/.]\d\d")
 _ONE_A_ROW = 0.95  # of the rows, distinct values: it names rows
+_OWN = "left out: nearly every row has its own"
+_SEPARATORS = (b"|", b";", b",", b"^")
+_OFTEN = 0.2  # of the values, that hold one
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a column showed. ``role``: "label", "dense", "sparse", or why it is left out. ``warning``: what is wrong with it, or nothing."""
+    """What a column showed. ``role``: "label", "dense", "sparse", "bags", or why it is left out. ``separator``: of bags in text. ``warning``: what is
+    wrong with it, or nothing."""
 
     name: str
     role: str
     distinct: int
     empty: float
+    separator: str = ""
     warning: str = ""
 
 
@@ -45,6 +50,7 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
     """
     path = Path(path)
     columns = first_columns(path, _LINES) if is_parquet(path) else _columns_of_text(path)
+    lists = {name: columns.pop(name) for name in list(columns) if any(isinstance(v, list) for v in columns[name])}
     label = label or _label_of(path, columns)
     if label not in columns:
         raise ValueError(f"data file {path} has no column {label!r}; there are {', '.join(columns)}")
@@ -55,7 +61,8 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
             f"data file {path}: the label {label!r} is {shown!r} somewhere, and must be 0 or 1: {advice(set(columns[label]))}"
         )
     seen = [_seen(name, column, name == label) for name, column in columns.items()]
-    if not any(s.role == "sparse" for s in seen):
+    seen += [_seen_lists(name, column) for name, column in lists.items()]
+    if not any(s.role in ("sparse", "bags") for s in seen):
         raise ValueError(f"data file {path}: no column looks like tokens or ids, and there is nothing to embed")
     warnings = _warnings(seen, columns, label)
     return [replace(s, warning=warnings.get(s.name, "")) for s in seen], len(columns[label])
@@ -115,7 +122,35 @@ def _label_of(path: Path, columns: dict[str, list[bytes]]) -> str:
 def _seen(name: str, column: list[bytes], is_label: bool) -> Seen:
     values = set(column)
     role = "label" if is_label else _role(name, values, len(column))
-    return Seen(name, role, len(values), column.count(b"") / len(column))
+    separator = _separator(values) if role == "sparse" or role.startswith(_OWN) else None
+    if separator is not None:
+        pieces = [piece for value in column for piece in value.split(separator) if piece]
+        role, values = _role_of_lists(name, set(pieces), len(pieces)), set(pieces)
+    return Seen(name, role, len(values), column.count(b"") / len(column), (separator or b"").decode())
+
+
+def _seen_lists(name: str, column: list[list[bytes]]) -> Seen:
+    values = {value for row in column for value in row}
+    role = _role_of_lists(name, values, sum(map(len, column)))
+    return Seen(name, role, len(values), column.count([]) / len(column))
+
+
+def _role_of_lists(name: str, values: set[bytes], number: int) -> str:
+    role = _role(name, values, number)
+    if role == "dense":
+        return f"left out: lists of numbers; are they weights of a bag, bags: {{...: {{weights: {name}}}}}"
+    return "bags" if role == "sparse" or role.startswith(_OWN) else role
+
+
+def _separator(values: set[bytes]) -> bytes | None:
+    """What divides a good part of the values into pieces of which there are fewer than of them."""
+    filled = values - {b""}
+    for separator in _SEPARATORS:
+        pieces = [value.split(separator) for value in filled]
+        several = sum(len(p) > 1 for p in pieces)
+        if several >= _OFTEN * len(filled) and len({piece for p in pieces for piece in p}) < len(filled):
+            return separator
+    return None
 
 
 def _role(name: str, values: set[bytes], rows: int) -> str:
@@ -129,7 +164,7 @@ def _role(name: str, values: set[bytes], rows: int) -> str:
     if fractions or (numbers and _COUNTED.search(name)):
         return "dense"
     if len(values) >= max(_ONE_A_ROW * rows, 2) and rows >= 100:
-        return "left out: nearly every row has its own"
+        return _OWN
     try:
         check_name(f"t_{name}")
     except ValueError as error:
@@ -139,7 +174,7 @@ def _role(name: str, values: set[bytes], rows: int) -> str:
 
 def as_yaml(seen: list[Seen], rows: int, path: Path) -> str:
     """A file that `Schema.read` reads, with what was seen as comments."""
-    of = {role: [s for s in seen if s.role == role] for role in ("label", "dense", "sparse")}
+    of = {role: [s for s in seen if s.role == role] for role in ("label", "dense", "sparse", "bags")}
 
     def comment(s: Seen) -> str:
         empty = f", {s.empty:.0%} empty" if s.empty else ""
@@ -155,9 +190,18 @@ def as_yaml(seen: list[Seen], rows: int, path: Path) -> str:
     ]  # fmt: skip
     if not of["dense"]:
         lines[2] = "dense: {}"
+    if not of["sparse"]:
+        lines.remove("sparse:  # tokens or ids: a table each")
+    if of["bags"]:
+        lines.append("bags:  # several of them a row")
+        lines += [f"  {_quoted(s.name)}: {_of_bag(s)}{comment(s)}" for s in of["bags"]]
     left_out = [s for s in seen if s.role not in of]
     lines += [f"# {_printable(s.name)}: {s.role} ({s.distinct:,} of {rows:,})" for s in left_out]
     return "\n".join(lines) + "\n"
+
+
+def _of_bag(seen: Seen) -> str:
+    return f"{{separator: '{seen.separator}'}}" if seen.separator else "{}"
 
 
 def _printable(name: str) -> str:

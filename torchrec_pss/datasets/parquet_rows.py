@@ -106,14 +106,13 @@ def _of_one_type(found: Sequence[tuple[Path, str | None, object]], schema: Schem
     return files
 
 
-def first_columns(path: Path, number: int) -> dict[str, list[bytes]]:
-    """The first rows of a file, or of a folder's first one: each column that a model can read as text; b"" is missing.
+def first_columns(path: Path, number: int) -> dict[str, list[bytes] | list[list[bytes]]]:
+    """The first rows of a file, or of a folder's first one: each column that a model can read as text, lists as lists of it; b"" is missing.
 
     Raises:
         DataError: it is unreadable, or has no rows.
     """
     from pyarrow import Table
-    from pyarrow import types as is_
 
     file = path / _names(path)[0] if path.is_dir() else path
     batches, seen = [], 0
@@ -127,14 +126,25 @@ def first_columns(path: Path, number: int) -> dict[str, list[bytes]]:
     rows = Table.from_batches(batches).slice(0, number)
     found = {}
     for name in rows.schema.names:
-        kind, column = rows.schema.field(name).type, rows.column(name)
-        kind = kind.value_type if is_.is_dictionary(kind) else kind
-        if is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind):
-            column = column.cast(kind).cast("int8" if is_.is_boolean(kind) else kind).cast("string")
-        elif not (is_.is_string(kind) or is_.is_large_string(kind)):
-            continue
-        found[name] = [(value or "").encode() for value in column.cast("string").to_pylist()]
-    return found
+        column = rows.column(name).combine_chunks()
+        if not _is_list(column.type):
+            found[name] = _as_text(column)
+        elif (inside := _as_text(column.flatten())) is not None:
+            stops = _lengths(column).cumsum()
+            found[name] = [inside[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _as_text(column) -> list[bytes] | None:
+    """Of numbers, truth values and text."""
+    from pyarrow import types as is_
+
+    kind = column.type.value_type if is_.is_dictionary(column.type) else column.type
+    if is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind):
+        column = column.cast(kind).cast("int8" if is_.is_boolean(kind) else kind)
+    elif not (is_.is_string(kind) or is_.is_large_string(kind)):
+        return None
+    return [(value or "").encode() for value in column.cast("string").to_pylist()]
 
 
 def _names(folder: Path) -> list[str]:
