@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -49,9 +50,11 @@ def launched(ranks: int) -> list[dict[str, str]]:
     return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def run(script: str | Path, *flags, ranks: int = 1, check: bool = True, timeout: float = 400) -> Done:
+def run(
+    script: str | Path, *flags, ranks: int = 1, check: bool = True, timeout: float = 400, killed_at: Path | None = None
+) -> Done:
     """One of the examples, or the script at a path, on so many ranks; alone without a launcher's environment. Where one rank fails
-    the others are ended."""
+    the others are ended. All are killed once there is a file ``killed_at``."""
     environments = launched(ranks) if ranks > 1 else [{}]
     arguments = [str(flag) for flag in flags]
     with tempfile.TemporaryDirectory() as folder:
@@ -62,13 +65,13 @@ def run(script: str | Path, *flags, ranks: int = 1, check: bool = True, timeout:
         ]
         for process in processes:
             process.start()
-        code = _wait(processes, time.monotonic() + timeout)
+        code = _wait(processes, time.monotonic() + timeout, killed_at)
         output = "".join(file.read_text() for file in files if file.exists())
-    assert not check or code == 0, output[-6000:]
+    assert not check or code == (0 if killed_at is None else -signal.SIGKILL), output[-6000:]
     return Done(code, output)
 
 
-def _wait(processes: list, deadline: float) -> int:
+def _wait(processes: list, deadline: float, killed_at: Path | None) -> int:
     """Exit code of the first rank that fails, or 0. The others have as long as torchrun gives them to end too."""
     try:
         while True:
@@ -76,6 +79,8 @@ def _wait(processes: list, deadline: float) -> int:
             failed = [code for code in codes if code]
             if failed or all(code == 0 for code in codes):
                 break
+            if killed_at is not None and killed_at.exists():
+                return -signal.SIGKILL
             assert time.monotonic() < deadline, f"not done in time: exit codes {codes}"
             time.sleep(0.02)
         for process in processes:

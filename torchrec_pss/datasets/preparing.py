@@ -26,6 +26,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 PART_ROWS = 1 << 18
 _BLOCK_ROWS = 1 << 14
+_ROWS_OF_A_START = 1 << 20  # that one process prepares while another starts
 _RECORDS, _SETTINGS = ".preparing", "settings.json"
 _ROLES = (TRAIN, VAL, TEST)  # by a split's parts
 
@@ -62,7 +63,7 @@ def prepare(
         path: files that `find_rows_files` finds.
         output: the folder; empty, or of an earlier call.
         schema: of the rows. Its split divides them into rows to train, validate and test on, each in their order.
-        workers: processes; as many as there are cores if None.
+        workers: processes; if None as many as there are cores, or fewer where one is done before others have started.
         part_rows: positions of a part.
         max_bad_rows: malformed rows to leave out before giving up.
         cache_dir: see `find_rows_files`.
@@ -89,7 +90,7 @@ def prepare(
     _claim(output, settings)
     pieces = _pieces(files, part_rows)
     left = [piece for piece in pieces if not _is_done(output, piece)]
-    _run(_Task(files, schema, read, output, left, max_bad_rows), workers or os.cpu_count() or 1, len(pieces))
+    _run(_Task(files, schema, read, output, left, max_bad_rows), workers or _workers(files), len(pieces))
     records = [read_json(_record(output, piece)) for piece in pieces]
     bad = sum(record["bad_rows"] for record in records)
     if bad > max_bad_rows:
@@ -107,6 +108,10 @@ def prepare(
     write_json(output / MANIFEST, manifest)
     shutil.rmtree(output / _RECORDS)
     return manifest
+
+
+def _workers(files: Sequence[DataFile]) -> int:
+    return min(os.cpu_count() or 1, 1 + sum(file.num_rows for file in files) // _ROWS_OF_A_START)
 
 
 def _claim(output: Path, settings: dict) -> None:
