@@ -2,12 +2,13 @@
 
 A Criteo file, plain and packed by gzip, by our reader, in batches of 2,048 rows: dense values and 64-bit ids, ready for a model. Beside it the same
 lines by `criteo_lines` (Python, the reference), by pyarrow's and pandas' CSV parsers on one thread, which leave tokens as they are, the same columns in
-Parquet, by ours and by pyarrow alone, and preprocessed arrays by TorchRec's reader and ours. Also what a pass costs that does nothing: all bytes read and line ends counted, and gzip's unpacking alone. All
+Parquet, by ours and by pyarrow alone, prepared rows and their preparing by one process, and preprocessed arrays by TorchRec's reader and ours. Also what a pass costs that does nothing: all bytes read and line ends counted, and gzip's unpacking alone. All
 in turn in one process, one thread; the median.
 """
 
 import gzip
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -24,6 +25,8 @@ from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
 from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, parse_lines
 from torchrec_pss.datasets.parquet_rows import ParquetReader, open_parquet
+from torchrec_pss.datasets.prepared_rows import PreparedReader, open_prepared
+from torchrec_pss.datasets.preparing import prepare
 from torchrec_pss.datasets.rows import DENSE_NAMES, KAGGLE_NUM_EMBEDDINGS, SPARSE_NAMES, RowSource
 from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
@@ -115,6 +118,12 @@ def by_torchrec(folder: Path) -> int:
     return sum(len(batch.labels) for batch in pipe)
 
 
+def preparing(path: Path, output: Path) -> int:
+    found = prepare(path, output, CRITEO_SCHEMA, workers=1)
+    shutil.rmtree(output)
+    return sum(part["rows"] for file in found["files"] for part in file["parts"])
+
+
 def measure(path: Path, folder: Path, repetitions: int) -> dict:
     """Rows a second of each way."""
     torch.set_num_threads(1)
@@ -128,6 +137,8 @@ def measure(path: Path, folder: Path, repetitions: int) -> dict:
     write_arrays(arrays, files, rows)
     schema = write_parquet(folder / "rows.parquet", path)
     parquet_files = open_parquet(folder / "rows.parquet", schema)
+    prepare(path, folder / "prepared", CRITEO_SCHEMA, workers=1)
+    prepared = open_prepared(folder / "prepared")
     ways: dict[str, Callable[[], int]] = {
         "text, ours": lambda: batches(CriteoReader(files), rows),
         "gzip, ours": lambda: batches(CriteoReader(packed_files), rows),
@@ -138,6 +149,8 @@ def measure(path: Path, folder: Path, repetitions: int) -> dict:
         "text, pandas": lambda: by_pandas(path),
         "Parquet, ours": lambda: batches(ParquetReader(parquet_files, schema), rows),
         "Parquet, pyarrow": lambda: parquet_by_pyarrow(folder / "rows.parquet"),
+        "preparing text, a process": lambda: preparing(path, folder / "again"),
+        "prepared, ours": lambda: batches(PreparedReader(prepared), rows),
         "arrays, ours": lambda: batches(BinaryCriteoReader(arrays, KAGGLE_NUM_EMBEDDINGS), rows),
         "arrays, TorchRec": lambda: by_torchrec(arrays),
     }
@@ -147,7 +160,7 @@ def measure(path: Path, folder: Path, repetitions: int) -> dict:
         number = ways[name]()
         seconds[name].append((time.perf_counter() - started) / number)
     return {
-        "rows": rows, "bytes": path.stat().st_size, "bytes_packed": packed.stat().st_size,
+        "rows": rows, "bytes": path.stat().st_size, "bytes_prepared": sum(p.size for f in prepared for p in f.parts), "bytes_packed": packed.stat().st_size,
         "rows_per_second": {name: 1 / statistics.median(taken) for name, taken in seconds.items()},
     }  # fmt: skip
 

@@ -7,10 +7,16 @@ import numpy as np
 
 from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.errors import DataChangedError, DataError
+from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.datasets.schema import Schema
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 
 _CHUNK = 1 << 22
+# As csrc/prepared_rows.cpp has it.
+_COLUMN = np.dtype(
+    [("values", "u8"), ("places", "u8"), ("out", "u8"), ("stride", "i8"), ("value_bytes", "i4"), ("place_bytes", "i4")]
+)
 
 
 def write_part(path: Path, block: RowBlock, schema: Schema) -> None:
@@ -66,6 +72,12 @@ class _Column:
             self._places, column = column.indices.to_numpy(), column.dictionary
         self._values = column.to_numpy()
 
+    def described(self) -> tuple[int, int, int, int]:
+        """Addresses of values and places, and bytes of each, for the kernel."""
+        if self._places is None:
+            return self._values.ctypes.data, 0, self._values.itemsize, 0
+        return self._values.ctypes.data, self._places.ctypes.data, self._values.itemsize, self._places.itemsize
+
     def read(self, start: int, stop: int) -> np.ndarray:
         if self._places is None:
             return self._values[start:stop]
@@ -109,19 +121,45 @@ class Part:
         except (ArrowException, OSError) as error:
             raise DataError(f"data file {path} is unreadable: {str(error).splitlines()[0]}") from error
         self._schema = schema
+        self._described = np.zeros(len(schema.dense) + len(schema.sparse), _COLUMN)
+        for place, name in enumerate((*schema.dense, *schema.sparse)):
+            values, places, value_bytes, place_bytes = self._columns[name].described()
+            self._described[place] = (
+                values,
+                places,
+                0,
+                len(schema.dense) if place < len(schema.dense) else 1,
+                value_bytes,
+                place_bytes,
+            )
 
     def read(self, start: int, stop: int) -> RowBlock:
         """Rows of the part."""
-        schema, columns = self._schema, self._columns
-        dense = np.empty((stop - start, len(schema.dense)), np.float32)
-        for place, name in enumerate(schema.dense):
-            dense[:, place] = columns[name].read(start, stop)
-        features = [Bags(columns[name].read(start, stop)) for name in schema.sparse]
+        schema, columns, rows = self._schema, self._columns, stop - start
+        dense, ids = np.empty((rows, len(schema.dense)), np.float32), np.empty((len(schema.sparse), rows), np.int64)
+        if HAS_CPU_KERNEL:
+            self._read(start, dense, ids)
+        else:
+            for place, name in enumerate(schema.dense):
+                dense[:, place] = columns[name].read(start, stop)
+            for place, name in enumerate(schema.sparse):
+                ids[place] = columns[name].read(start, stop)
+        labels = columns[schema.label].read(start, stop).astype(np.float32)
+        if not schema.bags:
+            return RowBlock(dense, ids, labels)
+        features = list(map(Bags, ids))
         for bag in schema.bags:
             ids, lengths = columns[bag.name].bags(start, stop)
             weights = None if bag.weights is None else columns[bag.weights].bags(start, stop)[0]
             features.append(Bags(ids, lengths, weights))
-        return RowBlock.of(dense, features, columns[schema.label].read(start, stop).astype(np.float32))
+        return RowBlock.of(dense, features, labels)
+
+    def _read(self, start: int, dense: np.ndarray, ids: np.ndarray) -> None:
+        """Of all columns but bags, at once."""
+        described, number = self._described.copy(), dense.shape[1]
+        described["out"][:number] = dense.ctypes.data + dense.itemsize * np.arange(number)
+        described["out"][number:] = ids.ctypes.data + ids.itemsize * ids.shape[1] * np.arange(len(ids))
+        kernel("read_columns")(described.ctypes.data, len(described), start, len(dense))
 
 
 def file_sha256(path: Path) -> str:

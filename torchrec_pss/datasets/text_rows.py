@@ -1,10 +1,5 @@
-"""`parse_text`: rows of a log's lines, by the C++ kernel; lines that are not plain by `criteo_lines`, which says what is meant.
+"""`parse_text`: rows of a log's lines, by the C++ kernel; lines that are not plain by `criteo_lines`, which says what is meant."""
 
-The kernel is called by ctypes: Python's lock is free meanwhile, and other threads go on.
-"""
-
-import ctypes
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +7,10 @@ import numpy as np
 from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.columns import CRITEO, BagPlace, Columns
 from torchrec_pss.datasets.criteo_lines import BadLine, parse_lines, token_ids
+from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.line_stream import Lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
+from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
 
 
 def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:
@@ -26,7 +22,7 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     ids, odd = np.empty((len(columns.sparse), number), np.int64), np.empty(number, bool)
     spans = np.empty((len(columns.spans), number, 2), np.int64)
     ends = np.ascontiguousarray(lines.ends)
-    _kernel("parse_rows")(
+    kernel("parse_rows")(
         lines.text, lines.first, ends.ctypes.data, number, delimiter, kinds.ctypes.data, len(kinds), num_dense,
         raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, spans.ctypes.data, odd.ctypes.data,
     )  # fmt: skip
@@ -71,7 +67,7 @@ def _split(
     most = int(((spans[:, 1] - spans[:, 0] + 1) // 2).sum())
     found, lengths = np.empty(most, kind), np.empty(len(spans), np.int32)
     spans = np.ascontiguousarray(spans)
-    number = _kernel("split_ids" if kind is np.int64 else "split_numbers")(
+    number = kernel("split_ids" if kind is np.int64 else "split_numbers")(
         text, spans.ctypes.data, len(spans), separator, found.ctypes.data, lengths.ctypes.data, odd.ctypes.data
     )
     return found[:number].copy(), lengths
@@ -83,21 +79,5 @@ def ids_in(text: bytes | memoryview, offsets: np.ndarray) -> np.ndarray:
         return token_ids([bytes(text[a:b]) for a, b in pairwise(offsets.tolist())])
     ids = np.empty(len(offsets) - 1, np.int64)
     whole = np.frombuffer(text, np.uint8)  # which keeps it, and knows where it is
-    _kernel("token_ids")(whole.ctypes.data, np.ascontiguousarray(offsets).ctypes.data, len(ids), ids.ctypes.data)
+    kernel("token_ids")(whole.ctypes.data, np.ascontiguousarray(offsets).ctypes.data, len(ids), ids.ctypes.data)
     return ids
-
-
-_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
-_ARGUMENTS = {
-    "token_ids": [_POINTER, _POINTER, _NUMBER, _POINTER],
-    "parse_rows": [ctypes.c_char_p, _NUMBER, _POINTER, _NUMBER, ctypes.c_char, _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 5],
-    "split_ids": [ctypes.c_char_p, _POINTER, _NUMBER, ctypes.c_char, *[_POINTER] * 3],
-    "split_numbers": [ctypes.c_char_p, _POINTER, _NUMBER, ctypes.c_char, *[_POINTER] * 3],
-}  # fmt: skip
-
-
-@cache
-def _kernel(name: str) -> ctypes._CFuncPtr:
-    found = getattr(ctypes.CDLL(str(LIBRARY)), f"torchrec_pss_{name}")
-    found.argtypes, found.restype = _ARGUMENTS[name], _NUMBER
-    return found
