@@ -8,6 +8,7 @@ Look it through, and correct it: what is a number and what a token is a guess. t
 from pathlib import Path
 
 from torchrec_pss.datasets.guessed_schema import as_yaml, guess
+from torchrec_pss.datasets.locations import location
 from torchrec_pss.flags import Parser
 from torchrec_pss.whole_file import refuse_overwriting, write_bytes
 
@@ -16,15 +17,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.schema", description=__doc__.split("\n")[0])
     parser.add_argument(
         "file",
-        type=Path,
-        help="Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
+        help="a path or URL: Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
     )
     parser.add_argument("--label", help="the column that is 0 or 1 (default: by name, or the only one)")
     parser.add_argument("--output", type=Path, help="default: printed")
     args = parser.parse_args(argv)
     try:
-        refuse_overwriting({"--output": args.output}, {"file": str(args.file)})
-        text = as_yaml(*guess(args.file, args.label), args.file)
+        refuse_overwriting({"--output": args.output}, {"file": args.file})
+        path = location(args.file)
+        text = as_yaml(*guess(path, args.label), path)
         if args.output is not None:
             write_bytes(args.output, text.encode())
     except (OSError, ValueError) as error:
