@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
+from torchrec_pss.datasets.locations import is_remote
 
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16  # files up to 1 MiB are sampled whole
@@ -37,7 +38,7 @@ class FileSignature:
         DataError: none that can be read."""
         status = regular_file(path, "data file")
         try:
-            with path.open("rb", buffering=0) as stream:
+            with path.open("rb", 0) if is_remote(path) else open(path, "rb", buffering=0) as stream:
                 sample = _sample(stream, status.st_size)
         except OSError as error:
             raise DataError(f"data file {path} is unreadable: {error}") from error

@@ -190,7 +190,7 @@ def _cut_or_none(line: bytes) -> CutLine | None:
 def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:
     try:
         status = regular_file(path, "data file")
-        stream = path.open("rb", buffering=_CHUNK)
+        stream = path.open("rb", _CHUNK) if is_remote(path) else open(path, "rb", buffering=_CHUNK)  # noqa: SIM115
     except FileNotFoundError as error:
         if signature is None:
             raise
