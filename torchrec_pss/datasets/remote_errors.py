@@ -15,6 +15,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _FIRST_WAIT = 0.5  # seconds; each is twice the one before
+_MISSING_STATUS = (404, 410)
 _PASSING_STATUS = (408, 425, 429)  # and those from 500
 _PASSING_ERRNO = {
     errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT,
@@ -61,13 +62,14 @@ def retried(url: str, work: Callable[[], T]) -> T:
 
 def is_missing(error: Exception) -> bool:
     """Whether a store's error says that there is nothing."""
-    return isinstance(_behind(error), FileNotFoundError)
+    cause = _behind(error)
+    return isinstance(cause, FileNotFoundError) or _status(cause) in _MISSING_STATUS
 
 
 def _behind(error: Exception) -> BaseException:
     """fsspec's HTTP says "not found" of whatever went wrong where it looks for a file's size."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and cause is not None and _status(cause) not in (404, 410):
+    if isinstance(error, FileNotFoundError) and cause is not None and _status(cause) not in _MISSING_STATUS:
         return cause if _may_pass(cause) or _is_denied(cause) or _status(cause) else error
     return error
 
@@ -75,11 +77,11 @@ def _behind(error: Exception) -> BaseException:
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return False
+    if isinstance(error, (ConnectionError, TimeoutError, *_passing_types())):
+        return True
     status = _status(error) or _status(error.__cause__)
     if status:
         return status in _PASSING_STATUS or status >= 500
-    if isinstance(error, (ConnectionError, TimeoutError, *_passing_types())):
-        return True
     return isinstance(error, OSError) and error.errno in _PASSING_ERRNO
 
 
@@ -112,7 +114,7 @@ def _plain(url: str, error: BaseException) -> OSError:
         return PermissionError(
             f"{url}: access was denied ({_said(error)}); credentials are looked for in {remote_stores.credentials(url)}"
         )
-    if isinstance(error, FileNotFoundError):
+    if is_missing(error):
         return FileNotFoundError(f"{url} does not exist")
     return OSError(f"{url}: {_said(error)}")
 
