@@ -18,7 +18,8 @@ def location(path: str | Path | RemotePath) -> Path | RemotePath:
     """
     if isinstance(path, (Path, RemotePath)):
         return path
-    url = str(path)
+    protocol, mark, rest = str(path).partition("://")
+    url = f"{protocol.lower() if mark else protocol}{mark}{rest}"
     if url.startswith(_LOCAL):
         return Path(url.partition("://")[2])
     if not _URL.match(url):
