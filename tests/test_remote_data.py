@@ -219,6 +219,18 @@ def test_options_of_a_path_of_fsspec(tmp_path):
         assert rows_of(ClickDataset(there, 4, train_fraction=0.8)) == list(range(16))
 
 
+def test_folders_with_marks_and_files_that_fail(tmp_path, s3, http):
+    path = write_rows(tmp_path / "rows.tsv", range(20))
+    UPath(f"{s3}/train/train").write_bytes(path.read_bytes())
+    fsspec.filesystem("s3").call_s3("put_object", Bucket="logs", Key="train/", Body=b"")
+    assert [f.path.name for f in find_rows_files(f"{s3}/train/")] == ["train"]
+    http.files |= {"/logs/part-1": path.read_bytes(), "/logs/part-2": b"text\n" * 9}
+    with pytest.raises(DataError, match="part-1 is unreadable: .*cannot be reached .5 attempts.: .*503"):
+        http.faults = [503] * 5
+        find_rows_files(f"{http.url}/logs/")
+    assert [f.path.name for f in find_rows_files(f"{http.url}/logs/")] == ["part-1"]
+
+
 def test_counts_and_schemas(tmp_path, put, caplog):
     folder, cache = folder_of(tmp_path), tmp_path / "cache"
     write_rows(folder / "rows.tsv", range(50))

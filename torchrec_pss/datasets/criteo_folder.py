@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_dialect import Dialect, NotCriteoError
+from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_kinds import regular_file, why_no_text
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of, without_suffix
 from torchrec_pss.datasets.locations import is_remote, location
@@ -97,9 +98,16 @@ def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) 
     try:
         Dialect.of(path)
     except (FileNotFoundError, ValueError) as error:
+        _refuse_unread(path, error)
         left_out[name] = _without_name(error, path)
         return False
     return True
+
+
+def _refuse_unread(path: Path, error: Exception) -> None:
+    """A file that a store does not hand out is not left out: it may be there again for the next run, which would have other rows."""
+    if is_remote(path) and isinstance(error, DataError):
+        raise error
 
 
 def _format(path: Path) -> str:
@@ -154,6 +162,7 @@ def _dialects_of(schema: Schema, folder: Path, names: Sequence[str], left_out: d
         try:
             found[name] = Dialect.of_schema(folder / name, schema)
         except ValueError as error:
+            _refuse_unread(folder / name, error)
             if not speaking or TRAIN in roles_of(name):
                 raise
             left_out[name] = _without_name(error, folder / name)

@@ -114,10 +114,9 @@ class RemotePath:
 
     def iterdir(self) -> Iterator["RemotePath"]:
         found = retried(self._url, lambda: self._upath.fs.ls(self._upath.path, detail=False))
-        names = {
-            name.rstrip("/").rpartition("/")[2] for name in found if not (self._is_http and {"?", "#"} & set(name))
-        }
-        names.discard(self.name)  # a mark of the folder itself
+        itself = self._upath.path.rstrip("/")  # some stores mark a folder by an empty file of its name
+        inside = {name.rstrip("/") for name in found} - {itself}
+        names = {name.rpartition("/")[2] for name in inside if not (self._is_http and {"?", "#"} & set(name))}
         return (self / name for name in sorted(names))
 
     def open(self, mode: str = "rb", buffering: int = -1) -> BinaryIO:
