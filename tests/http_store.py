@@ -18,7 +18,7 @@ class HttpStore:
         tagged: whether files have an ETag.
         ranges: whether it knows ranges.
         faults: what happens to the next requests that are neither of a folder nor HEAD: a status, "cut" (the connection ends in the middle),
-            "hang" (for half a second, then it ends), or a function that is called first.
+            "hang" (for a second, then it ends), or a function that is called first.
         head_faults: likewise of HEAD: statuses.
         denied: whether all is answered by 403.
         asked: (first byte, bytes sent) of each answered GET of a file.
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(fault, int):
                 return self._status(fault)
             if fault == "hang":
-                time.sleep(0.5)
+                time.sleep(1)
                 return self._cut()
             if fault == "cut":
                 self._answer(body=True, part=0.5)
