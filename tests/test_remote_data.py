@@ -156,6 +156,12 @@ def test_only_what_is_needed_of_parquet_is_requested(tmp_path, http):
     group = pq.ParquetFile(path).metadata.row_group(5)
     wanted = sum(group.column(c).total_compressed_size for c in range(1, 5))
     assert sum(sent for _, sent in http.asked) <= wanted + max(footer, 1 << 16) + (1 << 13)
+    reading = reader_of(files, SCHEMA).read(iter([range(10), range(9000, 9010)]))
+    assert len(next(reading)) == 10
+    http.denied = True
+    for found in (reading, reader_of(files, SCHEMA).read(iter([range(10)]))):
+        with pytest.raises(DataError, match="a.parquet is unreadable: .*access was denied"):
+            next(found)
 
 
 def test_bytes_come_in_growing_blocks_and_once(http):

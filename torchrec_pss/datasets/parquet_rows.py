@@ -275,6 +275,7 @@ class _Rows:
         """
         Raises:
             DataChangedError: it has another size, or another time and other content.
+            DataError: nobody can tell.
         """
         try:
             status = self._path.stat()
@@ -283,6 +284,8 @@ class _Rows:
             difference = self._signature.difference(FileSignature.of(self._path))
         except FileNotFoundError:
             difference = "it is not there any more"
+        except OSError as error:
+            raise DataError(f"data file {self._path} is unreadable: {error}") from error
         if difference:
             raise DataChangedError(f"data file {self._path} has changed since it was opened first: {difference}")
 

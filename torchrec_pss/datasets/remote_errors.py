@@ -33,7 +33,7 @@ _jitter = random.Random()  # training's own numbers stay what they are
 
 
 def retried(url: str, work: Callable[[], T]) -> T:
-    """What ``work`` returns; after an error that may pass it is called again, five times in all, 7.5 seconds apart at most altogether.
+    """What ``work`` returns; after an error that may pass it is called again: five times in all, with 7.5 seconds of waiting at most.
 
     Raises:
         FileNotFoundError: there is nothing.
