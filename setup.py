@@ -25,6 +25,7 @@ REQUIRES = [
     "numpy>=1.26",
     "tqdm>=4.60",
 ]
+REMOTE = ["universal_pathlib>=0.2.5", "fsspec>=2024.6"]
 EXTRAS = {
     "cuda": ["fbgemm-gpu>=1.6"],
     "cpu": ["fbgemm-gpu-cpu>=1.6"],
@@ -34,6 +35,10 @@ EXTRAS = {
     "serving": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
     "retrieval": ["faiss-cpu>=1.8"],
     "data": ["pyarrow>=15", "PyYAML>=6"],
+    "remote": REMOTE,
+    "s3": [*REMOTE, "s3fs>=2024.6"],
+    "gcs": [*REMOTE, "gcsfs>=2024.6"],
+    "http": [*REMOTE, "aiohttp>=3.9"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -51,6 +56,9 @@ EXTRAS = {
         "pyarrow>=15",
         "PyYAML>=6",
         "torchdata>=0.11",
+        "universal_pathlib>=0.2.5",
+        "s3fs>=2024.6",
+        "moto[server]>=5",
     ],
     "lint": ["ruff>=0.9"],
 }

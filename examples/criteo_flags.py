@@ -38,8 +38,12 @@ def parser() -> Parser:
     p.add_argument("script", nargs="?", help=argparse.SUPPRESS)
 
     data = p.add_argument_group("data")
-    data.add_argument("--data_path", help="a Criteo file or folder (see docs); without it, rows are generated")
-    data.add_argument("--schema", help="of text that is not Criteo's: a JSON or YAML file that names its columns")
+    data.add_argument(
+        "--data_path", help="a Criteo file or folder, or its URL (see docs); without it, rows are generated"
+    )
+    data.add_argument(
+        "--schema", help="of text that is not Criteo's: a JSON or YAML file, or its URL, that names its columns"
+    )
     data.add_argument(
         "--in_memory_binary_criteo_path",
         help="folder of TorchRec's preprocessed <stage>_*.npy, read as rows are wanted",

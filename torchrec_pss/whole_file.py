@@ -107,6 +107,11 @@ def read_json(path: Path) -> object:
     """
     with open_regular(path, os.O_RDONLY, follow=True) as file:
         content = file.read()
+    return parse_json(path, content)
+
+
+def parse_json(path: Path, content: bytes) -> object:
+    """What `read_json` returns of a file with this content. Raises its ValueError."""
     try:
         return json.loads(content.decode(), parse_constant=_refuse_constant)
     except RecursionError as error:

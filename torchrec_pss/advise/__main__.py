@@ -125,7 +125,7 @@ def _plot(path: Path, rows: list[dict], target: float) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--data_path", help="Criteo file or folder; the counts are those of its first rows")
+    data.add_argument("--data_path", help="Criteo file or folder, or its URL; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")
     parser.add_argument(
         "--schema", help="of --data_path, if it is not Criteo's: a JSON or YAML file that names its columns"

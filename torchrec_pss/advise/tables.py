@@ -1,7 +1,6 @@
 """The tables to advise on: from a sample of Criteo's logs, or from a list of names, rows and dims."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_files import training_files
+from torchrec_pss.datasets.locations import location
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, schema_of
 from torchrec_pss.datasets.table_list import read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
@@ -56,7 +56,7 @@ def from_logs(
 
 
 def _named(path: str, files: list[DataFile]) -> str:
-    if not Path(path).is_dir():
+    if not location(path).is_dir():
         return path
     return f"{path} ({files[0].path.name}" + (f" to {files[-1].path.name})" if len(files) > 1 else ")")
 

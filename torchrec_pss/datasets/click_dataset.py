@@ -27,13 +27,13 @@ class ClickDataset(IterableDataset):
     torchdata's `StatefulDataLoader` a pass goes on where its ``state_dict`` was taken, with as many workers.
 
     Args:
-        path: a file or a folder, see docs/data.md.
+        path: a file or a folder, or its URL, see docs/data.md.
         batch_size: rows of a batch.
         part: "train", "val" or "test".
         train_fraction: of the rows to train on, where the files do not say it.
         rank, world_size: those of the process group if None, or one rank alone.
         cache_dir: where numbers of rows are kept for the next time.
-        schema: of what is neither Criteo's text nor prepared; a file or a `Schema`.
+        schema: of what is neither Criteo's text nor prepared; a file, its URL, or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.
 
     Raises:

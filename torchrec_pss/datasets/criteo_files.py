@@ -15,6 +15,7 @@ from torchrec_pss.datasets.errors import DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
+from torchrec_pss.datasets.locations import is_remote
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import files_of_training
@@ -160,6 +161,8 @@ class _Lines:
 
 
 def _rows_now(file: CriteoFile) -> str:
+    if is_remote(file.path):
+        return "not counted"  # all of it would come over the network once more
     try:
         return f"{count_lines(file.path) - int(file.has_header):,}"
     except (FileNotFoundError, ValueError):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_dialect import Dialect, NotCriteoError
+from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_kinds import regular_file, why_no_text
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of, without_suffix
+from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.schema import Schema
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def find_rows(path: str | Path, schema: Schema | None = None) -> list[FoundFile]
         ValueError: a file that cannot be read, is there twice, or is not Criteo's, or names that cannot be understood
             together; names them.
     """
-    path = Path(path)
+    path = location(path)
     try:
         is_folder = path.is_dir()
         names = sorted(p.name for p in path.iterdir()) if is_folder else []
@@ -96,15 +98,22 @@ def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) 
     try:
         Dialect.of(path)
     except (FileNotFoundError, ValueError) as error:
+        _refuse_unread(path, error)
         left_out[name] = _without_name(error, path)
         return False
     return True
 
 
+def _refuse_unread(path: Path, error: Exception) -> None:
+    """A file that a store does not hand out is not left out: it may be there again for the next run, which would have other rows."""
+    if is_remote(path) and isinstance(error, DataError):
+        raise error
+
+
 def _format(path: Path) -> str:
     try:
         regular_file(path, "data file")
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             return why_no_text(stream.read(512)) or "not a name of text"
     except (OSError, ValueError) as error:
         return _without_name(error, path)
@@ -153,6 +162,7 @@ def _dialects_of(schema: Schema, folder: Path, names: Sequence[str], left_out: d
         try:
             found[name] = Dialect.of_schema(folder / name, schema)
         except ValueError as error:
+            _refuse_unread(folder / name, error)
             if not speaking or TRAIN in roles_of(name):
                 raise
             left_out[name] = _without_name(error, folder / name)
@@ -172,6 +182,8 @@ def _with_labels(path: Path) -> Dialect:
 
 def _check_links(folder: Path, names: Sequence[str]) -> None:
     """Refuses two names of one file, by a symbolic link or a hard one."""
+    if is_remote(folder):
+        return  # stores have no links
     seen: dict[tuple[int, int], str] = {}
     for name in names:
         status = regular_file(folder / name, "data file")

@@ -5,9 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
+from torchrec_pss.datasets.locations import is_remote
 
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16  # files up to 1 MiB are sampled whole
@@ -20,7 +22,7 @@ class FileSignature:
     Attributes:
         name: without its folder.
         size: bytes.
-        mtime_ns: when it was changed, nanoseconds. A copy may have another: it is no difference by itself.
+        mtime_ns: when it was changed, nanoseconds. A copy may have another: it is no difference by itself. 0: a store does not say.
         sample: BLAKE2b of 16 blocks of 64 KiB, the first and the last among them.
     """
 
@@ -36,11 +38,15 @@ class FileSignature:
         DataError: none that can be read."""
         status = regular_file(path, "data file")
         try:
-            with open(path, "rb", buffering=0) as stream:
-                sample = _sample(stream.fileno(), status.st_size)
+            with path.open("rb", 0) if is_remote(path) else open(path, "rb", buffering=0) as stream:
+                sample = _sample(stream, status.st_size)
         except OSError as error:
             raise DataError(f"data file {path} is unreadable: {error}") from error
         return cls(path.name, status.st_size, status.st_mtime_ns, sample)
+
+    def fits(self, status: os.stat_result) -> bool:
+        """Whether a file of this status need not be read to know that it is this one."""
+        return bool(self.mtime_ns) and (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
 
     def difference(self, now: "FileSignature") -> str | None:
         """What says that ``now`` has other content; None: nothing does."""
@@ -64,12 +70,13 @@ def refuse_copies(signatures: Mapping[Path, FileSignature]) -> None:
             raise ValueError(f"{same} and {path} hold the same rows: take one of them out of the folder")
 
 
-def _sample(descriptor: int, size: int) -> str:
+def _sample(stream: BinaryIO, size: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
     last = max(size - _BLOCK_BYTES, 0)
     starts = range(0, size, _BLOCK_BYTES) if size <= _BLOCKS * _BLOCK_BYTES else _spread(last)
     for start in starts:
-        digest.update(os.pread(descriptor, _BLOCK_BYTES, start))
+        stream.seek(start)
+        digest.update(stream.read(_BLOCK_BYTES))
     return digest.hexdigest()
 
 

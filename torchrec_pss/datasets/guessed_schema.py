@@ -10,6 +10,7 @@ from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.criteo_dialect import first_lines, header_of
 from torchrec_pss.datasets.criteo_lines import split_line
 from torchrec_pss.datasets.label_values import advice
+from torchrec_pss.datasets.locations import location
 from torchrec_pss.datasets.parquet_rows import first_columns, is_parquet
 from torchrec_pss.datasets.table_list import check_name
 
@@ -48,7 +49,7 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
         FileNotFoundError, ValueError: see `Dialect`; a column that is there twice; no column of 0 and 1, or several and none is named as labels
             are; no column to embed; names them.
     """
-    path = Path(path)
+    path = location(path)
     columns = first_columns(path, _LINES) if is_parquet(path) else _columns_of_text(path)
     lists = {name: columns.pop(name) for name in list(columns) if any(isinstance(v, list) for v in columns[name])}
     label = label or _label_of(path, columns)

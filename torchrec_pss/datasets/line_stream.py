@@ -13,6 +13,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import GZIP, UTF8_MARK, regular_file
 from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.locations import is_remote
 
 LONGEST_LINE = 1 << 24  # bytes; a longer one is malformed
 _CHUNK = 1 << 20  # at most a longest line
@@ -104,6 +105,8 @@ class LineStream:
     def check_size(self) -> None:
         """Raises:
         DataChangedError: the file that is being read has grown or shrunk."""
+        if is_remote(self.path):
+            return  # it is looked at with each request
         size = os.fstat(self._raw.fileno()).st_size
         if self._size is not None and size != self._size:
             raise DataChangedError(f"{self._size:,} bytes then, {size:,} now")
@@ -187,7 +190,7 @@ def _cut_or_none(line: bytes) -> CutLine | None:
 def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:
     try:
         status = regular_file(path, "data file")
-        stream = open(path, "rb", buffering=_CHUNK)  # noqa: SIM115
+        stream = path.open("rb", _CHUNK) if is_remote(path) else open(path, "rb", buffering=_CHUNK)  # noqa: SIM115
     except FileNotFoundError as error:
         if signature is None:
             raise
@@ -195,7 +198,7 @@ def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:
     except OSError as error:
         raise DataError(f"data file {path} is unreadable: {error}") from error
     # A copy, or a file that was touched, has another time and the same content.
-    if signature is not None and (status.st_size, status.st_mtime_ns) != (signature.size, signature.mtime_ns):
+    if signature is not None and not signature.fits(status):
         difference = signature.difference(FileSignature.of(path))
         if difference:
             stream.close()

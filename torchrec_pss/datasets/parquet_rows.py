@@ -14,6 +14,7 @@ from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
+from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import BagColumn, Schema
 from torchrec_pss.datasets.text_rows import ids_in
@@ -41,15 +42,17 @@ class ParquetFile:
 
 def is_parquet(path: str | Path) -> bool:
     """Whether a file is one, or a folder has some."""
-    path = Path(path)
+    path = location(path)
     try:
         if path.is_dir():
             return bool(_names(path))
         if not path.is_file():  # a pipe would wait
             return False
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC
-    except OSError:
+    except OSError as error:
+        if is_remote(path):  # it has been tried often enough
+            raise DataError(f"data path {path} is unreadable: {error}") from error
         return False
 
 
@@ -62,7 +65,7 @@ def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
         ValueError: a file that cannot be read, or is there twice, a column that is missing or of a type that is not taken, one that has another
             type in another file, or names that cannot be understood together; names file and column.
     """
-    path = Path(path)
+    path = location(path)
     if not path.is_dir():
         regular_file(path, "data file")
         return _of_one_type([(path, None, _opened(path))], schema)
@@ -163,6 +166,8 @@ def _opened(path: Path):
     except ImportError as error:
         raise DataError(f"data file {path}: Parquet needs pyarrow (pip install pyarrow)") from error
     try:
+        if is_remote(path):  # columns that lie together come with one request
+            return parquet.ParquetFile(path.open("rb", buffering=0), pre_buffer=True)
         return parquet.ParquetFile(path)
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"data file {path} is no Parquet that can be read: {str(error).splitlines()[0]}") from error
@@ -338,14 +343,17 @@ class _Rows:
         """
         Raises:
             DataChangedError: it has another size, or another time and other content.
+            DataError: nobody can tell.
         """
         try:
             status = self._path.stat()
-            if (status.st_size, status.st_mtime_ns) == (self._signature.size, self._signature.mtime_ns):
+            if self._signature.fits(status):
                 return
             difference = self._signature.difference(FileSignature.of(self._path))
         except FileNotFoundError:
             difference = "it is not there any more"
+        except OSError as error:
+            raise DataError(f"data file {self._path} is unreadable: {error}") from error
         if difference:
             raise DataChangedError(f"data file {self._path} has changed since it was opened first: {difference}")
 
@@ -363,7 +371,8 @@ class _Rows:
     def _next(self, position: int) -> None:
         from pyarrow import ArrowException
 
-        self._check_unchanged()
+        if not is_remote(self._path):  # which is looked at with each request
+            self._check_unchanged()
         group = int(np.searchsorted(self._ends, position, side="right"))
         self._start += 0 if self._held is None else self._held.num_rows
         try:
@@ -373,6 +382,8 @@ class _Rows:
                     _ROWS, row_groups=[group], columns=self._columns, use_threads=False
                 )
             self._held = next(self._batches)
+        except DataChangedError as error:
+            raise DataChangedError(f"data file {self._path} has changed since it was opened first: {error}") from error
         except (ArrowException, OSError, StopIteration) as error:
             said = str(error).splitlines()[0] if str(error) else "it ends earlier than it says"
             raise DataError(f"data file {self._path} is unreadable: row group {group}: {said}") from error

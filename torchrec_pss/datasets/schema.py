@@ -8,10 +8,11 @@ from pathlib import Path
 from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
+from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
 from torchrec_pss.datasets.split_rule import SplitRule
 from torchrec_pss.datasets.table_list import check_name
-from torchrec_pss.whole_file import read_json
+from torchrec_pss.whole_file import parse_json, read_json
 
 TRANSFORMS = ("log", "none")
 POOLINGS = ("sum", "mean")
@@ -135,9 +136,9 @@ class Schema:
             FileNotFoundError: there is none.
             ValueError: it is no JSON or YAML, or breaks a rule; names file and field.
         """
-        path = Path(path)
+        path = location(path)
         regular_file(path, "schema")
-        said = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path)
+        said = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _read_json(path)
         try:
             return cls.of(said)
         except ValueError as error:
@@ -256,6 +257,10 @@ def _refuse_twice(names: list[str]) -> dict[str, str]:
 def _nearest(name: str, names: Sequence[str]) -> str:
     found = difflib.get_close_matches(name, names, 3, 0.5)
     return f": is it {' or '.join(map(repr, found))}?" if found else f"; there are {', '.join(map(repr, names[:40]))}"
+
+
+def _read_json(path: Path) -> object:
+    return parse_json(path, path.read_bytes()) if is_remote(path) else read_json(path)
 
 
 def _read_yaml(path: Path) -> object:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from torchrec_pss.datasets.guessed_schema import as_yaml, guess
+from torchrec_pss.datasets.locations import location
 from torchrec_pss.flags import Parser
 from torchrec_pss.whole_file import refuse_overwriting, write_bytes
 
@@ -17,16 +18,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.schema", description=__doc__.split("\n")[0])
     parser.add_argument(
         "file",
-        type=Path,
-        help="Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
+        help="a path or URL: Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
     )
     parser.add_argument("--label", help="the column that is 0 or 1 (default: by name, or the only one)")
     parser.add_argument("--output", type=Path, help="default: printed")
     args = parser.parse_args(argv)
     try:
-        refuse_overwriting({"--output": args.output}, {"file": str(args.file)})
-        seen, rows = guess(args.file, args.label)
-        text = as_yaml(seen, rows, args.file)
+        refuse_overwriting({"--output": args.output}, {"file": args.file})
+        path = location(args.file)
+        seen, rows = guess(path, args.label)
+        text = as_yaml(seen, rows, path)
         if args.output is not None:
             write_bytes(args.output, text.encode())
     except (OSError, ValueError) as error:
