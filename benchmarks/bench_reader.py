@@ -24,7 +24,8 @@ from torchrec_pss.datasets import criteo_files
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
 from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, parse_lines
-from torchrec_pss.datasets.parquet_rows import ParquetReader, open_parquet
+from torchrec_pss.datasets.parquet_files import open_parquet
+from torchrec_pss.datasets.parquet_rows import ParquetReader
 from torchrec_pss.datasets.prepared_rows import PreparedReader, open_prepared
 from torchrec_pss.datasets.preparing import prepare
 from torchrec_pss.datasets.rows import DENSE_NAMES, KAGGLE_NUM_EMBEDDINGS, SPARSE_NAMES, RowSource

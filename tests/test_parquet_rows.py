@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import script_runs
+import torch
 from torch.utils.data import DataLoader
 
-from torchrec_pss.datasets import ClickDataset
+from torchrec_pss.datasets import ClickDataset, arrow_batch
 from torchrec_pss.datasets import parquet_rows as reading
 from torchrec_pss.datasets.criteo_lines import token_ids
 from torchrec_pss.datasets.errors import BadRowsError, DataChangedError, DataError
 from torchrec_pss.datasets.guessed_schema import guess
 from torchrec_pss.datasets.open_rows import find_rows_files, reader_of
+from torchrec_pss.datasets.parquet_files import open_parquet
+from torchrec_pss.datasets.parquet_rows import ParquetReader
 from torchrec_pss.datasets.schema import Schema
 
 SAID = {"label": "y", "dense": {"price": "log", "age": "none"}, "sparse": ["user", "site", "kind"]}
@@ -247,3 +251,61 @@ def test_training_on_it_and_serving_what_comes_out(tmp_path):
     said = Served(tmp_path / "m.pt2").metadata
     assert said["dense_transforms"] == ["log", "none"] and said["features"] == ["user", "site", "kind"]
     assert said["check"]["largest_difference"] == 0
+
+
+def test_partitions(tmp_path):
+    """Folders `key=value` give columns, whole numbers or text, and the order of their rows; files of one name are several files."""
+    schema = Schema.of({"label": "y", "sparse": ["a", "day", "shop"]})
+    for place, (day, shop) in enumerate(((2, "x y"), (10, "z"), (2, None), (10, "zz"))):
+        folder = (
+            tmp_path / "data" / f"day={day}" / f"shop={'__HIVE_DEFAULT_PARTITION__' if shop is None else quote(shop)}"
+        )
+        folder.mkdir(parents=True)
+        rows = pa.table({"y": [0, 1], "a": [10 * place, 10 * place + 1]})
+        pq.write_table(rows, folder / "part-0.parquet")
+    (tmp_path / "data" / "notes").mkdir()
+    files = open_parquet(tmp_path / "data", schema)
+    assert [f.constants for f in files] == [
+        {"day": 2, "shop": None}, {"day": 2, "shop": "x y"}, {"day": 10, "shop": "z"}, {"day": 10, "shop": "zz"},
+    ]  # fmt: skip
+    assert files[0].texts == ("shop",) and len({f.signature.name for f in files}) == 4
+    block = next(ParquetReader(files, schema).read(iter([range(1, 7)])))
+    assert block.ids[0].tolist() == [21, 0, 1, 10, 11, 30] and block.ids[1].tolist() == [2, 2, 2, 10, 10, 10]
+    assert block.ids[2].tolist() == token_ids([b"", b"x y", b"x y", b"z", b"z", b"zz"]).tolist()
+    # A value may say what its rows are for; and a column of the files is not given by a folder.
+    for part in ("train", "val", "test"):
+        (tmp_path / "named" / f"evaluation={part}").mkdir(parents=True)
+        pq.write_table(
+            pa.table({"y": [0, 1], "a": [1, len(part)], "evaluation": [7, 7]}),
+            tmp_path / "named" / f"evaluation={part}" / "p.parquet",
+        )
+    files = open_parquet(tmp_path / "named", Schema.of({"label": "y", "sparse": ["a", "evaluation"]}))
+    assert [f.role for f in files] == ["train", "val", "test"] and files[0].constants == {}
+
+
+def test_batches_of_arrow_tables():
+    schema = Schema.of({"label": "y", "dense": ["d"], "sparse": ["a"], "bags": ["b"]})
+    table = pa.table(
+        {
+            "y": [0, 1, 1],
+            "d": [1.0, None, 3.0],
+            "a": ["k", "l", "k"],
+            "b": pa.array([[1], [], [2, 3]], pa.list_(pa.int64())),
+        }
+    )
+    whole = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    batch = arrow_batch(whole, schema)
+    assert batch.labels.tolist() == [0, 1, 1] and batch.sparse_features.keys() == ["a", "b"]
+    assert batch.sparse_features["b"].lengths().tolist() == [1, 0, 2] and batch.sparse_features[
+        "b"
+    ].values().tolist() == [1, 2, 3]
+    assert batch.sparse_features["a"].values().tolist() == token_ids([b"k", b"l", b"k"]).tolist()
+    assert torch.equal(arrow_batch(table.to_batches()[0], schema).dense_features, batch.dense_features)
+    with pytest.raises(DataError, match="row 1: y is missing, not 0 or 1"):
+        arrow_batch(whole.set_column(0, "y", pa.array([0, None, 1])), schema)
+    with pytest.raises(
+        DataError, match="the column 'a' is list<.*>, and must be whole numbers or text: name it under bags"
+    ):
+        arrow_batch(whole.set_column(2, "a", whole.column("b")), schema)
+    with pytest.raises(DataError, match="the column 'd' is not there"):
+        arrow_batch(whole.drop_columns(["d"]), schema)

@@ -1,3 +1,5 @@
+from torchrec_pss.datasets.arrow_rows import arrow_batch
 from torchrec_pss.datasets.click_dataset import ClickDataset
+from torchrec_pss.datasets.schema import Schema
 
-__all__ = ["ClickDataset"]
+__all__ = ["ClickDataset", "Schema", "arrow_batch"]

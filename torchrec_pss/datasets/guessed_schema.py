@@ -11,7 +11,7 @@ from torchrec_pss.datasets.criteo_dialect import first_lines, header_of
 from torchrec_pss.datasets.criteo_lines import split_line
 from torchrec_pss.datasets.label_values import advice
 from torchrec_pss.datasets.locations import location
-from torchrec_pss.datasets.parquet_rows import first_columns, is_parquet
+from torchrec_pss.datasets.parquet_files import first_columns, is_parquet, partition_keys
 from torchrec_pss.datasets.table_list import check_name
 
 _LINES = 20_000
@@ -63,6 +63,16 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
         )
     seen = [_seen(name, column, name == label) for name, column in columns.items()]
     seen += [_seen_lists(name, column) for name, column in lists.items()]
+    keys = partition_keys(path) if is_parquet(path) else []
+    seen += [
+        Seen(
+            key,
+            f"left out: it divides the folder, and may divide the rows, split: {{column: {key}, val: [...], test: [...]}}",
+            1,
+            0.0,
+        )
+        for key in keys
+    ]
     if not any(s.role in ("sparse", "bags") for s in seen):
         raise ValueError(f"data file {path}: no column looks like tokens or ids, and there is nothing to embed")
     warnings = _warnings(seen, columns, label)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
-from torchrec_pss.datasets.parquet_rows import ParquetFile, ParquetReader, is_parquet, open_parquet
+from torchrec_pss.datasets.parquet_files import ParquetFile, is_parquet, open_parquet
+from torchrec_pss.datasets.parquet_rows import ParquetReader
 from torchrec_pss.datasets.prepared_rows import PreparedFile, PreparedReader, is_prepared, open_prepared
 from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 

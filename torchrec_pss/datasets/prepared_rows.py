@@ -8,7 +8,9 @@ import numpy as np
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.datasets.bad_rows import BadRows
+from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_signature import FileSignature
+from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.prepared_part import Part
 from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
 from torchrec_pss.datasets.schema import Schema
@@ -57,7 +59,22 @@ class PreparedFile:
 
 
 def is_prepared(path: str | Path) -> bool:
-    return (Path(path) / MANIFEST).is_file()
+    """Whether it is a folder of prepared rows.
+
+    Raises:
+        DataError: one that a URL names: they are mapped into memory, from a local disk.
+    """
+    found = location(path)
+    try:
+        if not (found.is_dir() and (found / MANIFEST).is_file()):
+            return False
+    except OSError as error:
+        if is_remote(found):  # it has been tried often enough
+            raise DataError(f"data path {path} is unreadable: {error}") from error
+        return False  # whoever reads it says why
+    if is_remote(found):
+        raise DataError(f"data path {path} has prepared rows, which are read from a local disk: copy the folder")
+    return True
 
 
 def open_prepared(folder: str | Path) -> list[PreparedFile]:
@@ -66,7 +83,7 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
         FileNotFoundError: it has no manifest.
         ValueError: that is damaged, or of another version; names it, and the field.
     """
-    folder = Path(folder)
+    folder = location(folder)
     manifest = folder / MANIFEST
     said = read_json(manifest)
     try:

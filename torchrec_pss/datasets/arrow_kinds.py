@@ -1,0 +1,62 @@
+"""What Arrow columns may hold, by a schema."""
+
+from torchrec_pss.datasets.schema import Schema
+
+INTEGERS, TEXTS = "whole numbers", "text"
+
+
+def kinds_of(types, schema: Schema) -> dict[str, str]:
+    """Of each feature of an Arrow schema's columns, whether it holds `INTEGERS` or `TEXTS`.
+
+    Raises:
+        ValueError: a column is missing, or of a type that is not taken; names it.
+    """
+    from pyarrow import types as is_
+
+    schema.columns(types.names)
+    kinds = {}
+    for name in (schema.label, *schema.dense, *([] if schema.time is None else [schema.time])):
+        kind = types.field(name).type
+        if name == schema.time and is_.is_temporal(kind):
+            continue
+        if not (is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind)):
+            raise ValueError(f"the column {name!r} is {kind}, and must be a whole or floating-point number: cast it")
+    for name in schema.sparse:
+        kinds[name] = _kind_of_ids(name, types.field(name).type)
+    for bag in schema.bags:
+        kind = types.field(bag.name).type
+        if is_list(kind):
+            kinds[bag.name] = _kind_of_ids(bag.name, kind.value_type)
+        elif is_text(kind):
+            kinds[bag.name] = TEXTS
+        else:
+            raise ValueError(f"the bags {bag.name!r} are {kind}, and must be lists, or text with a separator")
+        if bag.weights is not None:
+            kind = types.field(bag.weights).type
+            if not (is_list(kind) and (is_.is_integer(kind.value_type) or is_.is_floating(kind.value_type))):
+                raise ValueError(f"the weights {bag.weights!r} are {kind}, and must be lists of numbers")
+    return kinds
+
+
+def _kind_of_ids(name: str, kind) -> str:
+    from pyarrow import types as is_
+
+    inside = kind.value_type if is_.is_dictionary(kind) else kind
+    if is_.is_integer(inside) or is_.is_boolean(inside):
+        return INTEGERS
+    if is_text(inside):
+        return TEXTS
+    hint = "name it under bags" if is_list(inside) else "cast it"
+    raise ValueError(f"the column {name!r} is {kind}, and must be whole numbers or text: {hint}")
+
+
+def is_text(kind) -> bool:
+    from pyarrow import types as is_
+
+    return any(is_of(kind) for is_of in (is_.is_string, is_.is_large_string, is_.is_binary, is_.is_large_binary))
+
+
+def is_list(kind) -> bool:
+    from pyarrow import types as is_
+
+    return is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind)
