@@ -10,25 +10,41 @@ from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_files import training_files
 from torchrec_pss.datasets.locations import location
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, schema_of
-from torchrec_pss.datasets.table_list import read_table_list
+from torchrec_pss.datasets.table_list import ListedTable, read_table_list
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.progress import told
 
 _PASS_ROWS = 1 << 14
 _LOGS_DIM = 16
+_LEAST_POOLING = 1e-6  # of a feature that was empty in all rows
 _LISTED_IDS = 1 << 18  # ids of a power law that are counted one by one
 _LISTED_READS = 10_000_000
 
 
 @dataclass
 class Described:
-    """Tables, how often their ids occur, whether ids lie in ``[0, num_embeddings)``, and reads of a training over those counted."""
+    """Tables, how often their ids occur, whether ids lie in ``[0, num_embeddings)``, reads of a training over those counted, and, of logs, the rows
+    that were counted."""
 
     tables: list[EmbeddingBagConfig]
     counts: dict[str, IdCounts]
     contiguous: bool
     source: str
     reads_per_count: float = 1.0
+    rows: int | None = None
+
+    def listed(self) -> list[ListedTable]:
+        """Of logs: with the mean number of ids a bag."""
+        return [
+            ListedTable(
+                t.name,
+                t.num_embeddings,
+                t.embedding_dim,
+                max(self.counts[t.name].total / self.rows, _LEAST_POOLING),
+                1.0,
+            )
+            for t in self.tables
+        ]
 
 
 def from_logs(
@@ -52,7 +68,7 @@ def from_logs(
     tables = [_config(n, r, dim) for n, r in zip(names, counted.distinct, strict=True)]
     counts = dict(zip(names, counted.counts, strict=True))
     source = f"{rows:,} rows of {_named(path, files)}"
-    return Described(tables, counts, contiguous=False, source=source, reads_per_count=(train_rows or all_rows) / rows)
+    return Described(tables, counts, False, source, (train_rows or all_rows) / rows, rows)
 
 
 def _named(path: str, files: list[DataFile]) -> str:

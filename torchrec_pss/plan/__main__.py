@@ -16,6 +16,7 @@ from pathlib import Path
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import PlannerError
 
+from torchrec_pss.advise.tables import from_logs
 from torchrec_pss.datasets.table_list import ListedTable, read_table_list
 from torchrec_pss.distributed.mixed_collection import EXACT, SHARED
 from torchrec_pss.distributed.planner.machines import MACHINES, topology
@@ -104,10 +105,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--tables", required=True, help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling"
-    )
-    add_number(parser, "--embedding_dim", help="where a list has no dim: 128; kaggle 16")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling")
+    data.add_argument("--data_path", help="instead, click logs whose ids are counted, as torchrec_pss.advise does")
+    parser.add_argument("--schema", help="of --data_path, where it is not Criteo's text")
+    add_number(parser, "--sample_rows", default=1_000_000, help="rows of --data_path to count")
+    add_number(parser, "--embedding_dim", help="where a list has no dim: 128; kaggle and --data_path 16")
     add_number(parser, "--world_size", default=8)
     add_number(parser, "--local_world_size", help="ranks a host (default: all on one)")
     parser.add_argument("--compute_device", choices=["cuda", "cpu"], default="cuda")
@@ -128,8 +131,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
     found: dict[str, PlanReport | str] = {}
     try:
-        refuse_overwriting({"--json": args.json}, {"--tables": args.tables})
-        tables = read_table_list(args.tables, args.embedding_dim)
+        refuse_overwriting({"--json": args.json}, {"--tables": args.tables, "--data_path": args.data_path})
+        if args.schema is not None and not args.data_path:
+            raise ValueError("--schema makes no sense without --data_path")
+        if args.data_path:
+            tables = from_logs(args.data_path, args.sample_rows, args.embedding_dim, schema=args.schema).listed()
+        else:
+            tables = read_table_list(args.tables, args.embedding_dim)
         with _errors_only():
             for mode in dict.fromkeys([args.pss, *MODES]):
                 try:
