@@ -248,7 +248,7 @@ class ClickData:
 
     def _look_at_columns(self) -> None:
         rows, blocks = self.splits.train[:_LOOKED_AT], []
-        windows = (rows[i : i + _PASS_ROWS] for i in range(0, len(rows), _PASS_ROWS))
+        windows = [rows[i : i + _PASS_ROWS] for i in range(0, len(rows), _PASS_ROWS)]
         with suppress(DataError):  # whoever trains on those rows says what is wrong with them
             for block in copy.copy(self.source).read(windows):  # a copy: it counts malformed lines
                 blocks.append(block)
@@ -259,6 +259,27 @@ class ClickData:
         sparse = dict(zip(self.schema.sparse, block.ids_by_feature(), strict=False))  # bags are behind them
         for odd in odd_columns(block.labels, dense, sparse):
             logger.warning("column %r, first %s training rows: %s", odd.name, f"{len(block):,}", odd)
+        if block.times is not None:
+            self._look_at_times(block.times)
+
+    def _look_at_times(self, training: np.ndarray) -> None:
+        """Of the first training rows, and of the first ones of the other parts: whether they ascend."""
+        name, back = self.schema.time, np.flatnonzero(np.diff(training) < 0)
+        if len(back):
+            logger.warning(
+                "time %r: training row %s is later than the one behind it: rows are divided by their order, not by time (split: {val_from, test_from} does that)",
+                name, f"{back[0] + 1:,}",
+            )  # fmt: skip
+            return
+        parts = {"validation": self.splits.val[:_CHECKED_ROWS], "test": self.splits.test[:_CHECKED_ROWS]}
+        with suppress(DataError):
+            blocks = copy.copy(self.source).read(iter(parts.values()))
+            for part, block in zip(parts, blocks, strict=False):
+                if len(block) and block.times.min() < training[-1]:
+                    logger.warning(
+                        "time %r: the first %s rows begin at %s, before training row %s, %s: later rows are trained on",
+                        name, part, f"{block.times.min():g}", f"{len(training):,}", f"{training[-1]:g}",
+                    )  # fmt: skip
 
     def share_logged(self) -> None:
         """No rank logs a malformed line again that rank 0 has logged. Collective."""

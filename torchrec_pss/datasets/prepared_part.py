@@ -51,7 +51,8 @@ def _shortened(values: np.ndarray):
 
     # As bits: -0.0 and 0.0 are two.
     bits = values if values.dtype == np.int64 else values.view(np.int32)
-    distinct, places = np.unique(bits, return_inverse=True)
+    found = pa.array(bits).dictionary_encode()
+    distinct, places = found.dictionary.to_numpy(), found.indices.to_numpy()
     places = places.astype(np.min_scalar_type(max(len(distinct) - 1, 0)))
     if distinct.nbytes + places.nbytes >= values.nbytes:
         return pa.array(values)
