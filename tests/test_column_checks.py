@@ -114,16 +114,24 @@ def test_the_guess_warns(tmp_path, capsys, kind):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_training_warns(tmp_path, kind):
     """Of the schema's columns, once, though rows are malformed too."""
-    path = log(tmp_path / f"log.{kind}")
+    times = np.arange(600)
+    times[10], times[560:] = (8, times[560:]) if kind == "csv" else (10, times[560:] - 560)
+    path = log(tmp_path / f"log.{kind}", when=times.tolist())
     if kind == "csv":
-        path.write_text(path.read_text().replace("one\n", "one\nx,1,1,a,b,k\n", 1))
-    said = {"label": "click", "dense": ["price", "refund"], "sparse": ["site", "order", "one"]}
+        path.write_text(path.read_text().replace("when\n", "when\nx,1,1,a,b,k,1\n", 1))
+    said = {"label": "click", "dense": ["price", "refund"], "sparse": ["site", "order", "one"], "time": "when"}
     (tmp_path / "s.json").write_text(json.dumps(said))
     flags = ["--data_path", path, "--schema", tmp_path / "s.json", *QUICK, "--cache_dir", tmp_path / "cache"]
     ended = end_of("train_criteo", *flags, "--output_dir", tmp_path / "run")
     assert ended.status == 0, ended.output[-2000:]
     assert ended.output.count("alone it has AUROC") == 2 and ended.output.count("it has one value") == 1
     assert ended.output.count("left out a malformed line") == (kind == "csv")
+    where = (
+        "training row 10 is later than"
+        if kind == "csv"
+        else "the first test rows begin at 0, before training row 514, 513"
+    )
+    assert ended.output.count("time 'when': ") == 1 and where in ended.output
     for name in ("refund", "order", "one"):
         assert f"column '{name}', first 514 training rows: " in ended.output
     found = json.loads((tmp_path / "run" / "results.json").read_text())
