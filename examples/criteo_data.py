@@ -21,7 +21,7 @@ from torchrec.datasets.utils import Batch
 from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
-from torchrec_pss.datasets.cache_folder import check_writable, is_cached
+from torchrec_pss.datasets.cache_folder import check_writable, is_cached, locked
 from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.criteo_binary import BinaryCriteoReader
@@ -396,7 +396,7 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
     files = _first_rank_first(lambda: find_rows_files(path, schema, args.cache_dir))
     reader = reader_of(files, schema, args.max_bad_rows)
     number = len(schema.features)
-    splits, signature = _divide(args, _KINDS[type(reader)], [f.path.name for f in files], reader)
+    splits, signature = _divide(args, _KINDS[type(reader)], [f.signature.name for f in files], reader)
     if schema is not CRITEO_SCHEMA:
         signature["schema"] = _columns_read(schema)
 
@@ -439,9 +439,10 @@ def _prepared(args: argparse.Namespace, schema: Schema) -> Path:
     files = [f.signature.as_json() for f in find_rows_files(args.data_path, read, args.cache_dir)]
     key = json.dumps([str(args.data_path), files, schema.as_json()])
     folder = Path(args.cache_dir) / f"prepared-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}"
-    if not is_prepared(folder):
-        logger.info("the schema divides the rows: they are prepared in %s", folder)
-        prepare(args.data_path, folder, schema, max_bad_rows=args.max_bad_rows, cache_dir=args.cache_dir)
+    with locked(folder.with_suffix(".lock"), wait=True):  # another run may be at the same
+        if not is_prepared(folder):
+            logger.info("the schema divides the rows: they are prepared in %s", folder)
+            prepare(args.data_path, folder, schema, max_bad_rows=args.max_bad_rows, cache_dir=args.cache_dir)
     return folder
 
 

@@ -63,6 +63,9 @@ class ArrowRows:
         block = self.columns.block(raw, features, labels.astype(np.float32))
         finite = np.isfinite(block.dense)
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
+        if block.times is not None:
+            for row in np.flatnonzero(~np.isfinite(block.times)).tolist():
+                reasons.setdefault(row, f"{self.schema.time} is {block.times[row]}, not a finite number")
         good[list(reasons)] = False
         if good.all():
             return block, []

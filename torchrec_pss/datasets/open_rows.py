@@ -1,6 +1,7 @@
 """`open_rows`: a reader of whatever files a path names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
@@ -23,9 +24,11 @@ def schema_of(path: str | Path, named: str | Path | Schema | None = None) -> Sch
     if not is_prepared(path):
         return CRITEO_SCHEMA if given is None else given
     own = open_prepared(path)[0].schema
-    if given is not None and given.written() != own:
+    if given is None:
+        return own
+    if replace(given.written(), group=own.group) != own:
         raise ValueError(f"data path {path} was prepared with another schema: leave it out, or prepare the rows again")
-    return own
+    return replace(own, group=given.group)
 
 
 def find_rows_files(

@@ -1,7 +1,7 @@
 """`PreparedReader`: rows that `torchrec_pss.prepare` has written, from wherever they are wanted."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ class PartFile:
 @dataclass(frozen=True)
 class PreparedFile:
     """Parts of what was one file, or of one part of a split; its path is in the prepared folder, and its signature that of the folder's
-    manifest, which has the sums of all parts."""
+    manifest, which has the sums of all parts, under its own name."""
 
     path: Path
     num_rows: int
@@ -98,8 +98,7 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
         parts = tuple(
             PartFile(p["name"], p["rows"], p["bytes"], p["sha256"], tuple(p["left_out"])) for p in file["parts"]
         )
-        # One record of the manifest, by a name of the file's own.
-        own = FileSignature(f"{MANIFEST}: {file['name']}", signature.size, signature.mtime_ns, signature.sample)
+        own = replace(signature, name=file["name"])
         rows = sum(p.rows for p in parts)
         found.append(PreparedFile(folder / file["name"], rows, file.get("role"), own, parts, schema, texts))
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchrec_pss.datasets.cache_folder import check_writable
+from torchrec_pss.datasets.cache_folder import check_writable, locked
 from torchrec_pss.datasets.errors import BadRowsError, DataError
 from torchrec_pss.datasets.file_roles import TEST, TRAIN, VAL
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, texts_of
@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 PART_ROWS = 1 << 18
 _BLOCK_ROWS = 1 << 14
 _ROWS_OF_A_START = 1 << 20  # that one process prepares while another starts
-_RECORDS, _SETTINGS = ".preparing", "settings.json"
+_RECORDS, _SETTINGS, _LOCK = ".preparing", "settings.json", "lock"
 _ROLES = (TRAIN, VAL, TEST)  # by a split's parts
 
 
@@ -72,7 +72,8 @@ def prepare(
         The manifest.
 
     Raises:
-        FileNotFoundError, ValueError: see `find_rows_files`; a folder that holds something else, or is of other rows.
+        FileNotFoundError, ValueError: see `find_rows_files`; a folder that holds something else, is of other rows, or that another process
+            prepares.
         BadRowsError, DataError: see the readers.
         OSError: the folder cannot be written; names the file.
     """
@@ -88,9 +89,16 @@ def prepare(
         "format": FORMAT, "schema": schema.as_json(), "part_rows": part_rows, "files": [f.signature.as_json() | {"mtime_ns": 0} for f in files],
     }  # fmt: skip
     _claim(output, settings)
+    with locked(output / _RECORDS / _LOCK, wait=False):
+        return _prepared(_Task(files, schema, read, output, [], max_bad_rows), part_rows, workers, str(path))
+
+
+def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> dict:
+    """The manifest, once all parts are there."""
+    files, schema, output, max_bad_rows = task.files, task.schema, task.output, task.max_bad_rows
     pieces = _pieces(files, part_rows)
     left = [piece for piece in pieces if not _is_done(output, piece)]
-    _run(_Task(files, schema, read, output, left, max_bad_rows), workers or _workers(files), len(pieces))
+    _run(replace(task, pieces=left), workers or _workers(files), len(pieces))
     records = [read_json(_record(output, piece)) for piece in pieces]
     bad = sum(record["bad_rows"] for record in records)
     if bad > max_bad_rows:
@@ -101,7 +109,7 @@ def prepare(
         "format": FORMAT,
         "schema": schema.written().as_json(),
         "texts": texts_of(files, schema),
-        "source": str(path),
+        "source": source,
         "bad_rows": bad,
     }
     manifest["files"] = _of_split(records) if schema.split is not None else _of_files(files, pieces, records)
@@ -259,7 +267,9 @@ def _of_files(files: Sequence[DataFile], pieces: Sequence[_Piece], records: Sequ
     parts: list[list[dict]] = [[] for _ in files]
     for piece, record in zip(pieces, records, strict=True):
         parts[piece.file] += map(_of_part, record["parts"])
-    return [{"name": file.path.name, "role": file.role, "parts": of} for file, of in zip(files, parts, strict=True)]
+    return [
+        {"name": file.signature.name, "role": file.role, "parts": of} for file, of in zip(files, parts, strict=True)
+    ]
 
 
 def _of_part(record: dict) -> dict:
