@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 from torchrec_pss import json_fields
@@ -103,6 +104,12 @@ class Schema:
                 raise ValueError(f"dense.{name} is {transform!r}, not one of {', '.join(TRANSFORMS)}")
         if self.group is not None and self.group not in self.sparse:
             raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
+
+    def __reduce__(self) -> str | tuple:
+        """Criteo's stays the one that it is: text of its columns needs no header, and that of an equal schema does."""
+        if self is CRITEO_SCHEMA:
+            return "CRITEO_SCHEMA"
+        return Schema, tuple(getattr(self, f.name) for f in fields_of(self))
 
     @property
     def features(self) -> tuple[str, ...]:
