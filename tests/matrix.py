@@ -148,7 +148,7 @@ def renew(page: Path, results: dict[str, dict]) -> None:
     write_text(page, "\n".join(lines) + "\n")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("arguments", nargs="*", help="of pytest, after --; the whole suite by default")
     parser.add_argument("--versions", default=VERSIONS, help="of TorchRec, separated by commas")
@@ -156,7 +156,7 @@ def main() -> None:
     add_number(parser, "--limit_s", default=7200, help="of a version")
     parser.add_argument("--json", type=Path, help="outcomes by version; those of other versions stay")
     parser.add_argument("--doc", type=Path, help="a page whose table is renewed")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     versions = [v.strip() for v in args.versions.split(",") if v.strip()]
     if not versions:
         parser.error("--versions must name a version, got ''")

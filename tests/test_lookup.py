@@ -1,5 +1,7 @@
 """The op: the C++ kernel against the plain PyTorch reference, PyTorch's own checks, and bad input."""
 
+from itertools import islice
+
 import pytest
 import torch
 from lookup_cases import damaged_case, of_backward, on_threads, positional, random_case
@@ -86,15 +88,16 @@ def test_opcheck(seed):
 @pytest.mark.parametrize("pooling", list(PoolingMode))
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradcheck(pooling, weighted):
-    seeds = range(10_000)
-    case = next(
+    fitting = (
         c
-        for c in (random_case(s, torch.float64) for s in seeds)
+        for c in (random_case(s, torch.float64) for s in range(10_000))
         if c["pooling_mode"] == pooling
         and (c["per_sample_weights"] is not None) == weighted
         and c["indices"].numel() > 3
         and c["read_width"]
     )
+    # Of several the one with the fewest elements: each takes two lookups.
+    case = min(islice(fitting, 8), key=lambda c: c["array"].numel() + c["projections"].numel())
     names = ["array", "projections", "per_sample_weights"] if weighted else ["array", "projections"]
     inputs = [case[n].requires_grad_() for n in names]
 

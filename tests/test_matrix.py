@@ -80,9 +80,10 @@ def test_what_is_imported_is_looked_at(folder):
     assert done.returncode == 2 and "cannot be imported: ModuleNotFoundError" in done.stderr
 
 
-def test_no_version():
-    done = run("nowhere", "--versions", ",")
-    assert done.returncode == 2 and done.stderr.startswith("error: --versions")
+def test_no_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        matrix.main(["--folder", "nowhere", "--versions", ","])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: --versions")
 
 
 def test_the_page(tmp_path):

@@ -130,8 +130,8 @@ def test_times_divide_the_rows(tmp_path):
     )
 
     (tmp_path / "t.csv").write_text("\n".join([*lines, "1,,9"]) + "\n")
-    with pytest.raises(DataError, match="the time 't' is missing, or 0, in a row"):
-        prepare(tmp_path / "t.csv", tmp_path / "other", Schema.of(said))
+    with pytest.raises(BadRowsError, match="t.csv:502: t is '', not a finite number"):
+        prepare(tmp_path / "t.csv", tmp_path / "other", Schema.of(said), max_bad_rows=0)
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     late = said | {"split": {"val_from": 1_800_000_000, "test_from": 1_900_000_000}}
     with pytest.raises(DataError, match="leaves no row to validate on"):

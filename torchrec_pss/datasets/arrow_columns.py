@@ -29,6 +29,8 @@ def ids_of(column) -> np.ndarray:
         ids = ids_of(column.dictionary)
         places = _filled(column.indices.cast("int64"), len(ids)).to_numpy(zero_copy_only=False)
         return np.append(ids, MISSING_ID)[places]
+    if pa.types.is_null(column.type):
+        return np.full(len(column), MISSING_ID, np.int64)
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return _whole(column)
     tokens = _filled(column, _empty(column))

@@ -2,11 +2,11 @@
 
 from torchrec_pss.datasets.schema import Schema
 
-INTEGERS, TEXTS = "whole numbers", "text"
+INTEGERS, TEXTS, NOTHING = "whole numbers", "text", "nothing"
 
 
 def kinds_of(types, schema: Schema) -> dict[str, str]:
-    """Of each feature of an Arrow schema's columns, whether it holds `INTEGERS` or `TEXTS`.
+    """Of each feature of an Arrow schema's columns, whether it holds `INTEGERS`, `TEXTS` or `NOTHING`.
 
     Raises:
         ValueError: a column is missing, or of a type that is not taken; names it.
@@ -17,7 +17,7 @@ def kinds_of(types, schema: Schema) -> dict[str, str]:
     kinds = {}
     for name in (schema.label, *schema.dense, *([] if schema.time is None else [schema.time])):
         kind = types.field(name).type
-        if name == schema.time and is_.is_temporal(kind):
+        if name == schema.time and (is_.is_date(kind) or is_.is_timestamp(kind)):
             continue
         if not (is_.is_boolean(kind) or is_.is_integer(kind) or is_.is_floating(kind)):
             raise ValueError(f"the column {name!r} is {kind}, and must be a whole or floating-point number: cast it")
@@ -27,13 +27,14 @@ def kinds_of(types, schema: Schema) -> dict[str, str]:
         kind = types.field(bag.name).type
         if is_list(kind):
             kinds[bag.name] = _kind_of_ids(bag.name, kind.value_type)
-        elif is_text(kind):
+        elif is_text(kind.value_type if is_.is_dictionary(kind) else kind):
             kinds[bag.name] = TEXTS
         else:
             raise ValueError(f"the bags {bag.name!r} are {kind}, and must be lists, or text with a separator")
         if bag.weights is not None:
             kind = types.field(bag.weights).type
-            if not (is_list(kind) and (is_.is_integer(kind.value_type) or is_.is_floating(kind.value_type))):
+            inside = kind.value_type if is_list(kind) else kind
+            if not (is_list(kind) and (is_.is_integer(inside) or is_.is_floating(inside) or is_.is_null(inside))):
                 raise ValueError(f"the weights {bag.weights!r} are {kind}, and must be lists of numbers")
     return kinds
 
@@ -46,8 +47,17 @@ def _kind_of_ids(name: str, kind) -> str:
         return INTEGERS
     if is_text(inside):
         return TEXTS
+    if is_.is_null(inside):  # of a file that has no value of it
+        return NOTHING
     hint = "name it under bags" if is_list(inside) else "cast it"
     raise ValueError(f"the column {name!r} is {kind}, and must be whole numbers or text: {hint}")
+
+
+def time_kind(kind) -> str:
+    """What times are measured by: those of files of several kinds are not compared."""
+    from pyarrow import types as is_
+
+    return str(kind) if is_.is_date(kind) or is_.is_timestamp(kind) else "a number"
 
 
 def is_text(kind) -> bool:

@@ -56,7 +56,7 @@ class ArrowRows:
         names = [*self.schema.dense, *([] if self.schema.time is None else [self.schema.time])]
         raw = np.empty((len(labels), len(names)))
         for place, name in enumerate(names):
-            raw[:, place] = numbers_of(_column(rows, name), 0)
+            raw[:, place] = numbers_of(_column(rows, name), np.nan if name == self.schema.time else 0)
         features = [Bags(ids_of(_column(rows, name))) for name in self.schema.sparse]
         reasons: dict[int, str] = {}
         features += [self._bags(rows, bag, reasons) for bag in self.schema.bags]
@@ -65,7 +65,7 @@ class ArrowRows:
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
         if block.times is not None:
             for row in np.flatnonzero(~np.isfinite(block.times)).tolist():
-                reasons.setdefault(row, f"{self.schema.time} is {block.times[row]}, not a finite number")
+                reasons.setdefault(row, f"{self.schema.time} is missing, or no finite number")
         good[list(reasons)] = False
         if good.all():
             return block, []
@@ -85,7 +85,11 @@ class ArrowRows:
 
     def _bags(self, rows, bag: BagColumn, reasons: dict[int, str]) -> Bags:
         """Of a record batch; fills in why rows are none, of which no ids are kept."""
+        from pyarrow.types import is_dictionary
+
         column = _column(rows, bag.name)
+        if is_dictionary(column.type):
+            column = column.dictionary_decode()
         found = bags_of_text(column, bag.separator) if is_text(column.type) else bags_of_lists(column)
         if bag.weights is None:
             return found

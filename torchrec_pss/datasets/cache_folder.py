@@ -9,7 +9,7 @@ from pathlib import Path
 from torchrec_pss.datasets.file_kinds import regular_file
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, what: str = "--cache_dir") -> None:
     """Makes the folder, and a file in it that is removed again.
 
     Raises:
@@ -21,7 +21,7 @@ def check_writable(folder: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise ValueError(f"--cache_dir {folder} cannot be written: {error}") from error
+        raise ValueError(f"{what} {folder} cannot be written: {error}") from error
 
 
 @contextmanager

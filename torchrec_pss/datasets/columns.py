@@ -9,7 +9,7 @@ import numpy as np
 from torchrec_pss.datasets.bags import Bags
 from torchrec_pss.datasets.rows import NUM_DENSE, NUM_SPARSE, RowBlock, empty_block
 
-_IGNORED, _LABEL, _DENSE, _SPARSE, _BAG = range(5)  # as csrc/text_rows.cpp has them
+_IGNORED, _LABEL, _DENSE, _SPARSE, _BAG, _TIME = range(6)  # as csrc/text_rows.cpp has them
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Columns:
         """Places of all numbers but the label: dense values, and the time behind them."""
         return self.dense if self.time is None else (*self.dense, self.time)
 
+    def missing(self, place: int) -> bytes:
+        """What an empty field of a number stands for: 0, but of a time no number."""
+        return b"nan" if place == self.time else b"0"
+
     def block(self, numbers: np.ndarray, features: Sequence[Bags], labels: np.ndarray) -> RowBlock:
         """Rows of those numbers as they stand in the file, float64 ``[n, numbers]``."""
         times = None if self.time is None else numbers[:, -1].copy()
@@ -81,7 +85,9 @@ class Columns:
         """int32 ``[number]``, of each field, for the kernel."""
         found = np.full(self.number, _IGNORED, np.int32)
         found[self.label] = _LABEL
-        found[list(self.numbers)], found[list(self.sparse)], found[list(self.spans)] = _DENSE, _SPARSE, _BAG
+        time = [] if self.time is None else [self.time]
+        found[list(self.dense)], found[list(self.sparse)], found[list(self.spans)] = _DENSE, _SPARSE, _BAG
+        found[time] = _TIME
         return found
 
     @cached_property

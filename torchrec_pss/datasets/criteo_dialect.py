@@ -1,6 +1,7 @@
 """What the first lines of a Criteo file say: its delimiter, a header, and whether it has labels."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Dialect:
             ValueError: unreadable, or without a column of the schema; names it.
         """
         number = None if schema.fields is None else len(schema.fields)
-        delimiter, names = header_of(path, first_lines(path), number)
+        separators = [bag.separator.encode() for bag in schema.bags]
+        delimiter, names = header_of(path, first_lines(path), number, separators)
         try:
             columns = schema.columns(names if schema.fields is None else schema.fields)
         except ValueError as error:
@@ -84,8 +86,11 @@ class Dialect:
         return cls(delimiter, has_header, labelled)
 
 
-def header_of(path: Path, lines: list[bytes], number: int | None = None) -> tuple[bytes, list[str]]:
-    """What divides the fields of a file's first line, and what they are; ``number``: of fields, if it is known.
+def header_of(
+    path: Path, lines: list[bytes], number: int | None = None, separators: Sequence[bytes] = ()
+) -> tuple[bytes, list[str]]:
+    """What divides the fields of a file's first line, and what they are; ``number``: of fields, if it is known; ``separators``: within
+    fields, which are taken last.
 
     Raises:
         NotCriteoError: there is none, or nothing divides it into so many.
@@ -96,7 +101,8 @@ def header_of(path: Path, lines: list[bytes], number: int | None = None) -> tupl
     counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
     delimiter = max(counts, key=counts.get)
     if number is not None:
-        fitting = [d for d in _DELIMITERS if len(split_line(lines[0], d, number)) == number]
+        likely = sorted(_DELIMITERS, key=lambda d: d in separators)
+        fitting = [d for d in likely if len(split_line(lines[0], d, number)) == number]
         if not fitting and number > 1:
             raise NotCriteoError(
                 f"data file {path}: neither tabs, commas, semicolons nor bars divide its first line into {number} fields, as the schema has"

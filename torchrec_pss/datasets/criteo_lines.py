@@ -58,7 +58,7 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
         return columns.nothing, bad
     labels = numbers[:, 0].astype(np.float32)
     tokens = [[row[place] for row in fields] for place in columns.sparse]
-    ids = None if may_be_long else _own_bytes(list(chain.from_iterable(tokens)))
+    ids = None if may_be_long or not tokens else _own_bytes(list(chain.from_iterable(tokens)))
     ids = [token_ids(column) for column in tokens] if ids is None else ids.reshape(len(tokens), -1)
     return columns.block(numbers[:, 1:], [*map(Bags, ids), *bags], labels), bad
 
@@ -184,7 +184,9 @@ def _numbers(rows: list[list[bytes]], columns: Columns, may_be_long: bool = True
     """Label and numbers as float64 ``[n, 1 + numbers]``; raises ValueError where one is not a finite number or not a label."""
     if not rows:
         return np.zeros((0, 1 + len(columns.numbers)))
-    fields = [[row[columns.label], *(row[place] or b"0" for place in columns.numbers)] for row in rows]
+    fields = [
+        [row[columns.label], *(row[place] or columns.missing(place) for place in columns.numbers)] for row in rows
+    ]
     if any(row[0] not in (b"0", b"1") for row in fields):
         raise ValueError("label is not 0 or 1")
     # numpy pads every field to the longest.
@@ -244,7 +246,7 @@ def _reason(row: list[bytes], columns: Columns) -> str | None:
     for number, (name, place) in enumerate(zip(names, columns.numbers, strict=True)):
         alone = Columns(2, 0, (1,), (), (), (0,) if number in columns.plain else ())
         try:
-            _numbers([[b"0", row[place]]], alone)
+            _numbers([[b"0", row[place] or columns.missing(place)]], alone)
         except ValueError:
             return f"{name} is {_shown(row[place])}, not a finite number"
     try:

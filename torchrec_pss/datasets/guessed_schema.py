@@ -83,7 +83,7 @@ def _warnings(seen: list[Seen], columns: dict[str, list[bytes]], label: str) -> 
     """By column, see `odd_columns`; of those that are left out, whether they have one value."""
     labels = np.array([value == b"1" for value in columns[label]])
     dense = {s.name: np.array([float(v or 0) for v in columns[s.name]]) for s in seen if s.role == "dense"}
-    constant = [s.name for s in seen if s.role != "label" and s.distinct < 2]
+    constant = [s.name for s in seen if s.role != "label" and s.distinct < 2 and s.name in columns]
     sparse = {name: _codes(columns[name]) for name in [s.name for s in seen if s.role == "sparse"] + constant}
     return {odd.name: str(odd) for odd in odd_columns(labels, dense, sparse)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from torchrec_pss.datasets.arrow_columns import as_text, lengths_of
-from torchrec_pss.datasets.arrow_kinds import TEXTS, is_list, kinds_of
+from torchrec_pss.datasets.arrow_kinds import NOTHING, TEXTS, is_list, kinds_of, time_kind
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
@@ -18,7 +18,7 @@ from torchrec_pss.datasets.schema import Schema
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_MAGIC = b"PAR1"
+_MAGIC = (b"PAR1", b"PARE")  # the second is encrypted
 _LISTED = 20  # names that a line has at most
 _SUFFIXES = (".parquet", ".pq")
 _PARTITION = re.compile(r"([^/=]+)=([^/]*)/")
@@ -47,7 +47,7 @@ def is_parquet(path: str | Path) -> bool:
         if not path.is_file():  # a pipe would wait
             return False
         with path.open("rb") as stream:
-            return stream.read(len(_MAGIC)) == _MAGIC
+            return stream.read(4) in _MAGIC or path.name.lower().endswith(_SUFFIXES)
     except OSError as error:
         if is_remote(path):  # it has been tried often enough
             raise DataError(f"data path {path} is unreadable: {error}") from error
@@ -99,7 +99,7 @@ def _of_one_type(
     """Of files by their names below ``path``, and what they are for."""
     import pyarrow as pa
 
-    constants, files, kinds = _constants(list(opened)), [], {}
+    constants, files, kinds, times = _constants(list(opened)), [], {}, []
     for name, role in arranged:
         here, file = path / name if name else path, opened[name]
         added = {k: v for k, v in constants[name].items() if k not in file.schema_arrow.names}
@@ -112,9 +112,17 @@ def _of_one_type(
             raise ValueError(f"data file {here}: {error}") from error
         for column, kind in found.items():
             first, before = kinds.setdefault(column, (here, kind))
-            if kind != before:
+            if NOTHING in (kind, before):
+                kinds[column] = (here, kind) if before == NOTHING else (first, before)
+            elif kind != before:
                 raise ValueError(
                     f"data file {here}: the column {column!r} holds {kind}, and {before} in {first}: their ids would differ"
+                )
+        if schema.time is not None:
+            times.append((here, time_kind(types.field(schema.time).type)))
+            if times[-1][1] != times[0][1]:
+                raise ValueError(
+                    f"data file {here}: the time {schema.time!r} is {times[-1][1]}, and {times[0][1]} in {times[0][0]}"
                 )
         if not file.metadata.num_rows:
             raise ValueError(f"data file {here} has no rows")
@@ -144,7 +152,7 @@ def _value(text: str) -> str | None:
 
 
 def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdigit() and str(int(text)) == text
+    return text.removeprefix("-").isdigit() and len(text) < 19 and str(int(text)) == text  # of 64 bits, surely
 
 
 def first_columns(path: Path, number: int) -> dict[str, list[bytes] | list[list[bytes]]]:

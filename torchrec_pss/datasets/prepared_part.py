@@ -96,6 +96,7 @@ class Part:
     Args:
         path: what `write_part` wrote.
         schema: likewise.
+        rows: that it has.
         size, sha256: of the file, as they were written down; the sum is compared where ``checked``.
 
     Raises:
@@ -103,7 +104,7 @@ class Part:
         DataError: it is unreadable.
     """
 
-    def __init__(self, path: Path, schema: Schema, size: int, sha256: str, checked: bool) -> None:
+    def __init__(self, path: Path, schema: Schema, rows: int, size: int, sha256: str, checked: bool) -> None:
         from pyarrow import ArrowException, ipc, memory_map
 
         try:
@@ -116,7 +117,12 @@ class Part:
                 raise DataChangedError(f"data file {path} is damaged: its SHA-256 is not what was written down")
             with memory_map(str(path)) as source, ipc.open_file(source) as file:
                 batch = file.get_batch(0)
-            self._columns = {name: _Column(batch.column(name)) for name in batch.schema.names}
+            if batch.num_rows != rows:
+                raise DataChangedError(f"data file {path} has {batch.num_rows:,} rows, and {rows:,} were written down")
+            for name in schema.used:
+                if name not in batch.schema.names:
+                    raise DataError(f"data file {path} has no column {name!r}")
+            self._columns = {name: _Column(batch.column(name)) for name in schema.used}
         except FileNotFoundError as error:
             raise DataChangedError(f"data file {path} is not there any more") from error
         except (ArrowException, OSError) as error:

@@ -1,5 +1,6 @@
 """`PreparedReader`: rows that `torchrec_pss.prepare` has written, from wherever they are wanted."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from torchrec_pss import json_fields as fields
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.errors import DataError
+from torchrec_pss.datasets.file_roles import HELD_OUT, TEST, TRAIN, VAL
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.prepared_part import Part
@@ -18,6 +20,7 @@ from torchrec_pss.whole_file import read_json
 
 MANIFEST = "prepared.json"
 FORMAT = 1
+_NAME = re.compile(r"\w[\w.-]*")
 _part = fields.fields(
     name=fields.text, rows=fields.count, bytes=fields.count, sha256=fields.text, left_out=fields.each(fields.count)
 )
@@ -94,6 +97,10 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
     except ValueError as error:
         raise ValueError(f"{manifest}: {error}") from error
     signature, found = FileSignature.of(manifest), []
+    try:
+        _check_parts(said, schema)
+    except ValueError as error:
+        raise ValueError(f"{manifest}: {error}") from error
     for file in said["files"]:
         parts = tuple(
             PartFile(p["name"], p["rows"], p["bytes"], p["sha256"], tuple(p["left_out"])) for p in file["parts"]
@@ -102,6 +109,29 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
         rows = sum(p.rows for p in parts)
         found.append(PreparedFile(folder / file["name"], rows, file.get("role"), own, parts, schema, texts))
     return found
+
+
+def _check_parts(said: dict, schema: Schema) -> None:
+    """
+    Raises:
+        ValueError: nothing is there, a file of another folder, or numbers of rows that cannot be; names the field.
+    """
+    if not said["files"]:
+        raise ValueError("files is empty")
+    for name in said["texts"]:
+        if name not in schema.features:
+            raise ValueError(f"texts has {name!r}, which is no feature")
+    for number, file in enumerate(said["files"]):
+        if file.get("role") not in (None, TRAIN, VAL, TEST, HELD_OUT):
+            raise ValueError(f"files[{number}].role is {file['role']!r}")
+        if not file["parts"]:
+            raise ValueError(f"files[{number}].parts is empty")
+        for place, part in enumerate(file["parts"]):
+            where, left_out = f"files[{number}].parts[{place}]", part["left_out"]
+            if not _NAME.fullmatch(part["name"]):
+                raise ValueError(f"{where}.name is {part['name']!r}, no file of this folder")
+            if left_out != sorted(set(left_out)) or (left_out and left_out[-1] >= part["rows"]):
+                raise ValueError(f"{where}.left_out are no ascending rows below {part['rows']}")
 
 
 class PreparedReader(BadRows):
@@ -144,7 +174,8 @@ class PreparedReader(BadRows):
 
     def _open(self, number: int) -> Part:
         folder, part = self._parts[number]
-        found = Part(folder / part.name, self.schema, part.size, part.sha256, part.name not in self._checked)
+        kept = part.rows - len(part.left_out)
+        found = Part(folder / part.name, self.schema, kept, part.size, part.sha256, part.name not in self._checked)
         self._checked.add(part.name)
         return found
 

@@ -96,6 +96,8 @@ def prepare(
 def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> dict:
     """The manifest, once all parts are there."""
     files, schema, output, max_bad_rows = task.files, task.schema, task.output, task.max_bad_rows
+    for left_behind in output.glob("*.tmp"):  # by a process that was killed
+        left_behind.unlink()
     pieces = _pieces(files, part_rows)
     left = [piece for piece in pieces if not _is_done(output, piece)]
     _run(replace(task, pieces=left), workers or _workers(files), len(pieces))
@@ -105,6 +107,8 @@ def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> 
         raise BadRowsError(
             f"{bad} malformed rows, more than --max_bad_rows {max_bad_rows}; the first: {next(r['first_bad'] for r in records if r['bad_rows'])}"
         )
+    if not any(part["rows"] > len(part["left_out"]) for record in records for part in record["parts"]):
+        raise DataError(f"data path {source} has no row that can be used; the first: {records[0]['first_bad']}")
     manifest = {
         "format": FORMAT,
         "schema": schema.written().as_json(),
@@ -137,7 +141,7 @@ def _claim(output: Path, settings: dict) -> None:
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is no empty folder: name another one")
-    check_writable(output)
+    check_writable(output, "the folder")
     write_json(before, settings)
 
 
@@ -231,12 +235,10 @@ def _divided(block: RowBlock, task: _Task, is_text: bool) -> dict[str, RowBlock]
     """By what they are for, without the column that says so.
 
     Raises:
-        DataError: a time is missing; names the column.
+        DataError: a value of the rule is none of the column's.
     """
     schema, rule = task.schema, task.schema.split
     if rule.column is None:
-        if rule.val_from > 0 and (block.times == 0).any():
-            raise DataError(f"the time {schema.time!r} is missing, or 0, in a row: the split needs it")
         marks = block.times
     else:
         features = block.features()

@@ -41,7 +41,7 @@ class BagColumn:
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise ValueError(f"bags.{self.name}.pooling is {self.pooling!r}, not {' or '.join(POOLINGS)}")
-        if len(self.separator.encode()) != 1 or self.separator in '"\r\n':
+        if len(self.separator) != 1 or not self.separator.isascii() or self.separator in '"\r\n':
             raise ValueError(
                 f"bags.{self.name}.separator is {self.separator!r}, and must be one ASCII character, no quote or line end"
             )
@@ -88,7 +88,11 @@ class Schema:
         if not self.features:
             raise ValueError("sparse names no column, nor do bags: there is nothing to embed")
         seen: set[str] = set()
+        if self.fields is not None and not self.fields:
+            raise ValueError("fields names no column")
         for name in self.used:
+            if not name:
+                raise ValueError("a column has no name")
             if name in seen:
                 raise ValueError(f"the column {name!r} comes twice")
             seen.add(name)
@@ -277,5 +281,5 @@ def _read_yaml(path: Path) -> object:
         raise ValueError(f"schema {path}: YAML needs PyYAML (pip install pyyaml); JSON needs nothing") from error
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"schema {path} is no YAML that can be read: {error}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"schema {path} is no YAML that can be read: {' '.join(str(error).split())}") from error

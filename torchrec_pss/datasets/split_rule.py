@@ -8,11 +8,14 @@ import numpy as np
 
 from torchrec_pss import json_fields
 from torchrec_pss.datasets.criteo_lines import token_ids
+from torchrec_pss.datasets.errors import DataError
+from torchrec_pss.ranges import shown
 
 if TYPE_CHECKING:
     from torchrec_pss.datasets.schema import Schema
 
 TRAIN, VAL, TEST = 0, 1, 2
+_WHOLE = range(-(1 << 63), 1 << 64)
 _BY_COLUMN, _BY_TIME = ("column", "val", "test"), ("val_from", "test_from")
 
 
@@ -45,7 +48,7 @@ class SplitRule:
         for name, values in (("val", self.val), ("test", self.test)):
             if not values:
                 raise ValueError(f"split.{name} has no value")
-        both = next((value for value in self.val if value in self.test), None)
+        both = next((value for value in self.val if str(value) in map(str, self.test)), None)
         if both is not None:
             raise ValueError(f"{both!r} is in split.val and in split.test")
 
@@ -70,9 +73,10 @@ class SplitRule:
         values = {name: said[name] if isinstance(said[name], list) else [said[name]] for name in ("val", "test")}
         for name, of in values.items():
             for value in of:
-                if isinstance(value, bool) or not isinstance(value, str | int):
+                whole = isinstance(value, int) and not isinstance(value, bool) and value in _WHOLE
+                if not whole and not isinstance(value, str):
                     raise ValueError(
-                        f"split.{name} has {value!r}, and must have text or whole numbers: write it in quotes"
+                        f"split.{name} has {shown(value)}, and must have text or whole numbers of 64 bits: write it in quotes"
                     )
         return cls(said["column"], tuple(values["val"]), tuple(values["test"]))
 
@@ -100,6 +104,14 @@ class SplitRule:
 
 
 def _ids(values: Sequence[str | int], is_text: bool) -> np.ndarray:
+    """
+    Raises:
+        DataError: text that is no whole number, of a column of such.
+    """
     if is_text:
         return token_ids([str(value).encode() for value in values])
-    return np.array([value for value in values if isinstance(value, int)], np.int64)
+    try:
+        whole = [int(value) for value in values]
+    except ValueError as error:
+        raise DataError(f"the split's column holds whole numbers, and the split names others: {error}") from error
+    return np.array([value % (1 << 64) for value in whole], np.uint64).view(np.int64)

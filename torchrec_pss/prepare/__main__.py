@@ -24,7 +24,6 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--max_bad_rows", default=100, help="malformed rows to leave out before giving up")
     parser.add_argument("--cache_dir", help="where numbers of rows are kept for the next time")
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         manifest = prepare(
             args.data_path, args.output, schema_of(args.data_path, args.schema), workers=args.workers, part_rows=args.part_rows, max_bad_rows=args.max_bad_rows,
@@ -43,4 +42,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     main()

@@ -10,7 +10,7 @@ namespace torchrec_pss {
 namespace {
 
 // What a field is; torchrec_pss/datasets/text_rows.py has the same numbers.
-enum Kind : int32_t { kIgnored = 0, kLabel = 1, kDense = 2, kSparse = 3, kBag = 4 };
+enum Kind : int32_t { kIgnored = 0, kLabel = 1, kDense = 2, kSparse = 3, kBag = 4, kTime = 5 };
 
 // Of a plain number. What Python reads otherwise or not at all (a sign +, blanks, _, inf, a missing label) is left to Python.
 bool is_number(const char* first, const char* last, double* value) {
@@ -80,8 +80,9 @@ bool parse(
         *label = static_cast<float>(*at - '0');
         break;
       case kDense:
+      case kTime:
         *dense = 0;
-        if (stop != at && !is_number(at, stop, dense)) {
+        if ((stop != at || columns.kinds[field] == kTime) && !is_number(at, stop, dense)) {
           return false;
         }
         ++dense;
