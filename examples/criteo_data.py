@@ -105,6 +105,11 @@ class ClickData:
         return list(texts_of(self.source.files, self.schema)) if isinstance(self.source, FileReader) else []
 
     @property
+    def separators(self) -> dict[str, str]:
+        """Of bags that are text, what divides their tokens."""
+        return {bag.name: bag.separator for bag in self.schema.bags} if isinstance(self.source, CriteoReader) else {}
+
+    @property
     def num_dense(self) -> int:
         """Of a batch: one that is 0 where there is none."""
         return max(len(self.schema.dense), 1)

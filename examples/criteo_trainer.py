@@ -390,7 +390,17 @@ class Trainer:
         config = asdict(criteo_model.model_config(args, data))
         on_first_rank(
             lambda: saved_model.save(
-                self.folder, "click", config, array, weights, held_out, said, data.numbering, data.schema, data.texts
+                self.folder,
+                "click",
+                config,
+                array,
+                weights,
+                held_out,
+                said,
+                data.numbering,
+                data.schema,
+                data.texts,
+                data.separators,
             )
         )
 

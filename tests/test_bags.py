@@ -189,3 +189,32 @@ def test_columns_that_are_no_bags(tmp_path, column, message):
     pq.write_table(pa.table({"y": [0, 1], "h": column}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=message):
         find_rows_files(tmp_path / "t.parquet", Schema.of({"label": "y", "bags": ["h"]}))
+
+
+def test_text_of_bags_alone(tmp_path):
+    """Also a line that Python reads, and one whose bag is divided by what may divide fields."""
+    (tmp_path / "t.csv").write_text('y,g\n1,a|b\n0,"c"\n1,\n7,d\n')
+    schema = Schema.of({"label": "y", "bags": ["g"]})
+    block = next(reader_of(find_rows_files(tmp_path / "t.csv", schema), schema).read(iter([range(4)])))
+    assert block.lengths.tolist() == [[2, 1, 0]] and block.ids.tolist() == token_ids([b"a", b"b", b"c"]).tolist()
+    (tmp_path / "t.txt").write_text("1|a,b,c|x\n0|,,|y\n")
+    schema = Schema.of({"label": "y", "sparse": ["u"], "bags": {"g": {"separator": ","}}, "fields": ["y", "g", "u"]})
+    block = next(reader_of(find_rows_files(tmp_path / "t.txt", schema), schema).read(iter([range(2)])))
+    assert block.lengths[1].tolist() == [3, 0] and block.labels.tolist() == [1, 0]
+
+
+def test_lists_of_nothing_and_categories(tmp_path):
+    schema = Schema.of({"label": "y", "sparse": ["a"], "bags": {"h": {"weights": "w"}, "g": {}}})
+    full = pa.table({
+        "y": [1, 0], "a": ["k", None], "h": pa.array([[1], [2, 3]], pa.list_(pa.int64())), "w": pa.array([[1.0], [2.0, 3.0]], pa.list_(pa.float32())),
+        "g": pa.array(["x|y", None]).dictionary_encode(),
+    })  # fmt: skip
+    none = pa.table(
+        {"y": [0], "a": pa.nulls(1), "h": pa.array([[]]), "w": pa.array([[]]), "g": pa.array(["z"]).dictionary_encode()}
+    )
+    pq.write_table(none, tmp_path / "0.parquet")
+    pq.write_table(full, tmp_path / "1.parquet")
+    files = find_rows_files(tmp_path, schema)
+    block = next(reader_of(files, schema).read(iter([range(3)])))
+    assert block.lengths.tolist() == [[1, 1, 1], [0, 1, 2], [1, 2, 0]] and files[1].texts == ("a", "g")
+    assert block.ids.tolist() == [0, ord("k"), 0, 1, 2, 3, ord("z"), ord("x"), ord("y")]

@@ -6,7 +6,7 @@ import own_logs
 import pytest
 import script_runs
 
-from torchrec_pss.export import Served
+from torchrec_pss.export import DamagedFileError, Served
 from torchrec_pss.export import __main__ as export
 
 FLAGS = [
@@ -42,7 +42,7 @@ def results(folder, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", own_logs.LOGS)
-def test_a_log_of_ones_own(tmp_path, name):
+def test_a_log_of_ones_own(tmp_path, monkeypatch, name):
     (tmp_path / "data").mkdir()
     path, schema = own_logs.LOGS[name](tmp_path / "data")
     (tmp_path / "schema.json").write_text(json.dumps(schema))
@@ -68,3 +68,10 @@ def test_a_log_of_ones_own(tmp_path, name):
     said = Served(tmp_path / "model.pt2").metadata
     assert said["check"]["auroc_of_file"] == pytest.approx(said["check"]["auroc_of_model"], abs=1e-6)
     assert ("weights" in [i["name"] for i in said["inputs"]]) == (name == "multi_hot")
+    assert said["bags"] == list(schema.get("bags", ()))
+    if name == "multi_hot":
+        monkeypatch.syspath_prepend(str(script_runs.EXAMPLES / "serving"))
+        import model_file
+
+        with pytest.raises(DamagedFileError, match="takes weights of ids, and this server's rows have none"):
+            model_file.Model.load(tmp_path / "model.pt2")

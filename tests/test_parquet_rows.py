@@ -272,6 +272,15 @@ def test_partitions(tmp_path):
     block = next(ParquetReader(files, schema).read(iter([range(1, 7)])))
     assert block.ids[0].tolist() == [21, 0, 1, 10, 11, 30] and block.ids[1].tolist() == [2, 2, 2, 10, 10, 10]
     assert block.ids[2].tolist() == token_ids([b"", b"x y", b"x y", b"z", b"z", b"zz"]).tolist()
+    seen, rows = guess(tmp_path / "data")
+    assert rows == 2 and {s.name for s in seen if "it divides the folder" in s.role} == {"day", "shop"}
+    (tmp_path / "large").mkdir()
+    for key in ("1", "99999999999999999999"):
+        (tmp_path / "large" / f"u={key}").mkdir()
+        pq.write_table(pa.table({"y": [0], "a": [int(key[:3])]}), tmp_path / "large" / f"u={key}" / "p.parquet")
+    assert {
+        f.constants["u"] for f in open_parquet(tmp_path / "large", Schema.of({"label": "y", "sparse": ["a", "u"]}))
+    } == {"1", "9" * 20}
     # A value may say what its rows are for; and a column of the files is not given by a folder.
     for part in ("train", "val", "test"):
         (tmp_path / "named" / f"evaluation={part}").mkdir(parents=True)
@@ -309,3 +318,17 @@ def test_batches_of_arrow_tables():
         arrow_batch(whole.set_column(2, "a", whole.column("b")), schema)
     with pytest.raises(DataError, match="the column 'd' is not there"):
         arrow_batch(whole.drop_columns(["d"]), schema)
+
+
+def test_files_that_are_none(tmp_path):
+    schema = Schema.of({"label": "y", "sparse": ["a"]})
+    for name, content in (("a.parquet", b"PAR"), ("b.parquet", b""), ("c", b"PARE" + b"x" * 100 + b"PARE")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} is no Parquet that can be read"):
+            find_rows_files(tmp_path / name, schema)
+
+
+def test_the_guess_of_lists_that_are_empty(tmp_path):
+    write(tmp_path / "t.parquet", table(never=pa.array([[]] * N, pa.list_(pa.string()))))
+    seen, _ = guess(tmp_path / "t.parquet")
+    assert next(s.role for s in seen if s.name == "never").startswith("left out: it has one value")

@@ -7,6 +7,8 @@ from itertools import pairwise
 import forked
 import numpy as np
 import own_logs
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click_lines import line, write
 from torch.utils.data import DataLoader
@@ -96,7 +98,9 @@ def test_a_column_divides_the_rows(tmp_path):
     # Days ascend in this log: the parts are what they are in the files.
     whole = rows_at(path, Schema.of({k: v for k, v in said.items() if k != "split"}), [range(3000)])[0]
     assert same(rows_at(tmp_path / "out", schema_of(tmp_path / "out"), [range(3000)])[0], whole)
-    with pytest.raises(ValueError, match="its schema divides rows by their values: python -m torchrec_pss.prepare"):
+    with pytest.raises(
+        ValueError, match="its schema has a split: prepare the rows first, python -m torchrec_pss.prepare"
+    ):
         find_rows_files(path, schema)
     dataset = ClickDataset(tmp_path / "out", 128, "test")
     batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
@@ -155,6 +159,8 @@ def test_one_that_was_stopped_goes_on(criteo, tmp_path, monkeypatch):
     assert not (out / MANIFEST).exists() and not list(out.glob("*.tmp"))
     with pytest.raises(FileNotFoundError):
         open_prepared(out)
+    with pytest.raises(ValueError, match="its preparing has not ended"):
+        find_rows_files(out)
     with pytest.raises(ValueError, match="was begun with other part_rows: remove it"):
         prepare(criteo, out, CRITEO_SCHEMA, part_rows=300, workers=1)
     monkeypatch.setattr(preparing, "write_part", original)
@@ -226,3 +232,84 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(criteo, tmp_path):
     assert "part-000000.arrow" in errors.get(timeout=100)
     process.join()
     assert not list((tmp_path / "out").glob("*.arrow*")) and not (tmp_path / "out" / MANIFEST).exists()
+
+
+def parquet(folder, **columns):
+    rows = len(next(iter(columns.values())))
+    folder.mkdir(exist_ok=True)
+    path = folder / f"part-{len(list(folder.iterdir()))}.parquet"
+    pq.write_table(pa.table({"y": np.arange(rows) % 2, "a": np.arange(rows)} | columns), path)
+    return folder
+
+
+def test_times_of_parquet(tmp_path):
+    """A missing time is a malformed row; files whose units differ are refused."""
+    said = {"label": "y", "sparse": ["a"], "time": "t", "split": {"val_from": -10, "test_from": -5}}
+    data = parquet(tmp_path / "one", t=pa.array([-20, None, -8, -2, -3], pa.int64()))
+    manifest = prepare(data, tmp_path / "out", Schema.of(said))
+    assert manifest["bad_rows"] == 1 and [f.num_rows for f in open_prepared(tmp_path / "out")] == [1, 1, 2]
+    data = parquet(tmp_path / "two", t=pa.array([1, 2], pa.timestamp("us")))
+    parquet(data, t=pa.array([3, 4, 5], pa.timestamp("ms")))
+    with pytest.raises(
+        ValueError, match=r"part-1.parquet: the time 't' is timestamp\[ms\], and timestamp\[us\] in .*part-0"
+    ):
+        prepare(data, tmp_path / "units", Schema.of(said))
+    data = parquet(tmp_path / "three", t=pa.array([1, 2], pa.time64("us")))
+    with pytest.raises(ValueError, match="the column 't' is time64"):
+        prepare(data, tmp_path / "clock", Schema.of(said))
+
+
+def test_values_that_divide(tmp_path):
+    """Whole numbers may be in quotes; words for a column of numbers, and one value of two parts, are refused."""
+    data = parquet(tmp_path / "data", fold=pa.array([1, 2, 3, 3, (1 << 64) - 1], pa.uint64()))
+    said = {"label": "y", "sparse": ["a"]}
+
+    def rows(val, test):
+        out = tmp_path / f"{val}{test}"
+        prepare(data, out, Schema.of(said | {"split": {"column": "fold", "val": val, "test": test}}))
+        return [f.num_rows for f in open_prepared(out)]
+
+    assert rows(["1"], [2]) == [3, 1, 1] and rows(3, [(1 << 64) - 1]) == [2, 2, 1]
+    with pytest.raises(DataError, match="the split's column holds whole numbers, .*'x'"):
+        rows(["x"], [2])
+    for val, test, message in (
+        ([1], ["1"], "1 is in split.val and in split.test"),
+        ([1 << 70], [2], "split.val has 1180591620717411303424, and must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows(val, test)
+
+
+def test_what_was_left_behind_and_what_has_no_rows(criteo, tmp_path):
+    with pytest.raises(BadRowsError):
+        prepare(criteo, tmp_path / "out", CRITEO_SCHEMA, max_bad_rows=3)
+    (tmp_path / "out" / "part-000000.arrow.1.ab.tmp").write_text("half")  # of a process that was killed
+    prepare(criteo, tmp_path / "out", CRITEO_SCHEMA)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    (tmp_path / "t.csv").write_text("y,a\n1\n0\n")
+    with pytest.raises(DataError, match="has no row that can be used; the first: .*t.csv:2: 1 fields instead of 2"):
+        prepare(tmp_path / "t.csv", tmp_path / "none", Schema.of({"label": "y", "sparse": ["a"]}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"files": []}, "files is empty"),
+        ({"texts": ["zz"]}, "texts has 'zz', which is no feature"),
+        ({"name": "../x"}, r"files\[0\].parts\[0\].name is '../x', no file of this folder"),
+        ({"left_out": [5, 3]}, "left_out are no ascending rows below 700"),
+        ({"rows": 100_000}, "has 697 rows, and 99,997 were written down"),
+        ({"role": "zzz"}, r"files\[0\].role is 'zzz'"),
+        ({"parts": []}, r"files\[0\].parts is empty"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_damaged(criteo, tmp_path, changed, message):
+    out = tmp_path / "out"
+    prepare(criteo, out, CRITEO_SCHEMA)
+    said = json.loads((out / MANIFEST).read_text())
+    file = said["files"][0]
+    for name, value in changed.items():
+        (said if name in said else file if name in ("role", "parts") else file["parts"][0])[name] = value
+    (out / MANIFEST).write_text(json.dumps(said))
+    with pytest.raises((ValueError, DataChangedError), match=message):
+        rows_at(out, schema_of(out), [range(10)])

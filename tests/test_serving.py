@@ -4,6 +4,7 @@ import asyncio
 import math
 import shutil
 import socket
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -143,6 +144,19 @@ def test_a_request_does_not_spoil_its_batch(folder):
     seen, found = asyncio.run(ask())
     assert seen == [60] and all(isinstance(f, batching.BadRowError) == (n % 3 == 1) for n, f in enumerate(found))
     assert all(float(f[0]) == float(found[n % 3][0]) for n, f in enumerate(found) if n % 3 != 1)
+
+
+def test_text_of_bags_is_divided_as_training_did(folder):
+    import model_file
+    import rows
+
+    model = replace(model_file.Model.load(folder / "0.pt2"), separators=[None, "|", None], empty=[[0], [], [0]])
+    given = [
+        rows.Row(dense=[1, 2, 3], features={"many": "a|b||c", "more": "d|e"}),
+        rows.Row(dense=[1, 2, 3], features={}),
+    ]
+    found = rows.arrays_of(given, model)
+    assert found.lengths.tolist() == [[1, 1], [3, 0], [1, 1]] and found.ids[1].tolist() == [ord(c) for c in "abc"]
 
 
 def test_a_new_file_takes_over_and_a_broken_one_does_not(folder, tmp_path):

@@ -25,6 +25,7 @@ class Model:
         texts: whether a feature was text when the model was trained, or whole numbers; None: nobody knows.
         plain: whether each dense value goes to the model as it is; of the others it takes ``sign(x) log(1 + |x|)``.
         empty: ids of each feature where a row says nothing of it: one that is missing, or none of bags.
+        separators: of each feature, what divides the tokens of a text; None: nothing does.
         limits: int64 ``[F]``, rows of a feature's table where an id must be one of them; 0 where any id may come.
     """
 
@@ -34,6 +35,7 @@ class Model:
     texts: list[bool] | None
     plain: np.ndarray
     empty: list[list[int]]
+    separators: list[str | None]
     limits: np.ndarray
 
     @classmethod
@@ -69,7 +71,8 @@ class Model:
         texts = None if known is None else [feature in known for feature in said["features"]]
         bags = said.get("bags", [])
         empty = [[] if feature in bags else [MISSING_ID] for feature in said["features"]]
-        model = cls(file, said["features"], said.get("dense"), texts, plain, empty, asked)
+        separators = [said.get("separators", {}).get(feature) for feature in said["features"]]
+        model = cls(file, said["features"], said.get("dense"), texts, plain, empty, separators, asked)
         model.run(
             np.zeros((1, said["num_dense"]), np.float32),
             np.zeros(len(limits), np.int64),

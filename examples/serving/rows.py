@@ -106,7 +106,8 @@ def arrays_of(rows: list[Row], model: Model) -> Arrays:
     for f, name in enumerate(model.features):
         if model.texts is not None:
             _check_kind(rows, name, model.texts[f])
-        bags = [_numbers(row.features.get(name, model.empty[f])) for row in rows]
+        separator = model.separators[f]
+        bags = [_numbers(_divided(row.features.get(name, model.empty[f]), separator)) for row in rows]
         lengths[f] = [len(bag) for bag in bags]
         ids.append(np.fromiter((i for bag in bags for i in bag), np.int64))
         limit = model.limits[f]
@@ -146,6 +147,15 @@ def _check_kind(rows: list[Row], name: str, is_text: bool) -> None:
                 raise BadRowError(
                     f"rows[{number}].features.{name}: it was {was} when the model was trained, got {one!r}: give {wanted}"
                 )
+
+
+def _divided(given: list[int | str], separator: str | None) -> list[int | str]:
+    """Text as training read it: several tokens, of which empty ones are none."""
+    if separator is None:
+        return given
+    return [
+        piece for one in given for piece in (one.split(separator) if isinstance(one, str) else [one]) if piece != ""
+    ]
 
 
 def _numbers(given: list[int | str]) -> list[int]:

@@ -159,6 +159,12 @@ def main(argv: list[str] | None = None) -> None:
     calibration = Calibration.load()
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     print(f"{described.source}: {len(described.tables)} tables, {full:,} bytes in full")
+    reads = described.reads_per_count * max((c.total for c in described.counts.values()), default=0)
+    dense = is_dense(reads, [t.num_embeddings for t in described.tables])
+    if dense:
+        print(
+            "This is a dense log: few ids, each read often. train_criteo.py numbers them, and loses less than the table below says: measure (docs/quality.md)"
+        )
     rows = advise(described, calibration, args.batch_size, bits=args.bits)
     print(f"{'compression':>11} {'bytes':>15} {'AUROC lost':>10} {'90 %':>18} {'steps':>6} {'lookup ms':>9}  layout")
     for row in rows:
@@ -167,12 +173,6 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"{row['compression']:>10,}x {row['bytes']:>15,} {drop['expected']:>10.4f} "
             f"{drop['low']:>8.4f} .. {drop['high']:.4f} {steps['expected']:>5.1f}x {took:>9}  {row['layout']}"
-        )
-    reads = described.reads_per_count * max((c.total for c in described.counts.values()), default=0)
-    dense = is_dense(reads, [t.num_embeddings for t in described.tables])
-    if dense:
-        print(
-            "This is a dense log: few ids, each read often. train_criteo.py numbers them, and loses less than this table says: measure (docs/quality.md)"
         )
     best = recommend(rows, args.target_drop)
     if best is None:

@@ -1,6 +1,6 @@
 """The tables to advise on: from a sample of Criteo's logs, or from a list of names, rows and dims."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -57,6 +57,8 @@ def from_logs(
         FileNotFoundError, ValueError: see `torchrec_pss.datasets.criteo_files.open_files`.
     """
     described = schema_of(path, schema)
+    if described.split is not None:
+        described = replace(described, split=None)  # of the first rows all are counted
     files = training_files(find_rows_files(path, described))
     names = described.features
     all_rows = sum(f.num_rows for f in files)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
 from torchrec_pss.datasets.parquet_files import ParquetFile, is_parquet, open_parquet
 from torchrec_pss.datasets.parquet_rows import ParquetReader
-from torchrec_pss.datasets.prepared_rows import PreparedFile, PreparedReader, is_prepared, open_prepared
+from torchrec_pss.datasets.prepared_rows import PreparedFile, PreparedReader, is_begun, is_prepared, open_prepared
 from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 
 DataFile = CriteoFile | ParquetFile | PreparedFile
@@ -44,8 +44,10 @@ def find_rows_files(
         return list(open_prepared(path))
     if schema.split is not None:
         raise ValueError(
-            f"data path {path}: its schema divides rows by their values: python -m torchrec_pss.prepare does that first"
+            f"data path {path}: its schema has a split: prepare the rows first, python -m torchrec_pss.prepare {path} FOLDER --schema FILE"
         )
+    if is_begun(path):
+        raise ValueError(f"data path {path}: its preparing has not ended: call python -m torchrec_pss.prepare again")
     if is_parquet(path):
         if schema is CRITEO_SCHEMA:
             raise ValueError(

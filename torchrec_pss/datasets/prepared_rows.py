@@ -20,6 +20,7 @@ from torchrec_pss.whole_file import read_json
 
 MANIFEST = "prepared.json"
 FORMAT = 1
+RECORDS = ".preparing"  # of what is done, until all is
 _NAME = re.compile(r"\w[\w.-]*")
 _part = fields.fields(
     name=fields.text, rows=fields.count, bytes=fields.count, sha256=fields.text, left_out=fields.each(fields.count)
@@ -78,6 +79,12 @@ def is_prepared(path: str | Path) -> bool:
     if is_remote(found):
         raise DataError(f"data path {path} has prepared rows, which are read from a local disk: copy the folder")
     return True
+
+
+def is_begun(path: str | Path) -> bool:
+    """Whether `torchrec_pss.datasets.preparing` has not ended there."""
+    found = location(path)
+    return not is_remote(found) and (found / RECORDS).is_dir()
 
 
 def open_prepared(folder: str | Path) -> list[PreparedFile]:

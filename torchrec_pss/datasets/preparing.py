@@ -16,7 +16,7 @@ from torchrec_pss.datasets.errors import BadRowsError, DataError
 from torchrec_pss.datasets.file_roles import TEST, TRAIN, VAL
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, texts_of
 from torchrec_pss.datasets.prepared_part import file_sha256, write_part
-from torchrec_pss.datasets.prepared_rows import FORMAT, MANIFEST, is_prepared
+from torchrec_pss.datasets.prepared_rows import FORMAT, MANIFEST, RECORDS, is_prepared
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.progress import told
@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 PART_ROWS = 1 << 18
 _BLOCK_ROWS = 1 << 14
 _ROWS_OF_A_START = 1 << 20  # that one process prepares while another starts
-_RECORDS, _SETTINGS, _LOCK = ".preparing", "settings.json", "lock"
+_SETTINGS, _LOCK = "settings.json", "lock"
 _ROLES = (TRAIN, VAL, TEST)  # by a split's parts
 
 
@@ -89,7 +89,7 @@ def prepare(
         "format": FORMAT, "schema": schema.as_json(), "part_rows": part_rows, "files": [f.signature.as_json() | {"mtime_ns": 0} for f in files],
     }  # fmt: skip
     _claim(output, settings)
-    with locked(output / _RECORDS / _LOCK, wait=False):
+    with locked(output / RECORDS / _LOCK, wait=False):
         return _prepared(_Task(files, schema, read, output, [], max_bad_rows), part_rows, workers, str(path))
 
 
@@ -118,7 +118,7 @@ def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> 
     }
     manifest["files"] = _of_split(records) if schema.split is not None else _of_files(files, pieces, records)
     write_json(output / MANIFEST, manifest)
-    shutil.rmtree(output / _RECORDS)
+    shutil.rmtree(output / RECORDS)
     return manifest
 
 
@@ -133,7 +133,7 @@ def _claim(output: Path, settings: dict) -> None:
     """
     if is_prepared(output):
         raise ValueError(f"{output} has rows that were prepared before: remove it, or name another folder")
-    before = output / _RECORDS / _SETTINGS
+    before = output / RECORDS / _SETTINGS
     if before.exists():
         for name, then in read_json(before).items():
             if settings.get(name) != then:
@@ -155,7 +155,7 @@ def _pieces(files: Sequence[DataFile], part_rows: int) -> list[_Piece]:
 
 
 def _record(output: Path, piece: _Piece) -> Path:
-    return output / _RECORDS / f"{piece.number:06}.json"
+    return output / RECORDS / f"{piece.number:06}.json"
 
 
 def _is_done(output: Path, piece: _Piece) -> bool:

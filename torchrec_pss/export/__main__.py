@@ -84,6 +84,7 @@ def export_run(
         transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
         # A model without dense values is given one that is 0.
         said |= {"dense": None if saved.schema is None else list(saved.schema.dense), "texts": saved.texts}
+        said["separators"] = saved.separators
         said["bags"] = [] if saved.schema is None else [bag.name for bag in saved.schema.bags]
         said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(

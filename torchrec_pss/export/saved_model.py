@@ -47,12 +47,13 @@ class SavedModel:
     rows: RowBlock
     schema: Schema | None
     texts: list[str] | None
+    separators: dict[str, str]
 
 
 def save(
     folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
     rows: RowBlock, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None, separators: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """
     Args:
@@ -65,6 +66,7 @@ def save(
         numbering: of the ids, where the model reads their rows; ``rows`` have ids.
         schema: of a click model, the columns that it was trained on.
         texts: of those, the features whose ids are of tokens; None: nobody knows.
+        separators: of bags that were text, what divided their tokens.
     """
     folder, files = folder / FOLDER, {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def save(
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "weighted": kind == "click" and collection.is_weighted(), "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts),
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "weighted": kind == "click" and collection.is_weighted(), "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts), "separators": dict(separators or {}),
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
@@ -131,7 +133,15 @@ def load(folder: Path) -> SavedModel:
     rows = RowBlock(**read_npz(folder / _ROWS, [f.name for f in fields_of(RowBlock)], "held-out rows"))
     numbering = Numbering.load(folder / _IDS, len(collection._feature_names)) if said["numbered"] else None
     return SavedModel(
-        said["kind"], model.eval(), collection, numbering, said["results"], rows, schema, said.get("texts")
+        said["kind"],
+        model.eval(),
+        collection,
+        numbering,
+        said["results"],
+        rows,
+        schema,
+        said.get("texts"),
+        said.get("separators", {}),
     )
 
 
