@@ -38,7 +38,7 @@ class _Steps:
         import criteo_flags
         import criteo_model
         import torch
-        from criteo_data import ClickData
+        from click_data import ClickData
 
         from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, RowBlock
         from torchrec_pss.datasets.splits import Splits

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
+from click_data import ClickData
 from click_metrics import ClickMetrics
-from criteo_data import ClickData
 from torch import nn
 from torchrec.datasets.utils import Batch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist

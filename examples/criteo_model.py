@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from criteo_data import ClickData
+from click_data import ClickData
 from full_tables import SGD_RATE, LazyAdam, sharded_tables
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.comm import get_local_size

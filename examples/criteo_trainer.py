@@ -11,11 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import criteo_checkpoint
-import criteo_data
 import criteo_model
 import threads
 import torch
 import torch.distributed as dist
+from click_data import ClickData
 from criteo_evaluation import Evaluator
 from full_tables import JointAverage, TableAverage, TableRestart, lazy_adam
 from process_group import LostPeerError, cpu_group, has_lost_a_peer
@@ -53,9 +53,7 @@ _FREE_FLAGS = {"schema", "batch_size", "resume", "auto_resume", "output_dir", "c
 class Trainer:
     """The loop: segments of training steps, each followed by validation and a checkpoint."""
 
-    def __init__(
-        self, args: argparse.Namespace, folder: Path, device: torch.device, data: criteo_data.ClickData
-    ) -> None:
+    def __init__(self, args: argparse.Namespace, folder: Path, device: torch.device, data: ClickData) -> None:
         self.args, self.folder, self.device, self.data = args, folder, device, data
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)

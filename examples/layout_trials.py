@@ -7,6 +7,7 @@ from pathlib import Path
 
 import criteo_data
 import criteo_model
+import data_checks
 import torch
 from criteo_trainer import Trainer
 
@@ -21,7 +22,7 @@ def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, pro
     the highest validation AUROC. A run that goes on (``progress``) keeps its layout. Collective.
 
     Raises:
-        OneClassError: see `ClickData.check_classes`; nothing is trained.
+        OneClassError: see `data_checks.check_classes`; nothing is trained.
     """
     if progress is not None:
         then = progress["config"]
@@ -31,8 +32,8 @@ def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, pro
             args.vocabulary = bool(then.get("vocabulary"))
     data = criteo_data.load(args)
     if progress is None:
-        data.check_classes(args)
-        data.warn_of_columns()
+        data_checks.check_classes(data, args)
+        data_checks.warn_of_columns(data)
     if progress is not None or args.layout != "auto" or not args.vocabulary:
         return Trainer(args, folder, device, data)
     names = list(criteo_model.array_candidates(args, criteo_model.tables_of(args, data), data))

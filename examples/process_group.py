@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 
@@ -174,3 +175,17 @@ def _propose(store: dist.Store, world_size: int) -> tuple[str, int]:
                 store.set(f"{start}/number", str(number))
                 return start, number
             time.sleep(_POLL_SECONDS)
+
+
+def first_rank_first(work: Callable):
+    """What ``work`` returns on rank 0, on every rank; its exception too, so that no rank waits for ever."""
+    result: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            result[0] = work()
+        except Exception as error:
+            result[1] = error
+    dist.broadcast_object_list(result, src=0, group=patient_group())
+    if result[1] is not None:
+        raise result[1]
+    return result[0]

@@ -352,11 +352,12 @@ def test_generated_rows_and_preprocessed_arrays_are_known_again(tmp_path, monkey
     monkeypatch.syspath_prepend(str(script_runs.EXAMPLES))
     import criteo_data
     import criteo_flags
+    import process_group
     import torch.distributed as dist
 
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
-    monkeypatch.setattr(criteo_data, "_first_rank_first", lambda work: work())
+    monkeypatch.setattr(process_group, "first_rank_first", lambda work: work())
 
     def load(*flags):
         return criteo_data.load(criteo_flags.parse(["--embedding", "full", *map(str, flags)]))
@@ -389,8 +390,9 @@ def test_a_damaged_vocabulary_is_built_again(tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(str(script_runs.EXAMPLES))
     import criteo_data
     import criteo_flags
+    import process_group
 
-    monkeypatch.setattr(criteo_data, "_first_rank_first", lambda work: work())
+    monkeypatch.setattr(process_group, "first_rank_first", lambda work: work())
     path, cache = write_rows(tmp_path / "log.tsv", range(50)), tmp_path / "cache"
     args = ["--embedding", "full", "--data_path", path, "--cache_dir", cache]
 

@@ -251,10 +251,11 @@ def test_a_fraction_that_is_not_used_is_said(tmp_path, monkeypatch, caplog, case
     monkeypatch.syspath_prepend(str(script_runs.EXAMPLES))
     import criteo_data
     import criteo_flags
+    import process_group
     import torch.distributed as dist
 
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(criteo_data, "_first_rank_first", lambda work: work())
+    monkeypatch.setattr(process_group, "first_rank_first", lambda work: work())
     names, said = FRACTIONS[case]
     flags = ["--data_path", str(folder_of(tmp_path, names)), "--cache_dir", str(tmp_path / "cache")]
     criteo_data.load(criteo_flags.parse(flags))

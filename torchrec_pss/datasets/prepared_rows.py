@@ -14,7 +14,7 @@ from torchrec_pss.datasets.file_roles import HELD_OUT, TEST, TRAIN, VAL
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.locations import is_remote, location
 from torchrec_pss.datasets.prepared_part import Part
-from torchrec_pss.datasets.rows import RowBlock, empty_block, join_blocks
+from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.whole_file import read_json
 
@@ -164,8 +164,7 @@ class PreparedReader(BadRows):
             DataError: it is unreadable.
         """
         opened: tuple[int, Part] | None = None
-        schema = self.schema
-        nothing = empty_block(len(schema.dense), len(schema.features), bool(schema.bags), schema.weighted)
+        nothing = self.schema.nothing
         for window in windows:
             blocks, position = [], window.start
             while position < window.stop:

@@ -10,7 +10,7 @@ from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.locations import is_remote, location
-from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES
+from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES, RowBlock
 from torchrec_pss.datasets.split_rule import SplitRule
 from torchrec_pss.datasets.table_list import check_name
 from torchrec_pss.whole_file import parse_json, read_json
@@ -135,6 +135,11 @@ class Schema:
         """All columns that are read."""
         names = (self.label, *self.dense, *self.sparse, *(name for bag in self.bags for name in bag.columns))
         return names if self.time is None else (*names, self.time)
+
+    @property
+    def nothing(self) -> RowBlock:
+        """No rows of it."""
+        return self.columns(self.used).nothing
 
     def written(self) -> "Schema":
         """Of rows that were prepared: without what is used up then."""
