@@ -111,7 +111,15 @@ def set_up_logging(path: Path, rank: int) -> None:
     )
     # The planner warns of a topology that was not made by its factory, which older TorchRec lacks.
     logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
-    for name in ("__main__", "torchrec_pss", "criteo_data", "data_checks", "criteo_model", "criteo_trainer", "run_folder"):
+    for name in (
+        "__main__",
+        "torchrec_pss",
+        "criteo_data",
+        "data_checks",
+        "criteo_model",
+        "criteo_trainer",
+        "run_folder",
+    ):
         logging.getLogger(name).setLevel(level)
 
 

@@ -393,6 +393,7 @@ def test_a_damaged_vocabulary_is_built_again(tmp_path, monkeypatch, caplog):
     import process_group
 
     monkeypatch.setattr(process_group, "first_rank_first", lambda work: work())
+    caplog.set_level("WARNING", "criteo_data")  # whatever the tests before have set
     path, cache = write_rows(tmp_path / "log.tsv", range(50)), tmp_path / "cache"
     args = ["--embedding", "full", "--data_path", path, "--cache_dir", cache]
 
