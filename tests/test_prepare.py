@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 from itertools import pairwise
 
 import forked
@@ -289,6 +290,15 @@ def test_what_was_left_behind_and_what_has_no_rows(criteo, tmp_path):
     (tmp_path / "t.csv").write_text("y,a\n1\n0\n")
     with pytest.raises(DataError, match="has no row that can be used; the first: .*t.csv:2: 1 fields instead of 2"):
         prepare(tmp_path / "t.csv", tmp_path / "none", Schema.of({"label": "y", "sparse": ["a"]}))
+
+
+def test_without_pyarrow(criteo, tmp_path, monkeypatch):
+    prepare(criteo, tmp_path / "there", CRITEO_SCHEMA)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for call in (lambda: prepare(criteo, tmp_path / "out", CRITEO_SCHEMA), lambda: open_prepared(tmp_path / "there")):
+        with pytest.raises(DataError, match=r"prepared rows need pyarrow \(pip install pyarrow\)"):
+            call()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

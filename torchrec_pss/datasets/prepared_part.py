@@ -19,6 +19,17 @@ _COLUMN = np.dtype(
 )
 
 
+def require_pyarrow(path: Path) -> None:
+    """
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"{path}: prepared rows need pyarrow (pip install pyarrow)") from error
+
+
 def write_part(path: Path, block: RowBlock, schema: Schema) -> None:
     """One record batch. Columns are named as the schema's: labels uint8, dense values fp32 as a model takes them, ids int64, bags lists of
     those, their weights lists of fp32.

@@ -13,7 +13,7 @@ from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_roles import HELD_OUT, TEST, TRAIN, VAL
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.locations import is_remote, location
-from torchrec_pss.datasets.prepared_part import Part
+from torchrec_pss.datasets.prepared_part import Part, require_pyarrow
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.whole_file import read_json
@@ -91,9 +91,11 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
     """
     Raises:
         FileNotFoundError: it has no manifest.
+        DataError: pyarrow is missing.
         ValueError: that is damaged, or of another version; names it, and the field.
     """
     folder = location(folder)
+    require_pyarrow(folder)
     manifest = folder / MANIFEST
     said = read_json(manifest)
     try:

@@ -15,7 +15,7 @@ from torchrec_pss.datasets.cache_folder import check_writable, locked
 from torchrec_pss.datasets.errors import BadRowsError, DataError
 from torchrec_pss.datasets.file_roles import TEST, TRAIN, VAL
 from torchrec_pss.datasets.open_rows import DataFile, find_rows_files, reader_of, texts_of
-from torchrec_pss.datasets.prepared_part import file_sha256, write_part
+from torchrec_pss.datasets.prepared_part import file_sha256, require_pyarrow, write_part
 from torchrec_pss.datasets.prepared_rows import FORMAT, MANIFEST, RECORDS, is_prepared
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
@@ -80,6 +80,7 @@ def prepare(
     output = Path(output)
     if is_prepared(path):
         raise ValueError(f"data path {path} is prepared already")
+    require_pyarrow(output)
     # A column that divides rows is read as one more feature.
     rule = schema.split
     more = () if rule is None or rule.column is None or rule.column in schema.sparse else (rule.column,)
