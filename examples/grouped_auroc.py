@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchrec_pss.ranks import shared_ranks
+
 
 @dataclass(frozen=True)
 class GroupedAuroc:
@@ -35,8 +37,7 @@ def grouped_auroc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     scores, positive, groups = scores[order], (labels[order] == 1).astype(np.float64), groups[order]
     begins = np.concatenate([[True], groups[1:] != groups[:-1]])  # a group
     tie = np.flatnonzero(begins | np.concatenate([[True], scores[1:] != scores[:-1]]))
-    lengths = np.diff(np.append(tie, len(scores)))
-    ranks = np.repeat(tie + (lengths + 1) / 2, lengths)  # over all rows, equal ones of a group share one
+    ranks = shared_ranks(tie, len(scores))  # over all rows, equal ones of a group share one
     starts = np.flatnonzero(begins)
     rows = np.diff(np.append(starts, len(scores)))
     positives = np.add.reduceat(positive, starts)

@@ -13,7 +13,12 @@ def midranks(values: np.ndarray) -> np.ndarray:
 
 def _of_sorted(values: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
-    lengths = np.diff(np.append(starts, len(values)))
+    return shared_ranks(starts, len(values))
+
+
+def shared_ranks(starts: np.ndarray, number: int) -> np.ndarray:
+    """float64 ``[number]``: ranks of rows in order, from 1; those from one of ``starts`` to the next share their mean."""
+    lengths = np.diff(np.append(starts, number))
     return np.repeat(starts + (lengths + 1) / 2, lengths)
 
 

@@ -57,10 +57,12 @@ class ArrowRows:
         raw = np.empty((len(labels), len(names)))
         for place, name in enumerate(names):
             raw[:, place] = numbers_of(_column(rows, name), np.nan if name == self.schema.time else 0)
-        features = [Bags(ids_of(_column(rows, name))) for name in self.schema.sparse]
+        ids = np.array([ids_of(_column(rows, name)) for name in self.schema.sparse], np.int64)
         reasons: dict[int, str] = {}
-        features += [self._bags(rows, bag, reasons) for bag in self.schema.bags]
-        block = self.columns.block(raw, features, labels.astype(np.float32))
+        bags = [self._bags(rows, bag, reasons) for bag in self.schema.bags]
+        block = self.columns.block(
+            raw, ids.reshape(len(self.schema.sparse), len(labels)), bags, labels.astype(np.float32)
+        )
         finite = np.isfinite(block.dense)
         good = finite.all(axis=1) & ((labels == 0) | (labels == 1))
         if block.times is not None:

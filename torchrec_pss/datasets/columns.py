@@ -60,10 +60,10 @@ class Columns:
         """What an empty field of a number stands for: 0, but of a time no number."""
         return b"nan" if place == self.time else b"0"
 
-    def block(self, numbers: np.ndarray, features: Sequence[Bags], labels: np.ndarray) -> RowBlock:
-        """Rows of those numbers as they stand in the file, float64 ``[n, numbers]``."""
+    def block(self, numbers: np.ndarray, ids: np.ndarray, bags: Sequence[Bags], labels: np.ndarray) -> RowBlock:
+        """Rows of those numbers as they stand in the file, float64 ``[n, numbers]``, and ids ``[sparse, n]``."""
         times = None if self.time is None else numbers[:, -1].copy()
-        return RowBlock.of(dense_values(numbers[:, : len(self.dense)], self.plain), features, labels, times)
+        return RowBlock.joined(dense_values(numbers[:, : len(self.dense)], self.plain), ids, bags, labels, times)
 
     @property
     def weighted(self) -> bool:

@@ -59,8 +59,9 @@ def parse_lines(lines: list[bytes], delimiter: bytes, columns: Columns = CRITEO)
     labels = numbers[:, 0].astype(np.float32)
     tokens = [[row[place] for row in fields] for place in columns.sparse]
     ids = None if may_be_long or not tokens else _own_bytes(list(chain.from_iterable(tokens)))
-    ids = [token_ids(column) for column in tokens] if ids is None else ids.reshape(len(tokens), -1)
-    return columns.block(numbers[:, 1:], [*map(Bags, ids), *bags], labels), bad
+    if ids is None:
+        ids = np.array([token_ids(column) for column in tokens], np.int64)
+    return columns.block(numbers[:, 1:], ids.reshape(len(tokens), len(fields)), bags, labels), bad
 
 
 def _bags(fields: list[list[bytes]], columns: Columns) -> list[Bags]:

@@ -106,7 +106,7 @@ class _Rows:
         if not self._constants:
             return part
         kinds = {name: pa.int64() if isinstance(value, int) else pa.string() for name, value in self._constants.items()}
-        more = [pa.array([value] * part.num_rows, kinds[name]) for name, value in self._constants.items()]
+        more = [pa.repeat(pa.scalar(value, kinds[name]), part.num_rows) for name, value in self._constants.items()]
         return pa.RecordBatch.from_arrays([*part.columns, *more], [*part.schema.names, *kinds])
 
     def _next(self, position: int) -> None:

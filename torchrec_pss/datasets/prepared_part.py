@@ -163,14 +163,12 @@ class Part:
             for place, name in enumerate(schema.sparse):
                 ids[place] = columns[name].read(start, stop)
         labels = columns[schema.label].read(start, stop).astype(np.float32)
-        if not schema.bags:
-            return RowBlock(dense, ids, labels)
-        features = list(map(Bags, ids))
+        bags = []
         for bag in schema.bags:
-            ids, lengths = columns[bag.name].bags(start, stop)
+            of_bag, lengths = columns[bag.name].bags(start, stop)
             weights = None if bag.weights is None else columns[bag.weights].bags(start, stop)[0]
-            features.append(Bags(ids, lengths, weights))
-        return RowBlock.of(dense, features, labels)
+            bags.append(Bags(of_bag, lengths, weights))
+        return RowBlock.joined(dense, ids, bags, labels)
 
     def _read(self, start: int, dense: np.ndarray, ids: np.ndarray) -> None:
         """Of all columns but bags, at once."""

@@ -67,6 +67,20 @@ class RowBlock:
         lengths = np.stack([one if f.lengths is None else f.lengths for f in features])
         return cls(dense, np.concatenate([f.ids for f in features]), labels, lengths, weights, times)
 
+    @classmethod
+    def joined(
+        cls,
+        dense: np.ndarray,
+        ids: np.ndarray,
+        bags: Sequence[Bags],
+        labels: np.ndarray,
+        times: np.ndarray | None = None,
+    ) -> "RowBlock":
+        """Of ids ``[F, n]``, one a feature, which are not copied where no ``bags`` follow."""
+        if bags:
+            return cls.of(dense, [*map(Bags, ids), *bags], labels, times)
+        return cls(dense, ids, labels, times=times)
+
     def __len__(self) -> int:
         return len(self.labels)
 

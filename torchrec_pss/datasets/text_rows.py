@@ -22,7 +22,7 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     ids, odd = np.empty((len(columns.sparse), number), np.int64), np.empty(number, bool)
     spans = np.empty((len(columns.spans), number, 2), np.int64)
     ends = np.ascontiguousarray(lines.ends)
-    kernel("parse_rows")(
+    num_odd = kernel("parse_rows")(
         lines.text, lines.first, ends.ctypes.data, number, delimiter, kinds.ctypes.data, len(kinds), num_dense,
         raw.ctypes.data, ids.ctypes.data, labels.ctypes.data, spans.ctypes.data, odd.ctypes.data,
     )  # fmt: skip
@@ -30,9 +30,10 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
         raw = raw[:, columns.dense_order]
     if columns.sparse_order is not None:
         ids = ids[columns.sparse_order]
-    raw[odd], spans[:, odd] = 0, 0
+    if num_odd:
+        raw[odd], spans[:, odd] = 0, 0
     bags = [_bags(lines.text, spans, bag, columns, odd) for bag in columns.bags]
-    block = columns.block(raw, [*map(Bags, ids), *bags], labels)
+    block = columns.block(raw, ids, bags, labels)
     if columns.plain:
         odd |= ~np.isfinite(block.dense).all(axis=1)
     places = np.flatnonzero(odd)
