@@ -44,8 +44,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _DEFAULT_FRACTION = criteo_flags.parser().get_default("train_fraction")
 _PASS_ROWS = 1 << 14
-_CHECKED_ROWS = 1 << 10
-_LOOKED_AT = 1 << 16  # first training rows, whose columns are looked at
 _COUNTED_ROWS = 1 << 21  # training rows, evenly spread, whose ids are counted where none must be read anyway
 _KINDS = {CriteoReader: "text", ParquetReader: "parquet", PreparedReader: "prepared"}
 _COUNTED = "distinct ids of the training rows, counted exactly, and one row for others"
@@ -139,6 +137,9 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
         windows = (splits.train[start : start + _PASS_ROWS] for start in starts)
         return copy.copy(reader).read(windows)  # a copy: it counts malformed lines
 
+    def known() -> Vocabulary:
+        return _kept(args, Vocabulary, files, splits.train, lambda: Vocabulary.build(training_rows(), number), schema)
+
     if args.embedding == "pss" and not args.planner_pss:
         # The array takes ids as they are; the tables' sizes say what it is compared with, and the slices' sizes.
         counted = process_group.first_rank_first(
@@ -150,16 +151,16 @@ def _load_files(args: argparse.Namespace, declared: list[int] | None, schema: Sc
         if args.vocabulary is None:
             args.vocabulary = not declared and is_dense(len(splits.train), distinct)
         if args.vocabulary:
-            return _numbered(args, files, reader, splits, signature, counts, training_rows, schema, asked)
+            return _numbered(reader, splits, signature, counts, known, schema, asked)
         return ClickData(reader, splits, signature, declared or distinct, how, False, counts, schema=schema)
     if declared:
         return ClickData(reader, splits, signature, declared, "declared", True, rows_of=modulo(declared), schema=schema)
 
-    def known() -> Vocabulary:
-        return _kept(args, Vocabulary, files, splits.train, lambda: Vocabulary.build(training_rows(), number), schema)
-
-    process_group.first_rank_first(lambda: len(known().ids))  # the others read what it has written: it may be large
-    vocabulary = known()
+    made: list[Vocabulary] = []
+    process_group.first_rank_first(lambda: made.append(known()))
+    vocabulary = (
+        made[0] if made else known()
+    )  # what the first rank has written: to send it would take as much memory again
     # One more row for ids not seen in training.
     rows = [n + 1 for n in vocabulary.num_distinct]
     return ClickData(reader, splits, signature, rows, _COUNTED, True, rows_of=vocabulary.rows_of, schema=schema)
@@ -170,12 +171,17 @@ def _prepared(args: argparse.Namespace, schema: Schema) -> Path:
     read = replace(schema, split=None)
     files = [f.signature.as_json() for f in find_rows_files(args.data_path, read, args.cache_dir)]
     key = json.dumps([str(args.data_path), files, schema.as_json()])
-    folder = Path(args.cache_dir) / f"prepared-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}"
+    folder = Path(args.cache_dir) / f"prepared-{_short_hash(key)}"
     with locked(folder.with_suffix(".lock"), wait=True):  # another run may be at the same
         if not is_prepared(folder):
             logger.info("the schema divides the rows: they are prepared in %s", folder)
             prepare(args.data_path, folder, schema, max_bad_rows=args.max_bad_rows, cache_dir=args.cache_dir)
     return folder
+
+
+def _short_hash(key: str) -> str:
+    """Of what names of files in the cache stand for."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _columns_read(schema: Schema) -> str:
@@ -184,30 +190,17 @@ def _columns_read(schema: Schema) -> str:
 
 
 def _numbered(
-    args: argparse.Namespace,
-    files: list[DataFile],
     reader: FileReader,
     splits: Splits,
     signature: dict,
     counts: list[IdCounts],
-    training_rows: Callable[[], Iterator[RowBlock]],
+    known: Callable[[], Vocabulary],
     schema: Schema,
     asked: bool,
 ) -> ClickData:
     """For an array whose tables have their ids' rows. Collective."""
 
-    def make() -> Numbering:
-        vocabulary = _kept(
-            args,
-            Vocabulary,
-            files,
-            splits.train,
-            lambda: Vocabulary.build(training_rows(), len(schema.features)),
-            schema,
-        )
-        return Numbering.of(vocabulary, [c.ids for c in counts])
-
-    numbering = process_group.first_rank_first(make)
+    numbering = process_group.first_rank_first(lambda: Numbering.of(known(), [c.ids for c in counts]))
     counts = [replace(c, ids=numbering.first_rows(feature, len(c.ids))) for feature, c in enumerate(counts)]
     signature = signature | {"ids": numbering.digest}
     data = ClickData(reader, splits, signature, numbering.num_rows, _COUNTED, True, counts, schema=schema)
@@ -223,14 +216,14 @@ def _numbered(
 def _kept(
     args: argparse.Namespace, what: type[T], files: list[DataFile], train: range, make: Callable[[], T], schema: Schema
 ) -> T:
-    """What is counted of the training rows: as it lies in the cache's folder, by path and signature of the files, or made and put there. Of
-    rank 0 alone."""
+    """What is counted of the training rows: as it lies in the cache's folder, by path and signature of the files, or made and put there: by
+    one rank at a time."""
     cache, features = Path(args.cache_dir), len(schema.features)
     key = repr([(str(f.path.resolve()), f.signature) for f in files]) + str(train)
     if schema is not CRITEO_SCHEMA:
         key += _columns_read(schema)
     name = {Vocabulary: "vocabulary", CountedIds: "counts"}[what]
-    path = cache / f"{name}-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
+    path = cache / f"{name}-{_short_hash(key)}.npz"
     if is_cached(path):
         try:
             return what.load(path, key, features)

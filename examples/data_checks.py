@@ -12,9 +12,7 @@ from click_metrics import OneClassError
 
 from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.errors import DataError
-from torchrec_pss.datasets.rows import (
-    join_blocks,
-)
+from torchrec_pss.datasets.rows import join_blocks
 from torchrec_pss.datasets.synthetic import ClickLogGenerator
 
 logger: logging.Logger = logging.getLogger(__name__)
