@@ -8,12 +8,11 @@ import numpy as np
 
 from torchrec_pss.datasets.distinct import DistinctCounter
 from torchrec_pss.datasets.frequent import FrequentIds
-from torchrec_pss.datasets.npz_file import key_array, read_npz
+from torchrec_pss.datasets.npz_file import read_keyed, write_keyed
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.whole_file import written_aside
 
-_KEY, _DISTINCT, _TOTALS = "key", "distinct", "totals"
+_DISTINCT, _TOTALS = "distinct", "totals"
 
 
 @dataclass
@@ -42,8 +41,7 @@ class CountedIds:
         arrays = {f"ids_{i}": counts.ids for i, counts in enumerate(self.counts)}
         arrays |= {f"counts_{i}": counts.counts for i, counts in enumerate(self.counts)}
         arrays |= {_DISTINCT: np.array(self.distinct), _TOTALS: np.array([counts.total for counts in self.counts])}
-        with written_aside(path) as aside, open(aside, "wb") as stream:
-            np.savez(stream, **arrays, **{_KEY: key_array(key)})
+        write_keyed(path, key, arrays)
 
     @classmethod
     def load(cls, path: Path, key: str, features: int) -> "CountedIds":
@@ -53,12 +51,10 @@ class CountedIds:
             ValueError: it is damaged, or of other rows than ``key`` says; names it.
         """
         names = [f"{kind}_{i}" for kind in ("ids", "counts") for i in range(features)]
-        arrays = read_npz(path, [_KEY, _DISTINCT, _TOTALS, *names], "counted ids")
-        for name in (_KEY, _DISTINCT, _TOTALS, *names):
-            if name not in arrays or arrays[name].ndim != 1 or arrays[name].dtype.kind not in "iu":
+        arrays = read_keyed(path, key, [_DISTINCT, _TOTALS, *names], "counted ids")
+        for name, array in arrays.items():
+            if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise ValueError(f"counted ids {path}: {name} is no vector of whole numbers")
-        if not np.array_equal(arrays[_KEY], key_array(key)):
-            raise ValueError(f"counted ids {path} are of other rows")
         distinct, totals = arrays[_DISTINCT].tolist(), arrays[_TOTALS].tolist()
         if len(distinct) != features or len(totals) != features:
             raise ValueError(f"counted ids {path} are of {len(distinct)} features, not {features}")

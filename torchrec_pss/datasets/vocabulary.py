@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from torchrec_pss.datasets.npz_file import key_array, read_npz
+from torchrec_pss.datasets.npz_file import read_keyed, write_keyed
 from torchrec_pss.datasets.rows import NUM_SPARSE, RowBlock
-from torchrec_pss.whole_file import written_aside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 UNKNOWN = 0
-_KEY = "key"
 
 
 @dataclass
@@ -47,9 +45,7 @@ class Vocabulary:
 
     def save(self, path: Path, key: str = "") -> None:
         """Writes aside, then renames. ``key`` says of which rows it is."""
-        arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)}
-        with written_aside(path) as aside, open(aside, "wb") as stream:
-            np.savez(stream, **arrays, **{_KEY: key_array(key)})
+        write_keyed(path, key, {f"arr_{i}": ids for i, ids in enumerate(self.ids)})
 
     @classmethod
     def load(cls, path: Path, key: str = "", features: int = NUM_SPARSE) -> "Vocabulary":
@@ -57,12 +53,7 @@ class Vocabulary:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or of other rows than ``key`` says."""
         names = [f"arr_{i}" for i in range(features)]
-        arrays = read_npz(path, [*names, _KEY], what="vocabulary")
-        for name in [*names, _KEY]:
-            if name not in arrays:
-                raise ValueError(f"vocabulary {path} has no array {name}")
-        if not np.array_equal(arrays[_KEY], key_array(key)):
-            raise ValueError(f"vocabulary {path} is of other rows")
+        arrays = read_keyed(path, key, names, "vocabulary")
         for name in names:
             ids = arrays[name]
             if ids.dtype != np.int64 or ids.ndim != 1 or (ids[1:] <= ids[:-1]).any():
