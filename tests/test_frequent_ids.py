@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from torchrec_pss.datasets import frequent
+from torchrec_pss.datasets.counted_ids import CountedIds
 from torchrec_pss.datasets.frequent import FrequentIds
+from torchrec_pss.datasets.rows import RowBlock
 
 
 def stream(rows=60_000, seed=0):
@@ -49,3 +51,25 @@ def test_bounded_memory_and_error(capacity, monkeypatch):
 
 def test_nothing_added():
     assert [len(c.ids) for c in FrequentIds(3).counts()] == [0, 0, 0]
+
+
+def test_counts_are_read_back(tmp_path):
+    """To the bit, and by their key only; damage is named."""
+    rng = np.random.default_rng(0)
+    blocks = [
+        RowBlock(np.zeros((50, 0), np.float32), rng.integers(-5, 90, (2, 50)), np.zeros(50, np.float32))
+        for _ in range(3)
+    ]
+    made, path = CountedIds.of(blocks, 2), tmp_path / "counts.npz"
+    made.save(path, "these rows")
+    found = CountedIds.load(path, "these rows", 2)
+    assert found.distinct == made.distinct
+    for a, b in zip(found.counts, made.counts, strict=True):
+        assert np.array_equal(a.ids, b.ids) and np.array_equal(a.counts, b.counts) and a.total == b.total == 150
+    with pytest.raises(ValueError, match="counted ids .* is of other rows"):
+        CountedIds.load(path, "others", 2)
+    with pytest.raises(ValueError, match="counted ids .* has no array ids_2"):
+        CountedIds.load(path, "these rows", 3)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="counted ids .* is no readable .npz"):
+        CountedIds.load(path, "these rows", 2)
