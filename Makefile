@@ -43,10 +43,10 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist worksteal
 
 # The suite on the oldest TorchRec that is supported, on ours and on the newest; each lies alone in build/matrix. make matrix
-# VERSIONS=1.9.2 ARGS="tests/test_planner.py" runs a part; the table of docs/parity.md is renewed by whole runs.
+# VERSIONS=1.9.2 ARGS="tests/test_planner.py" runs a part; the table of docs/project/parity.md is renewed by whole runs.
 VERSIONS := 1.6.1,1.8.0,1.9.2
 matrix: venv
-	$(BIN)/python tests/matrix.py --versions $(VERSIONS) --json runs/matrix.json --doc docs/parity.md -- $(ARGS)
+	$(BIN)/python tests/matrix.py --versions $(VERSIONS) --json runs/matrix.json --doc docs/project/parity.md -- $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -73,7 +73,7 @@ def parser() -> Parser:
     data.add_argument(
         "--vocabulary",
         action=argparse.BooleanOptionalAction,
-        help="of text, number the ids of the training rows for the array too, as full tables need it, with one row for all others, or hash ids as they are (default: numbered where few ids are read 40 times in a pass; docs/layout.md)",
+        help="of text, number the ids of the training rows for the array too, as full tables need it, with one row for all others, or hash ids as they are (default: numbered where few ids are read 40 times in a pass; docs/how/layout.md)",
     )
     add_number(data, "--synthetic_scale", default=1.0, help="factor on the generated tables' cardinalities")
     add_number(data, "--synthetic_skew", default=1.1, help="exponent of the generated ids' power law")
@@ -92,14 +92,14 @@ def parser() -> Parser:
     model.add_argument(
         "--layout",
         choices=["auto", "rules", "plain", *CANDIDATES],
-        help="of the array (default auto): chosen from tables, budget and counts of ids, and, where ids are numbered (--vocabulary), of the last four by validation after a pass; rules, as auto chose before it searched; PSS's own (plain: full width, all hashed); or one of the four (docs/layout.md)",
+        help="of the array (default auto): chosen from tables, budget and counts of ids, and, where ids are numbered (--vocabulary), of the last four by validation after a pass; rules, as auto chose before it searched; PSS's own (plain: full width, all hashed); or one of the four (docs/how/layout.md)",
     )
     add_number(
         model,
         "--bits",
         [AUTO_BITS],
         choices=(*BITS, AUTO_BITS),
-        help="of a stored element of the array (default 32; auto: 32, 8 or 4; docs/bits.md)",
+        help="of a stored element of the array (default 32; auto: 32, 8 or 4; docs/how/bits.md)",
     )
     add_number(model, "--width", help="read width of the tables, projected to embedding_dim (default: by layout)")
     add_number(model, "--block_size", help="Z, consecutive coordinates of a shared row (default: by layout)")
@@ -108,12 +108,12 @@ def parser() -> Parser:
     model.add_argument(
         "--array_reduction",
         choices=["ddp", "bf16", "sparse"],
-        help="of the array's gradient over processes (default ddp, with the dense layers'; see docs/performance.md)",
+        help="of the array's gradient over processes (default ddp, with the dense layers'; see docs/results/performance.md)",
     )
     model.add_argument(
         "--planner_pss",
         choices=["auto", "always", "never"],
-        help="the model keeps plain EmbeddingBagCollections, and the planner decides which tables share the array (docs/planner.md)",
+        help="the model keeps plain EmbeddingBagCollections, and the planner decides which tables share the array (docs/guides/planner.md)",
     )
     add_number(
         model, "--rank_memory", help="of --planner_pss: bytes of a rank's memory, such as 40GB (default: TorchRec's)"
@@ -137,7 +137,7 @@ def parser() -> Parser:
     train.add_argument(
         "--keep_array",
         action=argparse.BooleanOptionalAction,
-        help="keep array and projections, or full tables, from pass to pass, or have them begin anew before each (default: kept where a row is read 40 times in a pass; docs/training.md)",
+        help="keep array and projections, or full tables, from pass to pass, or have them begin anew before each (default: kept where a row is read 40 times in a pass; docs/guides/training.md)",
     )
     add_number(
         train,

@@ -1,4 +1,4 @@
-"""docs/hashing.md in plain Python integers, written from that page alone; shares no code with the package."""
+"""docs/how/hashing.md in plain Python integers, written from that page alone; shares no code with the package."""
 
 import hashlib
 import math

@@ -3,7 +3,7 @@
 Every version is installed by itself into ``build/matrix/torchrec-VERSION`` and comes first in PYTHONPATH; torch, FBGEMM and the rest are
 the environment's. pytest's output goes to ``build/matrix/torchrec-VERSION.log``.
 
-Outcomes go to ``--json``, by version. ``--doc`` renews the table of that page (docs/parity.md) where the whole suite was run. The exit
+Outcomes go to ``--json``, by version. ``--doc`` renews the table of that page (docs/project/parity.md) where the whole suite was run. The exit
 status is 1 where a test failed.
 """
 

@@ -9,7 +9,7 @@ from benchmarks.quality import equal_bytes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-QUALITY = (ROOT / "docs/quality.md").read_text()
+QUALITY = (ROOT / "docs/results/quality.md").read_text()
 LINES = json.loads((ROOT / "benchmarks/results/quality/headline.json").read_text())
 
 

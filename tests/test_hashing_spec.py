@@ -1,4 +1,4 @@
-"""docs/hashing.md: its vectors hold for the package and for an implementation written from the page alone."""
+"""docs/how/hashing.md: its vectors hold for the package and for an implementation written from the page alone."""
 
 import random
 import re
@@ -14,7 +14,7 @@ from torchrec_pss import PSSConfig
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, feature_matrix, hashing, quantize, reference
 
-PAGE = (Path(__file__).parent.parent / "docs" / "hashing.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs/how/hashing.md").read_text()
 VECTORS = re.findall(r"^(\w+)\((.*)\) = (.*)$", PAGE[PAGE.index("## 5.") :], re.MULTILINE)
 
 

@@ -19,7 +19,7 @@ MB = 1 << 20
 
 
 def id_of(token):
-    """As docs/data.md has it."""
+    """As docs/guides/criteo_data.md has it."""
     own = token.ljust(8, b"\0") if len(token) <= 8 else hashlib.blake2b(token, digest_size=8).digest()
     return int.from_bytes(own, "little", signed=True)
 

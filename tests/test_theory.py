@@ -1,4 +1,4 @@
-"""docs/theory.md against experiment: each check fails if a formula were wrong by a constant factor."""
+"""docs/how/theory.md against experiment: each check fails if a formula were wrong by a constant factor."""
 
 import numpy as np
 import pytest

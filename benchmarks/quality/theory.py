@@ -1,4 +1,4 @@
-"""docs/theory.md's formulas, and the experiment that they are checked by.
+"""docs/how/theory.md's formulas, and the experiment that they are checked by.
 
 python -m benchmarks.quality.theory [--out DIR]     # theory.json and theory.png
 """

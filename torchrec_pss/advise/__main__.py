@@ -139,7 +139,12 @@ def main(argv: list[str] | None = None) -> None:
     add_number(parser, "--target_drop", default=0.001, help="AUROC that may be lost")
     add_number(parser, "--batch_size", default=4096, help="of the lookup's measurement")
     add_number(
-        parser, "--bits", [AUTO_BITS], choices=(*BITS, AUTO_BITS), default=32, help="of a stored element (docs/bits.md)"
+        parser,
+        "--bits",
+        [AUTO_BITS],
+        choices=(*BITS, AUTO_BITS),
+        default=32,
+        help="of a stored element (docs/how/bits.md)",
     )
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.add_argument("--plot", type=plot_path, help="also draw it here (needs matplotlib)")
@@ -163,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     dense = is_dense(reads, [t.num_embeddings for t in described.tables])
     if dense:
         print(
-            "This is a dense log: few ids, each read often. train_criteo.py numbers them, and loses less than the table below says: measure (docs/quality.md)"
+            "This is a dense log: few ids, each read often. train_criteo.py numbers them, and loses less than the table below says: measure (docs/results/quality.md)"
         )
     rows = advise(described, calibration, args.batch_size, bits=args.bits)
     print(f"{'compression':>11} {'bytes':>15} {'AUROC lost':>10} {'90 %':>18} {'steps':>6} {'lookup ms':>9}  layout")

@@ -11,7 +11,7 @@ from torchrec_pss.ops.hashing import hot_keys_of, shortened
 
 
 def unresolved_share(layout: ArrayLayout, counts: Mapping[str, IdCounts]) -> float:
-    """Theorem 1's bound on the relative error of an array (docs/theory.md), mean over the tables: 0 where every row has
+    """Theorem 1's bound on the relative error of an array (docs/how/theory.md), mean over the tables: 0 where every row has
     elements of its own, near 1 where all reads meet strangers. A table without counts counts as evenly read."""
     return float(np.mean([unresolved_of_table(layout, t, counts.get(t.name)) for t in layout.tables]))
 

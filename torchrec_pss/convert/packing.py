@@ -1,6 +1,6 @@
 """`packed`: a collection whose elements have few bits in as many bytes as its layout counts; `load_packed`: such a one to read from.
 
-docs/hashing.md, section 6, has the codes; here is how their bits lie: the first code in the lowest bits of the first byte.
+docs/how/hashing.md, section 6, has the codes; here is how their bits lie: the first code in the lowest bits of the first byte.
 """
 
 from collections.abc import Mapping

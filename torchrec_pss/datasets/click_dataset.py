@@ -27,7 +27,7 @@ class ClickDataset(IterableDataset):
     torchdata's `StatefulDataLoader` a pass goes on where its ``state_dict`` was taken, with as many workers.
 
     Args:
-        path: a file or a folder, or its URL, see docs/data.md.
+        path: a file or a folder, or its URL, see docs/guides/criteo_data.md.
         batch_size: rows of a batch.
         part: "train", "val" or "test".
         train_fraction: of the rows to train on, where the files do not say it.

@@ -79,7 +79,7 @@ class Dialect:
         if NUM_FIELDS not in lengths and NUM_FIELDS - 1 not in lengths:
             raise NotCriteoError(
                 f"data file {path} is no Criteo file: its first lines have {lengths[0]} fields, not {NUM_FIELDS}; "
-                "of other columns a schema says what they are (--schema, docs/your_data.md)"
+                "of other columns a schema says what they are (--schema, docs/guides/your_data.md)"
             )
         # A line of either length may be malformed; not all of them.
         labelled = any(len(row) == NUM_FIELDS and row[0] for row in rows)

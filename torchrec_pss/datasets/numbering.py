@@ -1,7 +1,7 @@
 """`Numbering`: rows of the ids of a dense log, of which those that are read least may share rows.
 
 Rows lie in an order that says nothing about reads: 64 elements have one scale, and where ids of few reads had scales of their own, what few
-bits leave of them would be learned by heart (docs/layout.md).
+bits leave of them would be learned by heart (docs/how/layout.md).
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class Numbering:
         return scattered(num_rows)[fold(np.arange(1, number + 1), num_rows)]
 
     def unresolved(self, feature: int, reads: np.ndarray) -> float:
-        """Of a table whose ids share rows, theorem 1's bound (docs/theory.md): what of the reads meets another id's. ``reads`` of the ids, in
+        """Of a table whose ids share rows, theorem 1's bound (docs/how/theory.md): what of the reads meets another id's. ``reads`` of the ids, in
         their order, as far as they are known."""
         rows = fold(np.arange(1, len(reads) + 1), self.num_rows[feature])
         of_row = np.bincount(rows, reads)[rows]

@@ -51,7 +51,7 @@ def find_rows_files(
     if is_parquet(path):
         if schema is CRITEO_SCHEMA:
             raise ValueError(
-                f"data path {path} is Parquet: a schema says what its columns are (--schema, docs/your_data.md)"
+                f"data path {path} is Parquet: a schema says what its columns are (--schema, docs/guides/your_data.md)"
             )
         return list(open_parquet(path, schema))
     return list(open_files(path, cache_dir, None if schema is CRITEO_SCHEMA else schema))

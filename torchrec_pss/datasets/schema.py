@@ -1,4 +1,4 @@
-"""`Schema`: which columns of a log a model learns from, by name; a small JSON or YAML file (docs/your_data.md)."""
+"""`Schema`: which columns of a log a model learns from, by name; a small JSON or YAML file (docs/guides/your_data.md)."""
 
 import difflib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How one byte budget is divided among tables (docs/hashing.md, section 3).
+"""How one byte budget is divided among tables (docs/how/hashing.md, section 3).
 
 A pure function of the configs: the same tables and the same `PSSConfig` give the same
 addresses in any process, on any machine, at any world size.

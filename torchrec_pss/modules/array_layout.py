@@ -16,7 +16,7 @@ FORMAT_VERSION = 2  # of arrays of few bits or short keys 3
 
 @dataclass(frozen=True)
 class TableLayout:
-    """One table's place in the array; the symbols are those of docs/hashing.md, section 1."""
+    """One table's place in the array; the symbols are those of docs/how/hashing.md, section 1."""
 
     name: str
     key: int

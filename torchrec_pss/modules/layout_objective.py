@@ -7,7 +7,7 @@ carries ``e = n s``. Reading it tells
     e^2 / (e + NOISE s + load)
 
 of that: `NOISE` reads of a row are as much as the labels' noise, and ``load`` is what others carry in its element, 0 for a row of its own,
-for one that shares the reads of all that share over the elements of their slice (theorem 1 in docs/theory.md, weighed by reads). A table
+for one that shares the reads of all that share over the elements of their slice (theorem 1 in docs/how/theory.md, weighed by reads). A table
 counts by the odds that two of its reads are of different ids: of a table that is one id nothing is lost.
 
 Rows read all D wide from one region of all tables meet others in every element, those of one-id tables aside. But each has a code of D
@@ -15,7 +15,7 @@ elements that no other has, and what a code stands for the dense layers can lear
 more than that there.
 
 Few bits add noise of their own: a group's largest of 64 normal elements is some 2.6 deviations, and the levels are that far apart.
-docs/layout.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to, and how well the order of layouts is foreseen.
+docs/how/layout.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to, and how well the order of layouts is foreseen.
 """
 
 from collections.abc import Sequence

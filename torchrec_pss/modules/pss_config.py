@@ -35,7 +35,7 @@ class PSSConfig:
             a row must have elements of its own to be told apart). Decides what "auto" chooses, and how projections start.
         block_size: Z, consecutive coordinates read from one hashed place; divides the shared coordinates of every shared
             table. [the largest of 4, 2, 1 that does, per table]
-        hash: "mix64" (docs/hashing.md) or "robe" (the authors' released mapping, to read their checkpoints).
+        hash: "mix64" (docs/how/hashing.md) or "robe" (the authors' released mapping, to read their checkpoints).
         seed: of the hash, any signed 64-bit integer. Part of a checkpoint's layout.
         sign: whether shared coordinates carry a random sign. Off for "robe". [True]
         exact: "auto" (small tables may be) or the names of the tables to keep exact, that is, with elements of their own
@@ -50,13 +50,13 @@ class PSSConfig:
             their table, instead of all tables into all of it. [False]
         slices: by table name, elements of its slice, rounded up to a multiple of 16; the other tables divide what is left. [none]
         short_keys: whether keys of hot rows are kept in some 11 bits instead of 32, so that one other id in 256 to 512 takes a hot
-            row's place (docs/hashing.md, section 6). [True beside elements of few bits]
+            row's place (docs/how/hashing.md, section 6). [True beside elements of few bits]
         bias: whether a projection has a bias: a learned vector of the table that every row's embedding includes. [False]
             "auto" takes True for ``head="mlp"``; say True before a plain dot product, where nothing else can
             learn that an item is popular.
         counts: by table name, how often ids occur; what "auto" chooses hot rows from.
         bits: of a stored element: 32 (of tables in fp16 or bf16: their 16); or 8, 4, 3 or 2, with a scale for 64 of them. The array that
-            is trained stays fp32, is read as if it were stored already, and gets the gradient of that (docs/bits.md). "auto": 4, or 32
+            is trained stays fp32, is read as if it were stored already, and gets the gradient of that (docs/how/bits.md). "auto": 4, or 32
             or 8 where every row has all its elements alone then (torchrec_pss.modules.auto_bits). [32]
         init_range: elements start uniform in ``[-init_range, init_range]``.
 

@@ -7,7 +7,7 @@ import torch
 
 
 class FeatureColumn(IntEnum):
-    """Columns of `features`, in the terms of docs/hashing.md; csrc/hashing.h holds the same list.
+    """Columns of `features`, in the terms of docs/how/hashing.md; csrc/hashing.h holds the same list.
 
     Under ``hash="robe"`` KEY is the number of rows of the tables before this one and SLOTS is
     ``N - Z + 1``. HOT_BEGIN and HOT_END bound the table's keys in the op's `hot_keys`. HOT_DIRECTORY is

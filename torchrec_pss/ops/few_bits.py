@@ -1,4 +1,4 @@
-"""What an array in few bits an element is made of (docs/hashing.md, section 6): sizes, and checks that need no data."""
+"""What an array in few bits an element is made of (docs/how/hashing.md, section 6): sizes, and checks that need no data."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The hash of docs/hashing.md, version 2, on int64 tensors: the readable reference.
+"""The hash of docs/how/hashing.md, version 2, on int64 tensors: the readable reference.
 
 PyTorch has no full unsigned 64-bit arithmetic, so numbers are int64 in two's complement:
 multiplication and addition wrap as the specification wants, and a logical shift is an

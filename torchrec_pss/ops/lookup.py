@@ -59,7 +59,7 @@ def lookup(
     hash_kind: int = 0,
     sign: bool = True,
 ) -> torch.Tensor:
-    """Reads and pools embedding bags from one shared array (ROBE: arXiv 2108.02191; ours: docs/hashing.md).
+    """Reads and pools embedding bags from one shared array (ROBE: arXiv 2108.02191; ours: docs/how/hashing.md).
 
     Inputs follow FBGEMM's table-batched convention: the bags of feature 0 for the whole batch,
     then those of feature 1, and so on.

@@ -1,4 +1,4 @@
-"""``torch.ops.torchrec_pss.pack`` and ``lookup_packed``: an array in few bits an element, and the lookup in it (docs/hashing.md, section 6).
+"""``torch.ops.torchrec_pss.pack`` and ``lookup_packed``: an array in few bits an element, and the lookup in it (docs/how/hashing.md, section 6).
 
 What is read are codes and scales as they are stored, and behind the codes some bytes more: kernels load eight at once. A lookup needs no
 array; one that is trained is given the gradient, straight through.

@@ -1,4 +1,4 @@
-"""``torch.ops.torchrec_pss.quantize``: an array as it is read where its elements have few bits (docs/hashing.md, section 6).
+"""``torch.ops.torchrec_pss.quantize``: an array as it is read where its elements have few bits (docs/how/hashing.md, section 6).
 
 Groups of `GROUP` consecutive elements have one scale. With `b` bits there are `2^b` levels, `(q + 1/2) * scale` for `q = -2^(b-1) ..
 2^(b-1) - 1`: symmetric, and without a zero, which with few bits would cost a level. The scale follows from the group's largest element alone,

@@ -27,7 +27,7 @@ from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers, apply_updat
 def row_addresses(
     feature: torch.Tensor, hot_keys: torch.Tensor, ids: torch.Tensor, hash_kind: int, sign: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the rows ``ids`` of one feature's table live (docs/hashing.md, section 1).
+    """Where the rows ``ids`` of one feature's table live (docs/how/hashing.md, section 1).
 
     Args:
         feature: one row of the `features` matrix, int64 ``[len(FeatureColumn)]``.

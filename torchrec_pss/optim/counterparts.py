@@ -2,7 +2,7 @@
 
 TorchRec's classes are names of FBGEMM's kernels, which keep a number a row. An element of an array belongs to many rows, so that
 what is a row's becomes an element's: exact Adagrad for row-wise Adagrad, Adam for Adam with one second moment a row. What needs a
-row's norm (LAMB, LARS) has none. Options have FBGEMM's names and defaults (docs/parity.md).
+row's norm (LAMB, LARS) has none. Options have FBGEMM's names and defaults (docs/project/parity.md).
 """
 
 import inspect

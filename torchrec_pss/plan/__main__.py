@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     add_number(parser, "--ddr", default="128GB", help="a rank's share of its host's memory")
     add_number(parser, "--batch_size", default=2048, help="of a rank")
     add_number(parser, "--array_bytes", default="10MB")
-    add_number(parser, "--bits", choices=BITS, default=32, help="of a stored element (docs/bits.md)")
+    add_number(parser, "--bits", choices=BITS, default=32, help="of a stored element (docs/how/bits.md)")
     parser.add_argument("--pss", choices=MODES, default="auto")
     add_number(parser, "--max_compression", help="full tables' bytes over the array's, at most")
     add_number(parser, "--min_speedup", default=1.1, help='of "auto": what sharing tables that fit must be worth')

@@ -16,7 +16,7 @@ from torchrec_pss.flags import Parser, add_number
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m torchrec_pss.prepare", description=__doc__.split("\n")[0])
-    parser.add_argument("data_path", help="text or Parquet, a file or a folder (docs/your_data.md)")
+    parser.add_argument("data_path", help="text or Parquet, a file or a folder (docs/guides/your_data.md)")
     parser.add_argument("output", type=Path, help="the folder that is made")
     parser.add_argument("--schema", help="of rows that are not Criteo's text: a JSON or YAML file")
     add_number(parser, "--workers", help="processes (default: as many as there are cores)")

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         text
         if args.output is None
-        else f"{args.output}: look it through, then python -m torchrec_pss.advise --data_path {args.file} --schema {args.output} --bits 4, and train (docs/your_data.md)"
+        else f"{args.output}: look it through, then python -m torchrec_pss.advise --data_path {args.file} --schema {args.output} --bits 4, and train (docs/guides/your_data.md)"
     )
 
 

@@ -19,7 +19,7 @@ class TableLoad:
         own_bytes: of elements that belong to its rows alone (exact rows, prefixes, hot rows).
         region_bytes: of the region that its hashed coordinates fall into; tables that share one each state it whole.
         rows_per_element: hashed coordinates of its rows over the region's elements.
-        unresolved: share of what the reads carry that hashing loses, by theorem 1 of docs/theory.md, from the ids' counts; evenly
+        unresolved: share of what the reads carry that hashing loses, by theorem 1 of docs/how/theory.md, from the ids' counts; evenly
             read where there are none.
     """
 

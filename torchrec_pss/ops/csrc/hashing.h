@@ -1,4 +1,4 @@
-// The address specification of docs/hashing.md, version 2, for the CPU kernels.
+// The address specification of docs/how/hashing.md, version 2, for the CPU kernels.
 #pragma once
 
 #include <cstdint>

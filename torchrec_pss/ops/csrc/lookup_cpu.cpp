@@ -128,7 +128,7 @@ constexpr int64_t kStreamed = 1 << 20;
 constexpr int64_t kUpdateGrain = 1 << 17;
 
 // Elements read from which a second thread is worth it: some .3 ms of one. Alone it saves time from a half of that on, but threads
-// that meet wait busily, and where another process has a core, for milliseconds (docs/performance.md). So that tests meet threads in
+// that meet wait busily, and where another process has a core, for milliseconds (docs/results/performance.md). So that tests meet threads in
 // small cases too, TORCHREC_PSS_PARALLEL_ELEMENTS asks for another number.
 constexpr int64_t kParallelElements = 1 << 18;
 

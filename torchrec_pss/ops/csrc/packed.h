@@ -1,4 +1,4 @@
-// Elements of few bits, as they are stored: docs/hashing.md, section 6, "Packed". What the kernels take in the place of a pointer to elements:
+// Elements of few bits, as they are stored: docs/how/hashing.md, section 6, "Packed". What the kernels take in the place of a pointer to elements:
 // it is added to and read from as one. lanes.h reads several at once.
 #pragma once
 

@@ -1,4 +1,4 @@
-// An array as it is read where its elements have few bits: docs/hashing.md, section 6, and ops/quantize.py, whose bits these are. Included
+// An array as it is read where its elements have few bits: docs/how/hashing.md, section 6, and ops/quantize.py, whose bits these are. Included
 // once for each instruction set, see lanes.h.
 namespace torchrec_pss {
 namespace PSS_ISA {

@@ -1,4 +1,4 @@
-"""Where the rows of a tile live in the array: docs/hashing.md in Triton, bit for bit as on the CPU."""
+"""Where the rows of a tile live in the array: docs/how/hashing.md in Triton, bit for bit as on the CPU."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Elements as the kernels read them: of an array, or of codes and scales (docs/hashing.md, section 6)."""
+"""Elements as the kernels read them: of an array, or of codes and scales (docs/how/hashing.md, section 6)."""
 
 import triton
 import triton.language as tl
