@@ -60,7 +60,9 @@ EXTRAS = {
         "s3fs>=2024.6",
         "moto[server]>=5",
     ],
-    "lint": ["ruff>=0.9"],
+    "lint": ["ruff>=0.9", "mypy>=1.15"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.12", "playwright>=1.45"],
+    "notebooks": ["jupytext>=1.16", "nbconvert>=7.16", "ipykernel>=6.29", "matplotlib>=3.8"],
 }
 
 
