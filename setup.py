@@ -9,6 +9,7 @@ load it alone (torchrec_pss/cmake). It is optional. Where no C++ compiler works,
 import os
 import sys
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
@@ -116,7 +117,7 @@ def extension() -> dict:
 
 setup(
     name="torchrec_pss",
-    version="0.1.0",
+    version=run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"],
     description="One small shared parameter array in place of TorchRec's embedding tables",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.table_config import TableConfig
 from torchrec_pss.ops.hashing import hot_keys_of, table_key
 from torchrec_pss.ops.quantize import element_bytes, kept_keys, key_bytes, projection_bytes, stored_bytes
 
@@ -47,7 +47,7 @@ def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int:
 class _Shape:
     """A table's width, prefix, block and hot rows, before it has a place."""
 
-    config: BaseEmbeddingConfig
+    config: TableConfig
     width: int
     prefix: int
     block: int
@@ -86,7 +86,7 @@ class _Shape:
         return aligned(min(cold, cap) * self.shared_width)
 
 
-def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
+def allocate(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
     """Divides ``config.array_bytes`` among the tables. What ``layout="auto"`` leaves open must have been chosen before
     (`torchrec_pss.modules.auto_layout.choose`); None means the plain layout's choice.
 
@@ -141,7 +141,7 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     )
 
 
-def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> None:
+def check_tables(tables: Sequence[TableConfig], config: PSSConfig) -> None:
     """Raises ValueError for duplicate names, empty tables, and choices that name tables which are not there."""
     seen = set()
     for table in tables:
@@ -169,7 +169,7 @@ def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> No
                 _check_ids(table, "hot", config.hot[table.name])
 
 
-def _check_ids(table: BaseEmbeddingConfig, kind: str, ids: Sequence[int]) -> None:
+def _check_ids(table: TableConfig, kind: str, ids: Sequence[int]) -> None:
     ids = torch.as_tensor(ids, dtype=torch.int64)
     bad = ids[(ids < 0) | (ids >= table.num_embeddings)]
     if bad.numel():
@@ -199,7 +199,7 @@ def _by_name(value: int | Mapping[str, int] | None, name: str, default: int) -> 
     return default if value is None else value
 
 
-def _width(table: BaseEmbeddingConfig, config: PSSConfig, named_only: bool) -> int:
+def _width(table: TableConfig, config: PSSConfig, named_only: bool) -> int:
     dim = table.embedding_dim
     if isinstance(config.width, int):
         return dim if named_only else max(min(config.width, dim), 1)
@@ -209,7 +209,7 @@ def _width(table: BaseEmbeddingConfig, config: PSSConfig, named_only: bool) -> i
     return width
 
 
-def _exact_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
+def _exact_shape(table: TableConfig, config: PSSConfig) -> _Shape:
     if config.hot and len(config.hot.get(table.name, ())):
         raise ValueError(f"table {table.name!r} is exact: it has no use for hot rows")
     if table.name in (config.slices or {}):
@@ -218,7 +218,7 @@ def _exact_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
     return _Shape(table, width, width, 1, _no_keys(), bool(config.bias))
 
 
-def _shared_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
+def _shared_shape(table: TableConfig, config: PSSConfig) -> _Shape:
     width = _width(table, config, named_only=False)
     prefix = _by_name(config.prefix, table.name, 0)
     if not 0 <= prefix <= width:
@@ -238,7 +238,7 @@ def _no_keys() -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int32)
 
 
-def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tuple[torch.Tensor, int]:
+def _hot_keys(table: TableConfig, config: PSSConfig, prefix: int) -> tuple[torch.Tensor, int]:
     """Keys of the table's hot rows, ascending, and the lower bits that they are without; two ids of one key (odds 2^-32 a pair, of short
     keys more) share a row."""
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
@@ -247,13 +247,13 @@ def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tup
     return kept_keys(hot_keys_of(table_key(table.name, config.seed), ids), config.has_short_keys)
 
 
-def _has_own_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> bool:
+def _has_own_shape(table: TableConfig, config: PSSConfig) -> bool:
     return any(
         isinstance(v, Mapping) and table.name in v for v in (config.width, config.prefix, config.hot, config.slices)
     )
 
 
-def _exact_names(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> set[str]:
+def _exact_names(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> set[str]:
     if config.exact != "auto":
         return set(config.exact)
     candidates = [t for t in tables if not _has_own_shape(t, config)]
@@ -326,7 +326,7 @@ def _place(
     )
 
 
-def _allocate_robe(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
+def _allocate_robe(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
     numel = config.array_bytes // itemsize
     block = config.block_size
     if block is None:

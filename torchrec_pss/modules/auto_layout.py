@@ -8,12 +8,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
 from torchrec_pss.modules.id_counts import examples_of
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.searched_layout import searched
+from torchrec_pss.modules.table_config import TableConfig
 from torchrec_pss.ops.quantize import key_bytes, projection_bytes, stored_bytes
 
 _LEAST_WIDTH, _MOST_WIDTH = 6, 16  # coordinates read of a row that shares
@@ -38,7 +38,7 @@ _HOT_SHARE = 0.4  # of the array, at most, for hot rows and their keys
 _HOT_COUNT = 4  # occurrences from which a row may be hot
 
 
-def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> PSSConfig:
+def choose(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> PSSConfig:
     """``config`` with all that it leaves open decided, as a plain layout: the one that is `searched`, or by rules.
 
     1. All tables exact at their embedding_dim, if they fit.
@@ -101,7 +101,7 @@ def choose(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: i
     return plain
 
 
-def choose_folded(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> tuple[PSSConfig, list[int]]:
+def choose_folded(tables: Sequence[TableConfig], config: PSSConfig) -> tuple[PSSConfig, list[int]]:
     """As `choose`, and the rows of each table, where the caller numbers the ids: of an exact table perhaps fewer than it has, onto which
     `layout_search.fold` brings the ids' places in the order of their reads, 0 apart. Where ids nearly fit, that is less than to hash all of them.
 
@@ -115,7 +115,7 @@ def choose_folded(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> t
     return searched(tables, config, itemsize, folds=True) or (config, rows)
 
 
-def _all_exact(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int | Fraction) -> bool:
+def _all_exact(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int | Fraction) -> bool:
     """Whether all rows fit at their embedding_dim."""
     widest = max(t.embedding_dim for t in tables)
     return config.exact == "auto" and _exact_bytes(tables, widest, itemsize, False, config.bits) <= config.array_bytes
@@ -138,19 +138,19 @@ def _may_search(config: PSSConfig) -> bool:
 
 
 def _exact_bytes(
-    tables: Sequence[BaseEmbeddingConfig], width: int, itemsize: int | Fraction, bias: bool, bits: int
+    tables: Sequence[TableConfig], width: int, itemsize: int | Fraction, bias: bool, bits: int
 ) -> int | Fraction:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
     return stored_bytes(own, bits, itemsize) + _projection_bytes(tables, width, bias, bits)
 
 
-def _projection_bytes(tables: Sequence[BaseEmbeddingConfig], width: int, bias: bool, bits: int) -> int:
+def _projection_bytes(tables: Sequence[TableConfig], width: int, bias: bool, bits: int) -> int:
     return projection_bytes(sum((width + bias) * t.embedding_dim for t in tables if width < t.embedding_dim), bits)
 
 
 def _own_elements_for_every_row(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction, least: int
+    tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction, least: int
 ) -> PSSConfig | None:
     """Step 2; None where not even ``least`` elements a row fit."""
     bias = bool(plain.bias)
@@ -169,11 +169,11 @@ def _own_elements_for_every_row(
     return replace(plain, width=widths, prefix=prefixes, exact=[])
 
 
-def _projections_fit(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, width: int) -> bool:
+def _projections_fit(tables: Sequence[TableConfig], plain: PSSConfig, width: int) -> bool:
     return _projection_bytes(tables, width, bool(plain.bias), plain.bits) <= _PROJECTION_SHARE * plain.array_bytes
 
 
-def _few_bytes_width(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> int:
+def _few_bytes_width(tables: Sequence[TableConfig], config: PSSConfig) -> int:
     """That rows are read at from few examples in a budget too small for `_least_width`: as many coordinates as can be projected,
     at most `_FEW_BYTES_WIDTH`. 0 where there are none, and for a config that states how rows are shared."""
     stated = [config.prefix, config.block_size, config.sign, config.segments, config.bias, config.exact_fraction]
@@ -195,7 +195,7 @@ def _has_few_examples(counts: Mapping | None) -> bool:
 
 
 def _read_width(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction, counts: Mapping | None
+    tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction, counts: Mapping | None
 ) -> int:
     """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
     read says more of a row, leaves fewer rows elements of their own, and from few examples is learned by heart sooner. Narrower
@@ -216,7 +216,7 @@ def _read_width(
     return max((w for w in possible if _projections_fit(tables, plain, w)), default=least)
 
 
-def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
+def _widest_exact(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """The largest width at which the array would hold all rows of all tables; 0 where there is none."""
     widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
     return largest_fitting(
@@ -224,7 +224,7 @@ def _widest_exact(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, items
     )
 
 
-def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
+def _array_room(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction) -> int:
     """Elements that the projections leave."""
     width = _widths(plain, tables)
     projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
@@ -236,13 +236,13 @@ def _array_room(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsiz
     return room
 
 
-def _widths(plain: PSSConfig, tables: Sequence[BaseEmbeddingConfig]) -> list[int]:
+def _widths(plain: PSSConfig, tables: Sequence[TableConfig]) -> list[int]:
     if isinstance(plain.width, Mapping):
         return [plain.width.get(t.name, t.embedding_dim) for t in tables]
     return [min(plain.width or t.embedding_dim, t.embedding_dim) for t in tables]
 
 
-def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, itemsize: int | Fraction) -> list[str]:
+def _small_tables(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction) -> list[str]:
     """Names of the tables that fit whole under the cap of rows at which all tables, capped, fill the array; fewer where
     `PSSConfig.exact_fraction` says so."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)
@@ -260,7 +260,7 @@ def _small_tables(tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, items
 
 
 def _hot_rows(
-    tables: Sequence[BaseEmbeddingConfig], plain: PSSConfig, counts: Mapping, itemsize: int | Fraction, share: float
+    tables: Sequence[TableConfig], plain: PSSConfig, counts: Mapping, itemsize: int | Fraction, share: float
 ) -> dict[str, np.ndarray]:
     """The most frequent ids of all tables that are not exact, as many as ``share`` of the array holds with their keys."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)

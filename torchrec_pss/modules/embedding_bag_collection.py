@@ -17,6 +17,7 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, permuted
 from torchrec_pss.modules.variable_batch import expanded, padded, require_inverse_indices
 from torchrec_pss.ops import PoolingMode
+from torchrec_pss.optim import rowwise_adagrad as rowwise_adagrad  # TorchRec's takes an array once this is imported
 
 torch.fx.wrap("permuted")  # FX wraps a function in the modules that say so
 _POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}

@@ -11,6 +11,7 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, jagged
 from torchrec_pss.modules.variable_batch import padded
 from torchrec_pss.ops import PoolingMode
+from torchrec_pss.optim import rowwise_adagrad as rowwise_adagrad  # TorchRec's takes an array once this is imported
 
 
 class DescribedSequences(EmbeddingCollectionInterface):

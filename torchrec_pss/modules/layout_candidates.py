@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
-
 from torchrec_pss.modules.allocation import cell_bytes
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose_folded
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.rival_layouts import capped_rows, exact_tables, narrow_width, row_hashing_width
+from torchrec_pss.modules.table_config import TableConfig
 
 Candidate = tuple[PSSConfig, list[int]]
 
@@ -25,7 +24,7 @@ _OWN_SHARE = 0.65  # of the elements that a row has, in its prefix
 _LEAST_OF_DIM = 1 / 4  # of a row's coordinates that the prefix must have
 
 
-def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict[str, Candidate]:
+def candidates(tables: Sequence[TableConfig], config: PSSConfig) -> dict[str, Candidate]:
     """Layouts by name, as plain configs, and the rows that each leaves every table (`layout_search.fold`).
 
     - ``searched``: as `choose_folded` has it;
@@ -60,12 +59,12 @@ def candidates(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> dict
     return found
 
 
-def _exact(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, width: int) -> PSSConfig:
+def _exact(tables: Sequence[TableConfig], config: PSSConfig, width: int) -> PSSConfig:
     made = exact_tables(tables, config.array_bytes, width, config.init_range, config.head, config.bits)
     return replace(made, seed=config.seed)
 
 
-def _prefixed(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> PSSConfig | None:
+def _prefixed(tables: Sequence[TableConfig], config: PSSConfig) -> PSSConfig | None:
     small = [t for t in tables if t.num_embeddings <= _SMALL]
     large = [t for t in tables if t.num_embeddings > _SMALL]
     if not large:

@@ -6,10 +6,9 @@ rows, row hashing caps the number of rows and takes ids modulo the cap.
 
 from collections.abc import Sequence
 
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
-
 from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.table_config import TableConfig
 from torchrec_pss.ops.quantize import projection_bytes, stored_bytes
 from torchrec_pss.ranges import checked
 
@@ -19,7 +18,7 @@ _PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
 _PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
 
 
-def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, bits: int = 32) -> int:
+def narrow_width(tables: Sequence[TableConfig], array_bytes: int | str, bits: int = 32) -> int:
     """The widest width at which all rows of all tables fit ``array_bytes`` (projections included; a table is read at its
     embedding_dim where that is less).
 
@@ -40,7 +39,7 @@ def narrow_width(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, 
 
 
 def row_hashing_width(
-    tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, widest: int = _ROW_HASHING_WIDTH, bits: int = 32
+    tables: Sequence[TableConfig], array_bytes: int | str, widest: int = _ROW_HASHING_WIDTH, bits: int = 32
 ) -> int:
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
@@ -53,7 +52,7 @@ def row_hashing_width(
     return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
 
 
-def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, width: int, bits: int = 32) -> list[int]:
+def capped_rows(tables: Sequence[TableConfig], array_bytes: int | str, width: int, bits: int = 32) -> list[int]:
     """Rows of each table under one cap, the largest at which they fit ``array_bytes`` at ``width``, projections included.
 
     Raises:
@@ -76,7 +75,7 @@ def capped_rows(tables: Sequence[BaseEmbeddingConfig], array_bytes: int | str, w
 
 
 def exact_tables(
-    tables: Sequence[BaseEmbeddingConfig],
+    tables: Sequence[TableConfig],
     array_bytes: int | str,
     width: int,
     init_range: float | None = None,
@@ -91,13 +90,13 @@ def exact_tables(
     )
 
 
-def _bytes(tables: Sequence[BaseEmbeddingConfig], rows: Sequence[int], width: int, bits: int) -> int:
+def _bytes(tables: Sequence[TableConfig], rows: Sequence[int], width: int, bits: int) -> int:
     widths = [min(width, t.embedding_dim) for t in tables]
     own = sum(aligned(n * w) for n, w in zip(rows, widths, strict=True))
     projected = sum(w * t.embedding_dim for t, w in zip(tables, widths, strict=True) if w < t.embedding_dim)
     return stored_bytes(own, bits) + projection_bytes(projected, bits)
 
 
-def _as_compression(tables: Sequence[BaseEmbeddingConfig], array_bytes: int) -> str:
+def _as_compression(tables: Sequence[TableConfig], array_bytes: int) -> str:
     full = sum(t.num_embeddings * t.embedding_dim for t in tables) * _ITEMSIZE
     return f"a compression of {full / array_bytes:.4g}"

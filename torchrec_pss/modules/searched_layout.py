@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.allocation import cell_bytes
 from torchrec_pss.modules.density import is_dense
@@ -13,6 +12,7 @@ from torchrec_pss.modules.id_counts import examples_of
 from torchrec_pss.modules.layout_objective import reads_of, resolved_in_region
 from torchrec_pss.modules.layout_search import Choice, Table, search
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.table_config import TableConfig
 
 _ROUNDING = 16  # bytes that scales of parts of groups may take more
 _MANY = 200_000  # examples from which sparse logs are laid out by rules
@@ -20,7 +20,7 @@ _ELEMENTS_A_ROW = 1  # from which those of fewer are, too
 
 
 def searched(
-    tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int, folds: bool = False
+    tables: Sequence[TableConfig], config: PSSConfig, itemsize: int, folds: bool = False
 ) -> tuple[PSSConfig, list[int]] | None:
     """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
     foreseen the lab's runs (docs/how/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of

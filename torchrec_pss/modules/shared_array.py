@@ -4,21 +4,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrec.fx import symbolic_trace
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules import array_layout, auto_layout
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.auto_bits import with_bits
-from torchrec_pss.modules.feature_selection import is_savable, savable
 from torchrec_pss.modules.input_checks import explain_bad_input, require_features
 from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.modules.tracing import TracedLookup
+from torchrec_pss.modules.savable import is_savable, savable
+from torchrec_pss.modules.table_config import TableConfig, dtype_of
+from torchrec_pss.modules.traced_lookup import TracedLookup
 from torchrec_pss.ops import HASH_MIX64, HASH_ROBE, FeatureColumn, PoolingMode, feature_matrix, hot_directory, lookup
 from torchrec_pss.ops.features import read_width
 from torchrec_pss.ops.fused import fused_lookup, gradient_only
@@ -26,6 +25,9 @@ from torchrec_pss.ops.packed import lookup_trained
 from torchrec_pss.ops.quantize import PROJECTION_BITS, quantize
 from torchrec_pss.optim.stand_in import stand_in
 from torchrec_pss.optim.step_in_backward import StepInBackward
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -46,7 +48,7 @@ class SharedArrayModule(nn.Module):
 
     def __init__(
         self,
-        tables: Sequence[BaseEmbeddingConfig],
+        tables: Sequence[TableConfig],
         config: PSSConfig,
         device: torch.device | str | None,
         output_dtype: torch.dtype = torch.float32,
@@ -159,7 +161,7 @@ class SharedArrayModule(nn.Module):
         return self.projections.narrow(0, self._layout.projection_places[table], rows * columns).view(rows, columns)
 
     def _read(
-        self, features: KeyedJaggedTensor, positions: Sequence[int], pooling: PoolingMode, weighted: bool
+        self, features: "KeyedJaggedTensor", positions: Sequence[int], pooling: PoolingMode, weighted: bool
     ) -> torch.Tensor:
         """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
         embedding_dim]`` for NONE. ``positions`` index the module's features, ``features`` are those."""
@@ -301,6 +303,8 @@ class SharedArrayModule(nn.Module):
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """What `torch.jit.script` takes in this module's place: TorchScript does not know Python objects such as the layout."""
+        from torchrec.fx import symbolic_trace
+
         return symbolic_trace(self)
 
     @torch.no_grad()
@@ -382,7 +386,7 @@ class SharedArrayModule(nn.Module):
         """Lookups a forward makes."""
         return 1
 
-    def _require(self, features: KeyedJaggedTensor, weighted: bool) -> None:
+    def _require(self, features: "KeyedJaggedTensor", weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SharedArrayModule":
@@ -504,13 +508,13 @@ def _feature_rows(layout: array_layout.ArrayLayout) -> tuple[list[dict[FeatureCo
     return rows, torch.cat(parts)
 
 
-def _common_dtype(tables: Sequence[BaseEmbeddingConfig]) -> torch.dtype:
+def _common_dtype(tables: Sequence[TableConfig]) -> torch.dtype:
     if not tables:
         raise ValueError("at least one table is needed")
-    dtype = data_type_to_dtype(tables[0].data_type)
+    dtype = dtype_of(tables[0])
     for table in tables:
-        own = data_type_to_dtype(table.data_type)
-        if own not in _ARRAY_DTYPES:
+        own = dtype_of(table)
+        if own is None:
             raise ValueError(f"table {table.name!r}: data_type must be FP32, FP16 or BF16, got {table.data_type}")
         if own != dtype:
             raise ValueError(

@@ -1,0 +1,3 @@
+"""The version, which setup.py reads without importing the package."""
+
+__version__ = "0.2.0"
