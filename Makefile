@@ -35,7 +35,7 @@ train-full: venv
 serve: venv
 	@test -e runs/demo/model/model.json || $(BIN)/python -W ignore examples/train_criteo.py --synthetic_rows 200000 --synthetic_scale 0.01 \
 		--epochs 1 --compression 100 --bits 4 --output_dir runs/demo
-	$(BIN)/python -W ignore -m torchrec_pss.export runs/demo --output runs/demo/model.pt2 --aoti
+	$(BIN)/torchrec-pss export runs/demo --output runs/demo/model.pt2 --aoti
 	$(BIN)/python -W ignore examples/serving/server.py runs/demo/model.pt2
 
 # One thread a process, since a test that runs two of torch's beside another's two takes several times as long.

@@ -19,17 +19,14 @@ COMPILE = ["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop
 # For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
-REQUIRES = [
-    "torch>=2.11",
-    "torchrec>=1.6",
-    "torchmetrics>=1.0.3",
-    "numpy>=1.26",
-    "tqdm>=4.60",
-]
+# The array, its lookup and torchrec_pss.nn; TorchRec is an extra, for its own metadata demands FBGEMM's CUDA build.
+REQUIRES = ["torch>=2.11,<2.14", "numpy>=1.26", "tqdm>=4.60"]
+TORCHREC = ["torchrec>=1.6,<1.10", "torchmetrics>=1.0.3"]
 REMOTE = ["universal_pathlib>=0.2.5", "fsspec>=2024.6"]
 EXTRAS = {
-    "cuda": ["fbgemm-gpu>=1.6"],
-    "cpu": ["fbgemm-gpu-cpu>=1.6"],
+    "torchrec": TORCHREC,
+    "cuda": [*TORCHREC, "fbgemm-gpu>=1.6,<1.10"],
+    "cpu": ["torchmetrics>=1.0.3", "fbgemm-gpu-cpu>=1.6,<1.10"],
     "examples": ["torchx>=0.7", "matplotlib>=3.8"],
     "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.14"],
@@ -125,11 +122,12 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["torchrec_pss", "torchrec_pss.*"]),
     package_data={
-        "torchrec_pss": ["cmake/*.cmake"],
+        "torchrec_pss": ["cmake/*.cmake", "py.typed"],
         "torchrec_pss.ops": ["csrc/*"],
         "torchrec_pss.advise": ["calibration.json"],
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["torchrec-pss = torchrec_pss.commands:main"]},
     **extension(),
 )

@@ -59,6 +59,30 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(_BAD_INPUT)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside what each flag does, unless the text says them; examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says = action.default is None or action.default is False or "default" in (action.help or "")
+        return action.help if says else super()._get_help_string(action)
+
+
+def command_parser(command: str, text: str) -> Parser:
+    """Of ``torchrec-pss COMMAND``.
+
+    Args:
+        command: its name.
+        text: of its module: the first line says what it does, lines that are indented are examples.
+    """
+    examples = [line for line in text.splitlines() if line.startswith("    ")]
+    return Parser(
+        prog=f"torchrec-pss {command}",
+        description=text.strip().splitlines()[0],
+        epilog="examples:\n" + "\n".join(line[2:] for line in examples),
+        formatter_class=_Help,
+    )
+
+
 def add_number(parser: argparse._ActionsContainer, flag: str, words: Sequence[str] = (), **named: Any) -> None:
     """`add_argument` of a flag whose name is in `RANGES`.
 

@@ -1,7 +1,7 @@
 """With this many bytes, what AUROC, how many steps, how fast a lookup?
 
-    python -m torchrec_pss.advise --data_path train.txt --target_drop 0.001
-    python -m torchrec_pss.advise --tables tables.csv
+    torchrec-pss advise --data_path train.txt --target_drop 0.001
+    torchrec-pss advise --tables tables.csv
 
 Prints a line for each compression: bytes, predicted loss of AUROC against full tables with a 90 % interval, steps to get there over
 those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
@@ -14,7 +14,7 @@ from pathlib import Path
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
-from torchrec_pss.flags import Parser, add_number, plot_path
+from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
@@ -123,7 +123,7 @@ def _plot(path: Path, rows: list[dict], target: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
+    parser = command_parser("advise", __doc__)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data_path", help="Criteo file or folder, or its URL; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")

@@ -44,10 +44,10 @@ def find_rows_files(
         return list(open_prepared(path))
     if schema.split is not None:
         raise ValueError(
-            f"data path {path}: its schema has a split: prepare the rows first, python -m torchrec_pss.prepare {path} FOLDER --schema FILE"
+            f"data path {path}: its schema has a split: prepare the rows first, torchrec-pss prepare {path} FOLDER --schema FILE"
         )
     if is_begun(path):
-        raise ValueError(f"data path {path}: its preparing has not ended: call python -m torchrec_pss.prepare again")
+        raise ValueError(f"data path {path}: its preparing has not ended: call torchrec-pss prepare again")
     if is_parquet(path):
         if schema is CRITEO_SCHEMA:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Writes a file that serves a trained model.
 
-    python -m torchrec_pss.export runs/demo --output demo.pt2 --aoti
-    python -m torchrec_pss.export runs/interactions --part user --output user.pt2
+    torchrec-pss export runs/demo --output demo.pt2 --aoti
+    torchrec-pss export runs/interactions --part user --output user.pt2
 
 The run is an output folder of train_criteo.py or train_interactions.py that has ended. Held-out rows of the run go through the model and
 through the file; how far they are apart stands in the file and is printed.
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from torchrec_pss.export import exporting, runs, saved_model
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import add_number, command_parser
 from torchrec_pss.quant.embedding_modules import OUT_OF_RANGE
 from torchrec_pss.quant.packed_array import STORED_BITS
 
@@ -25,7 +25,7 @@ _ALLOWED = {8: 0.0001, 4: 0.0005}  # AUROC
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.export", description=__doc__.split("\n")[0])
+    parser = command_parser("export", __doc__)
     parser.add_argument("run", type=Path, help="output folder of train_criteo.py or train_interactions.py")
     parser.add_argument("--output", type=Path, required=True, help="the file, .pt2")
     add_number(parser, "--bits", choices=STORED_BITS, help="of a stored element (default: as trained)")

@@ -87,7 +87,7 @@ def read_metadata(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2]: name for name in archive.namelist()}
             if _METADATA not in members:
-                raise DamagedFileError(f"{path} has no {_METADATA}: python -m torchrec_pss.export writes such files")
+                raise DamagedFileError(f"{path} has no {_METADATA}: torchrec-pss export writes such files")
             metadata = json.loads(archive.read(members.pop(_METADATA)))
             if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
                 found = metadata.get("format") if isinstance(metadata, dict) else metadata

@@ -1,1 +1,1 @@
-"""`python -m torchrec_pss.report`: a page about training runs on a shared array."""
+"""`torchrec-pss report`: a page about training runs on a shared array."""

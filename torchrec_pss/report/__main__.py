@@ -1,4 +1,6 @@
-"""A page about one or more runs of train_criteo.py: ``python -m torchrec_pss.report RUN [RUN ...] --output report.html``.
+"""A page about one or more runs of train_criteo.py.
+
+    torchrec-pss report runs/demo runs/demo_full --output report.html
 
 A RUN is a run's output folder, or its results.json. The page stands alone, plots inside: AUROC and loss, what the array did (runs with
 ``--watch``), bytes and collisions of each table, and what each contributes (runs with ``--ablation``).
@@ -11,7 +13,7 @@ import sys
 from pathlib import Path
 
 from torchrec_pss import json_fields as fields
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import command_parser
 from torchrec_pss.whole_file import read_json, refuse_overwriting, write_text
 
 try:
@@ -148,7 +150,7 @@ def _image(png: bytes, label: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.report", description=__doc__.splitlines()[0])
+    parser = command_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     args = parser.parse_args(argv)
