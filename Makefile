@@ -1,4 +1,4 @@
-# make venv | train | train-full | serve | test | matrix | lint | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | serve | test | matrix | lint | wheels | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full serve test matrix lint sanitize stress bench clean
+.PHONY: venv train train-full serve test matrix lint wheels sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -51,6 +51,15 @@ matrix: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# An sdist, and a wheel for this machine's generation of torch that any manylinux of its age takes, tried in an environment with torch alone.
+WHEELS := build/wheels
+wheels: venv
+	rm -rf $(WHEELS)
+	$(BIN)/python -m build --quiet --sdist --no-isolation --outdir $(WHEELS) .
+	TORCHREC_PSS_FOR_THIS_TORCH=1 $(BIN)/python -m build --quiet --wheel --no-isolation --outdir $(WHEELS)/here .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir $(WHEELS) $(WHEELS)/here/*.whl
+	$(BIN)/python tests/try_wheel.py $(WHEELS)/*.whl
 
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, against the reference on 10,000 random configurations; the
 # collections against TorchRec's on 20,000.

@@ -14,8 +14,11 @@ from runpy import run_path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"]
 # No calls of memcpy in place of loops: most copies are a few registers long.
 COMPILE = ["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns"]
+# For `make wheels`: its wheels are for one generation of torch, which names and metadata say.
+FOR_THIS_TORCH = "TORCHREC_PSS_FOR_THIS_TORCH" in os.environ
 # For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
@@ -64,9 +67,17 @@ EXTRAS = {
 }
 
 
+def generation() -> str:
+    """Of the torch that is installed, such as "2.13": the C++ kernel loads into no other."""
+    import torch
+
+    return ".".join(torch.__version__.split(".")[:2])
+
+
 def extension() -> dict:
     """setup() arguments for the C++ extension; empty, with a message, without torch."""
     try:
+        from setuptools.command.bdist_wheel import bdist_wheel
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
         print("torchrec_pss: torch is not installed; building without the C++ kernel", file=sys.stderr)
@@ -87,9 +98,15 @@ def extension() -> dict:
             except Exception as error:
                 self.skip(error)
 
+        def get_outputs(self) -> list[str]:
+            libraries = super().get_outputs()
+            return [*libraries, *(str(Path(library).with_suffix(".torch")) for library in libraries)]
+
         def run(self) -> None:
             try:
                 super().run()
+                for built in self.extensions:
+                    Path(self.get_ext_fullpath(built.name)).with_suffix(".torch").write_text(generation())
             except Exception as error:
                 self.skip(error)
 
@@ -100,6 +117,12 @@ def extension() -> dict:
             )
             self.extensions = []
 
+    class AnyPython(bdist_wheel):
+        """The library has no Python in it: one wheel is for all of them."""
+
+        def get_tag(self) -> tuple[str, str, str]:
+            return "py3", "none", super().get_tag()[2]
+
     sanitize = SANITIZE if os.environ.get("TORCHREC_PSS_SANITIZE") else []
     kernel = CppExtension(
         "torchrec_pss.libtorchrec_pss_ops",
@@ -109,12 +132,12 @@ def extension() -> dict:
         extra_link_args=[*sanitize[:1], "-Wl,-rpath,$ORIGIN/../torch/lib"],  # beside torch in site-packages
     )
     kernel.libraries = [name for name in kernel.libraries if name != "torch_python"]
-    return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
+    return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild, "bdist_wheel": AnyPython}}
 
 
 setup(
     name="torchrec_pss",
-    version=run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"],
+    version=VERSION + (f"+torch{generation()}" if FOR_THIS_TORCH else ""),
     description="One small shared parameter array in place of TorchRec's embedding tables",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
@@ -126,7 +149,7 @@ setup(
         "torchrec_pss.ops": ["csrc/*"],
         "torchrec_pss.advise": ["calibration.json"],
     },
-    install_requires=REQUIRES,
+    install_requires=[f"torch=={generation()}.*", *REQUIRES[1:]] if FOR_THIS_TORCH else REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["torchrec-pss = torchrec_pss.commands:main"]},
     **extension(),

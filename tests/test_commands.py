@@ -12,6 +12,7 @@ from torchrec_pss import commands
 from torchrec_pss.doctor import __main__ as doctor
 from torchrec_pss.doctor import kernels, packages
 from torchrec_pss.doctor.findings import FINE, NOTE, WRONG
+from torchrec_pss.ops import library
 from torchrec_pss.version import __version__
 
 PACKAGE = Path(commands.__file__).parent
@@ -61,16 +62,17 @@ def test_the_doctor_finds_this_environment_well(tmp_path, capsys):
 
 def test_a_kernel_that_does_not_load(tmp_path, monkeypatch):
     broken = tmp_path / "libtorchrec_pss_ops.so"
-    module = sys.modules["torchrec_pss.ops.lookup"]  # whose name the function has
-    monkeypatch.setattr(module, "HAS_CPU_KERNEL", False)
-    monkeypatch.setattr(module, "LIBRARY", broken)
+    monkeypatch.setattr(library, "HAS_CPU_KERNEL", False)
+    monkeypatch.setattr(library, "LIBRARY", broken)
     (missing,) = kernels.cpu_kernel()
     assert missing.state == NOTE and "was not built" in missing.found and "--no-build-isolation" in missing.remedy
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert "install a C++ compiler" in kernels.cpu_kernel()[0].remedy
-    broken.write_bytes(b"no library")
+    broken.write_bytes(b"no library" * 1000)
     (other,) = kernels.cpu_kernel()
     assert "does not load" in other.found and "invalid ELF header" in other.found and other.remedy
+    broken.with_suffix(".torch").write_text("1.13")
+    assert "compiled for torch 1.13, and this is 2." in kernels.cpu_kernel()[0].found
 
 
 @pytest.mark.parametrize(

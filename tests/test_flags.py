@@ -22,7 +22,11 @@ class Captured(Exception):
 def files_with_a_parser():
     folders = [ROOT / name for name in ("examples", "torchrec_pss", "benchmarks", "tests")]
     texts = {path: path.read_text() for folder in folders for path in sorted(folder.rglob("*.py"))}
-    return [path for path, text in texts.items() if re.search(r"\b(Parser|command_parser)\(", text) and path.name not in NOT_COMMANDS]
+    return [
+        path
+        for path, text in texts.items()
+        if re.search(r"\b(Parser|command_parser)\(", text) and path.name not in NOT_COMMANDS
+    ]
 
 
 NOT_COMMANDS = {"flags.py", Path(__file__).name}

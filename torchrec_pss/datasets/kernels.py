@@ -3,7 +3,7 @@
 import ctypes
 from functools import cache
 
-from torchrec_pss.ops.lookup import LIBRARY
+from torchrec_pss.ops.library import LIBRARY
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _SPLIT = [ctypes.c_char_p, _POINTER, _NUMBER, ctypes.c_char, *[_POINTER] * 3]

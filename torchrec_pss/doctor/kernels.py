@@ -16,19 +16,24 @@ def cpu_kernel() -> list[Finding]:
     """The C++ kernel: whether it loads into this torch, and the instruction set that it chose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what ops would warn of is found below
-        from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, LIBRARY
-    if HAS_CPU_KERNEL:
-        return [Finding("C++ kernel", FINE, f"{isa(LIBRARY)}, {LIBRARY.name}", _less_was_asked_for())]
-    if not LIBRARY.exists():
-        compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+        from torchrec_pss.ops import library
+    path = library.LIBRARY
+    if library.HAS_CPU_KERNEL:
+        return [Finding("C++ kernel", FINE, f"{isa(path)}, {path.name}", _less_was_asked_for())]
+    if not path.exists():
+        compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
         remedy = _REINSTALL if compiler else f"install a C++ compiler (apt-get install g++), then {_REINSTALL}"
         return [Finding("C++ kernel", NOTE, "was not built: lookups use plain PyTorch, many times slower", remedy)]
+    why = library.why_not(path) or _error_of(path)
+    return [Finding("C++ kernel", NOTE, f"does not load: {why}; lookups use plain PyTorch", _REINSTALL)]
+
+
+def _error_of(path: Path) -> str:
     try:
-        ctypes.CDLL(str(LIBRARY))
-        why = "does not register its operators"
+        ctypes.CDLL(str(path))
     except OSError as error:
-        why = str(error).strip().splitlines()[-1]
-    return [Finding("C++ kernel", NOTE, f"does not load, so built for another torch: {why}", _REINSTALL)]
+        return str(error).strip().splitlines()[-1]
+    return "its operators are not defined"
 
 
 def isa(library: Path) -> str:

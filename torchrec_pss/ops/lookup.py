@@ -6,28 +6,14 @@ reference serves where those cannot be had.
 
 import importlib
 import importlib.util
-import warnings
-from pathlib import Path
 
 import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
 from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 from torchrec_pss.ops.schemas import schemas
-
-LIBRARY = Path(__file__).parents[1] / "libtorchrec_pss_ops.so"
-try:
-    torch.ops.load_library(LIBRARY)  # which defines the operators
-    HAS_CPU_KERNEL = True
-except OSError as error:
-    HAS_CPU_KERNEL = False
-    warnings.warn(
-        f"torchrec_pss runs without its C++ kernel ({error}): lookups use the plain PyTorch reference, "
-        "which is many times slower. Reinstall with a C++ compiler and --no-build-isolation.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
 
 _library = torch.library.Library("torchrec_pss", "FRAGMENT")
 if not HAS_CPU_KERNEL:
