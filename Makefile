@@ -57,7 +57,7 @@ WHEELS := build/wheels
 wheels: venv
 	rm -rf $(WHEELS)
 	$(BIN)/python -m build --quiet --sdist --no-isolation --outdir $(WHEELS) .
-	TORCHREC_PSS_FOR_THIS_TORCH=1 $(BIN)/python -m build --quiet --wheel --no-isolation --outdir $(WHEELS)/here .
+	TORCHREC_PSS_FOR_THIS_TORCH=1 $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(WHEELS)/here $(WHEELS)/*.tar.gz
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir $(WHEELS) $(WHEELS)/here/*.whl
 	$(BIN)/python tests/try_wheel.py $(WHEELS)/*.whl
 
