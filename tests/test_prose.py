@@ -78,7 +78,7 @@ def paragraphs(text: str) -> list[str]:
         else:
             found[-1].append(line.strip())
     prose = (re.sub(r"!\[[^\]]*\]\([^)]*\)", "", " ".join(lines)) for lines in found)
-    prose = (re.sub(r"`+[^`]+`+", "code", p) for p in prose)
+    prose = (re.sub(r"`+[^`]+`+", "Code", p) for p in prose)
     return [p for p in prose if p.strip()]
 
 
