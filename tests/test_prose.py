@@ -128,6 +128,19 @@ def pages() -> list:
     return [pytest.param(p, limits, id=str(p.relative_to(ROOT))) for p, limits in found.items() if p.exists()]
 
 
+def test_all_pages_are_read():
+    read = {param.id: param.values[1] for param in pages()}
+    assert read["README.md"] == README and read["docs/results/quality.md"] == Limits()
+    assert {page.split("/")[1] for page in read if page.count("/") > 1} >= {
+        "guides",
+        "how",
+        "results",
+        "project",
+        "research",
+    }
+    assert read["docs/research/index.md"] is None
+
+
 @pytest.mark.parametrize(("page", "limits"), pages())
 def test_pages_can_be_read(page, limits):
     assert not (found := faults(page.read_text(), limits)), "\n".join(found)
