@@ -21,7 +21,7 @@ class Prediction:
 
 
 class Calibration:
-    """``drop = a x + b x^2`` over the share ``x`` that a layout loses (`torchrec_pss.modules.lost_share`), fitted to runs of the lab; see docs/results/quality.md.
+    """``drop = a x + b x^2`` over the share ``x`` that a layout loses (`torchrec_pss.modules.lost_share`), fitted to runs of the lab; see docs/research/2026-11-30-advisor.md.
 
     What data sets differ by is how much a share costs them: errors, weights of the fit and intervals are in proportion to
     ``x + _NOISE_SHARE``.

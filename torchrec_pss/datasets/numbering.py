@@ -1,7 +1,7 @@
 """`Numbering`: rows of the ids of a dense log, of which those that are read least may share rows.
 
 Rows lie in an order that says nothing about reads: 64 elements have one scale, and where ids of few reads had scales of their own, what few
-bits leave of them would be learned by heart (docs/how/layout.md).
+bits leave of them would be learned by heart (docs/research/2026-11-30-dense-logs.md).
 """
 
 import hashlib

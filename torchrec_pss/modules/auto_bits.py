@@ -11,7 +11,7 @@ from torchrec_pss.modules.pss_config import AUTO_BITS, PSSConfig
 from torchrec_pss.modules.table_config import TableConfig, dtype_of
 
 _MANY = (32, 8)
-_FEW = 4  # at equal bytes above 32 and 8 wherever rows must share, and 3 and 2 above it nowhere (docs/how/bits.md)
+_FEW = 4  # at equal bytes above 32 and 8 wherever rows must share, and 3 and 2 above it nowhere (docs/research/2026-11-30-bits.md)
 _ITEMSIZE = 4
 
 

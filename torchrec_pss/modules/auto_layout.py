@@ -1,6 +1,6 @@
 """``layout="auto"``: widths, exact tables, prefixes, hot rows and slices from tables, budget and counts.
 
-docs/how/layout.md has the measurements behind each number here.
+docs/research/2026-11-24-layout-rules.md has the measurements behind each number here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """`candidates`: layouts of which counts do not say which is best, for a trial of each.
 
 What rows of a dense log mean may lie along one direction or along all: the first wants few coordinates for every row, the second all of them
-for frequent ones. Counts are the same. A pass over the log tells, by validation AUROC; docs/how/layout.md has the measurements.
+for frequent ones. Counts are the same. A pass over the log tells, by validation AUROC; docs/research/2026-11-30-trials-of-dense-logs.md has the measurements.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from torchrec_pss.ops.quantize import projection_bytes, stored_bytes
 from torchrec_pss.ranges import checked
 
 _ITEMSIZE = 4  # of full tables, and of elements of 32 bits
-_ROW_HASHING_WIDTH = 4  # at most, before interactions and an MLP (docs/guides/training.md)
+_ROW_HASHING_WIDTH = 4  # at most, before interactions and an MLP (docs/research/2026-11-28-width-of-row-hashing.md)
 _PROJECTION_SHARE = 1 / 6  # of row hashing's bytes, at most
 _PROJECTION_SHARE_OF_WIDTH_1 = 1 / 2
 
@@ -43,7 +43,7 @@ def row_hashing_width(
 ) -> int:
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
-    docs/guides/training.md has what it rests on."""
+    docs/research/2026-11-28-width-of-row-hashing.md has what it rests on."""
     array_bytes = checked("array_bytes", array_bytes)
     dim = max(t.embedding_dim for t in tables)
     a_coordinate = projection_bytes(sum(t.embedding_dim for t in tables), bits)

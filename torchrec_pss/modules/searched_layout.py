@@ -23,7 +23,7 @@ def searched(
     tables: Sequence[TableConfig], config: PSSConfig, itemsize: int, folds: bool = False
 ) -> tuple[PSSConfig, list[int]] | None:
     """``config`` as a plain layout, of a dense log of few ids, or of few examples with less than an element a row: elsewhere the objective has not
-    foreseen the lab's runs (docs/how/layout.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
+    foreseen the lab's runs (docs/research/2026-11-30-layout-search.md), and it is None, as where no choice fits. A dense log's rows are read D wide where half of
     their elements fit: projected, it learns later. ``itemsize``: bytes of an element while it is trained. And the rows of each table: with
     ``folds``, of an exact one perhaps fewer than it has, for ids that are read least may share them (`fold`)."""
     total = examples_of(config.counts)

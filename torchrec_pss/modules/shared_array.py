@@ -142,7 +142,7 @@ class SharedArrayModule(nn.Module):
     @property
     def _is_padded(self) -> bool:
         """Whether projections are identities that are not learned: of exact rows, each at least half as wide as its embedding_dim, before a dot
-        product. There a projection that learns fits the training pairs (docs/guides/training.md)."""
+        product. There a projection that learns fits the training pairs (docs/research/2026-11-28-projections-before-a-dot-product.md)."""
         projected = [t for t in self._layout.tables if t.is_projected]
         wide = all(t.is_exact and not t.bias and 2 * t.width >= t.embedding_dim for t in projected)
         return self._config.head == "dot" and bool(projected) and wide

@@ -2,7 +2,7 @@
 
 A click model overfits at the first steps of its second pass, because rows that were read a few times have learned their
 own examples' labels. Dense layers that go on, with embeddings that begin anew, do not (MEDA: Liu et al., arXiv
-2305.19531; there with new random values: the same ones are better here, docs/guides/training.md).
+2305.19531; there with new random values: the same ones are better here, docs/research/2026-11-26-second-pass.md).
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Adam's defaults by global batch, the batch size and the number of passes, for a click model on a shared array; docs/guides/training.md has what
+"""Adam's defaults by global batch, the batch size and the number of passes, for a click model on a shared array; docs/research/2026-11-25-training-recipe.md has what
 they rest on."""
 
 import math
