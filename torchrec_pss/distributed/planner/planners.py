@@ -146,6 +146,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             )
         self.chosen: Candidate | None = None
         self.tables: list[Table] = []
+        self._tried: dict[frozenset[tuple[str, str]], Candidate] = {}  # by paths and names of the tables in the array
 
     def collective_plan(
         self,
@@ -203,12 +204,17 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._config.array_bytes:.1f} times the budget of "
                 f"{self._config.array_bytes:,}"
             )
-        self.chosen = self._best(self._candidates(module, sharders, allowed))
+        try:
+            self.chosen = self._best(self._candidates(module, sharders, allowed))
+        finally:
+            self._tried = {}  # the next model may be another
         if self.chosen.plan is None:
             raise self._no_plan(module, sharders, sets, allowed)
         with self._array_in_place(module, self.chosen.shared) as root:
-            plan = super().plan(root, [copy.copy(s) for s in sharders])  # once more, with the statistics printed
-            plan = self._carried_out(plan, root, self.chosen.shared)
+            if self._stats:  # once more, for they print what was planned last
+                self.chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
+            self._best_plan = self.chosen.options
+            plan = self._carried_out(self.chosen.plan, root, self.chosen.shared)
         self._log_choice()
         return plan
 
@@ -232,14 +238,17 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
 
     def _candidates(self, module: nn.Module, sharders: list, allowed: list[list[Table]]) -> list[Candidate]:
         """Of n nested sets: the smallest that fits, found by halving, those of 1, 2, 4, ... tables more, and the largest."""
-        found: dict[int, Candidate] = {}
+        found = self._tried
 
         def at(k: int) -> Candidate:
-            if k not in found:
-                found[k] = self._candidate(module, sharders, allowed[k])
-            return found[k]
+            key = frozenset((t.path, t.name) for t in allowed[k])
+            if key not in found:
+                found[key] = self._candidate(module, sharders, allowed[k])
+            return found[key]
 
         low, high = 0, len(allowed) - 1
+        if at(low).plan is not None:  # as where memory is not what is short
+            high = low
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if at(middle).plan is None else (low, middle)
