@@ -22,7 +22,7 @@ from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops.quantize import quantize
-from torchrec_pss.optim.array_restart import ParameterRestart
+from torchrec_pss.optim.parameter_restart import ParameterRestart
 
 
 @pytest.fixture(scope="module")

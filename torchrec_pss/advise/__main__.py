@@ -14,12 +14,12 @@ from pathlib import Path
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
+from torchrec_pss.density import is_dense
 from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told

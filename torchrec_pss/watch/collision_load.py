@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from torchrec_pss.advise.unresolved import unresolved_of_table
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.id_counts import IdCounts, checked_counts
+from torchrec_pss.modules.unresolved import unresolved_of_table
 
 
 @dataclass(frozen=True)
