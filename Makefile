@@ -1,4 +1,4 @@
-# make venv | train | train-full | serve | test | matrix | lint | wheels | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | serve | test | matrix | lint | wheels | notebooks | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full serve test matrix lint wheels sanitize stress bench clean
+.PHONY: venv train train-full serve test matrix lint wheels notebooks sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -77,6 +77,10 @@ stress: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench_lookup
+
+# The tutorials of docs/tutorials, run again: outputs, and the pages of the site.
+notebooks: venv
+	$(BIN)/python -W ignore tests/notebooks.py
 
 clean:
 	rm -rf .venv build *.egg-info torchrec_pss/*.so

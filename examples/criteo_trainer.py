@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.rows import join_blocks
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
@@ -358,6 +359,7 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "data_wait_share": self.waits[0] / self.waits[1] if self.waits[1] else None,
             "embedding": self.args.embedding,
+            "schema": None if self.data.schema is CRITEO_SCHEMA else self.data.schema.as_json(),
             "layout": self.layout,
             "layout_trials": self.layout_trials,
             "collision_load": self.load,

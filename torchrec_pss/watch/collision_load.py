@@ -44,7 +44,7 @@ def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = 
 
 def _of_table(layout: ArrayLayout, table: TableLayout, counts: IdCounts | None) -> TableLoad:
     region = 0 if table.is_exact else table.slots * table.block
-    hashed = (table.rows - table.num_hot) * (table.width - table.prefix)
+    hashed = max(table.rows - table.num_hot, 0) * (table.width - table.prefix)  # rows of logs are an estimate
     return TableLoad(
         kind=table.kind,
         rows=table.rows,
