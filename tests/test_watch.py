@@ -271,3 +271,11 @@ def test_thousands_of_tables_fit_on_a_page():
     text = page({"a": results(ablation=None, layout=None, collision_load={f"t{n}": load for n in range(3000)})})
     assert text.count("<td data-head=\"table\">") == 3000 and "2,970 smaller" in text  # fmt: skip
     assert text.count("<u>") == 3 * 30 and "3,000 are 0" in text  # region, load and share have bars, own bytes none
+
+
+def test_more_hot_rows_than_the_estimated_rows():
+    """A log's rows are estimated, by a sketch: 48 where there are 49 ids, all of them hot."""
+    table = EmbeddingBagConfig(name="a", num_embeddings=48, embedding_dim=8, feature_names=["a"])
+    config = PSSConfig(array_bytes=4000, layout="rules", exact=(), hot={"a": list(range(49))})
+    load = collision_load(PSSEmbeddingBagCollection([table], config=config).layout)
+    assert load["a"]["rows_per_element"] == 0 and load["a"]["kind"] == "hot"
