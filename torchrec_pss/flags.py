@@ -16,11 +16,11 @@ _BAD_INPUT = 2  # exit status
 class Number:
     """An argparse type: text to a number of a range, or one of some words."""
 
-    def __init__(self, range_: Range, words: Sequence[str] = ()) -> None:
+    def __init__(self, range_: Range[int] | Range[float], words: Sequence[str] = ()) -> None:
         self.range = range_
         self._words = words
 
-    def __call__(self, text: str) -> int | float | list | str:
+    def __call__(self, text: str) -> int | float | list[int] | list[float] | str:
         if text in self._words:
             return text
         try:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ class SharedArrayModule(nn.Module):
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
         config = with_bits(tables, config)
-        if config.bits < 32 and dtype != torch.float32:
+        if config.element_bits < 32 and dtype != torch.float32:
             raise ValueError(f"bits={config.bits}: tables must be FP32, in which the array is trained, got {dtype}")
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
@@ -75,7 +75,7 @@ class SharedArrayModule(nn.Module):
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=device))
         projected = self._layout.projection_numel
         self.projections = nn.Parameter(torch.empty(projected, device=device)) if projected else None
-        if self._is_padded:
+        if self.projections is not None and self._is_padded:
             self.projections.requires_grad_(False)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
         self._metadata: dict[tuple, dict] = {}
@@ -158,6 +158,7 @@ class SharedArrayModule(nn.Module):
         if not layout.is_projected:
             raise ValueError(f"table {table!r} is read at its embedding_dim: it has no projection")
         rows, columns = layout.projection_shape
+        assert self.projections is not None  # there is one a table that is projected
         return self.projections.narrow(0, self._layout.projection_places[table], rows * columns).view(rows, columns)
 
     def _read(
@@ -207,7 +208,7 @@ class SharedArrayModule(nn.Module):
     @property
     def _read_bits(self) -> int:
         """Of an element, where it must be made of what is trained; 32, if it is read as it is."""
-        return 32 if self._holds_levels() else self._config.bits
+        return 32 if self._holds_levels() else self._layout.bits
 
     def _holds_levels(self) -> bool:
         """Whether elements are what is read of them: `load_packed` has given them, and nothing has written to them or wanted a gradient
@@ -246,7 +247,7 @@ class SharedArrayModule(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             if getattr(parameter, "_ddp_ignored", False):
                 continue
-            given = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
+            given: Any = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
             if hasattr(given, "_in_backward_optimizers"):
                 raise RuntimeError(
                     f"the shared array's parameter {name!r} has an optimizer in backward ({given._optimizer_classes[0].__name__}), and "
@@ -259,11 +260,12 @@ class SharedArrayModule(nn.Module):
         name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", ids.tracer
         # No child of this module: one would be in its repr, and in what walks over modules.
         array = self._parameters["array"]  # of the attribute FX makes a proxy
+        assert array is not None
         device = torch.device("cpu") if array.is_meta else array.device
         object.__setattr__(
             self,
             name,
-            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._config.bits),
+            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._layout.bits),
         )
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
@@ -279,7 +281,7 @@ class SharedArrayModule(nn.Module):
                 known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
-        projections = self.projections
+        projections: torch.Tensor | None = self.projections
         if projections is not None and self._read_bits < 32:
             projections = quantize(projections, PROJECTION_BITS)
         elif projections is not None and hasattr(projections, "_in_backward_optimizers"):
@@ -371,7 +373,7 @@ class SharedArrayModule(nn.Module):
         """
         if optimizer is not None and self._num_lookups() > 1:
             raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
-        if optimizer is not None and self._config.bits < 32:
+        if optimizer is not None and self._layout.bits < 32:
             raise ValueError(
                 f"no step in backward: elements of {self._config.bits} bits are read, and fp32 ones stepped"
             )
@@ -397,19 +399,20 @@ class SharedArrayModule(nn.Module):
         made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
         if made.dtype not in _APPLIED_DTYPES:
             raise TypeError(f"a shared array must be fp32, fp16, bf16 or fp64, not {made.dtype}")
-        if self._config.bits < 32 and made.dtype != torch.float32:
+        if self._layout.bits < 32 and made.dtype != torch.float32:
             raise TypeError(
                 f"a shared array of bits={self._config.bits} is fp32, from which they are made, not {made.dtype}"
             )
         held = self._holds_levels()
-        before = [] if self.projections is None else [self.projections, self.projections.grad]
-        before = [t.detach() for t in before if t is not None]  # what `_apply` makes of them has other values
+        both = [] if self.projections is None else [self.projections, self.projections.grad]
+        before = [t.detach() for t in both if t is not None]  # what `_apply` makes of them has other values
         super()._apply(fn, recurse)
-        if before and self.projections.dtype != self._accumulator:
-            values, *gradient = (_in_dtype(t, self.projections, self._accumulator) for t in before)
-            self.projections.grad = None
-            self.projections.data = values
-            self.projections.grad = next(iter(gradient), None)
+        projections = self.projections
+        if projections is not None and projections.dtype != self._accumulator:
+            values, *gradient = [_in_dtype(t, projections, self._accumulator) for t in before]
+            projections.grad = None
+            projections.data = values
+            projections.grad = next(iter(gradient), None)
         if held:
             self._levels = self._marks()
         self._describe_array()
@@ -521,4 +524,5 @@ def _common_dtype(tables: Sequence[TableConfig]) -> torch.dtype:
                 f"table {table.name!r}: data_type {table.data_type} differs from {tables[0].data_type} of table "
                 f"{tables[0].name!r}; one array has one data type"
             )
+    assert dtype is not None
     return dtype
