@@ -1,4 +1,5 @@
-# make venv | train | train-full | serve | test | matrix | lint | wheels | aarch64 | notebooks | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | serve | test | matrix | lint | docs | notebooks | wheels | aarch64 | sanitize | stress | bench.
+# Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full serve test matrix lint wheels aarch64 notebooks sanitize stress bench clean
+.PHONY: venv train train-full serve test matrix lint docs notebooks wheels aarch64 sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -51,6 +52,10 @@ matrix: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The site in build/site, as any web server shows it: python3 -m http.server --directory build/site. No network is needed.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # An sdist, and a wheel for this machine's generation of torch that any manylinux of its age takes, tried in an environment with torch alone.
 WHEELS := build/wheels

@@ -31,7 +31,8 @@ class ClickDataset(IterableDataset):
         batch_size: rows of a batch.
         part: "train", "val" or "test".
         train_fraction: of the rows to train on, where the files do not say it.
-        rank, world_size: those of the process group if None, or one rank alone.
+        rank: of the process group if None, or 0 where there is none.
+        world_size: likewise, or 1.
         cache_dir: where numbers of rows are kept for the next time.
         schema: of what is neither Criteo's text nor prepared; a file, its URL, or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.
@@ -91,6 +92,7 @@ class ClickDataset(IterableDataset):
         self._made = 0
 
     def state_dict(self) -> dict[str, int]:
+        """How many batches were made: what `load_state_dict` goes on from, on every rank."""
         return {_BATCHES: self._made}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -51,6 +51,7 @@ class BagColumn:
         return (self.name,) if self.weights is None else (self.name, self.weights)
 
     def as_json(self) -> dict:
+        """As a JSON file has it: what says nothing is left out."""
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"pooling": self.pooling, "separator": self.separator} | weights
 
@@ -205,6 +206,7 @@ class Schema:
         return found
 
     def as_json(self) -> dict:
+        """As a JSON file has it: what says nothing is left out."""
         may = {
             "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
             "fields": self.fields and list(self.fields),

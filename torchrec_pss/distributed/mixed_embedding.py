@@ -37,12 +37,15 @@ class MixedEmbeddingCollection(MixedCollection):
         return self._configs
 
     def need_indices(self) -> bool:
+        """Whether the output has the ids beside the embeddings, as in `EmbeddingCollection`."""
         return self.array.need_indices()
 
     def embedding_dim(self) -> int:
+        """Columns of an embedding, the same for all tables."""
         return self._configs[0].embedding_dim
 
     def embedding_names_by_table(self) -> list[list[str]]:
+        """Names of the output's embeddings, a list for each table in the order of the configs."""
         names = iter(self._keys)
         return [[next(names) for _ in config.feature_names] for config in self._configs]
 
@@ -98,8 +101,9 @@ class MixedEmbeddingCollectionSharder(MixedCollectionSharder, EmbeddingCollectio
     """TorchRec's sharder of ECs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        fused_params, qcomm_codecs_registry, use_index_dedup: as `EmbeddingCollectionSharder`'s and in its order, of the tables; for the array, see
+        *args: as `EmbeddingCollectionSharder`'s (fused_params, qcomm_codecs_registry, use_index_dedup), of the tables; for the array, see
             `ReplicatedArraySharder`.
+        **kwargs: the same by name.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 

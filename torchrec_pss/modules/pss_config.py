@@ -146,6 +146,7 @@ class PSSConfig:
 
     @property
     def has_short_keys(self) -> bool:
+        """Whether keys of hot rows take 11 bits at most; they do beside elements of few bits."""
         return bool(self.short_keys) or self.bits != 32
 
     @property

@@ -35,7 +35,9 @@ def read(
     Args:
         elements: an array ``[numel]`` and no ``scales``, with ``bits`` 32; or the codes and scales of
             :func:`~torchrec_pss.ops.packed.pack`.
-        features, indices, offsets, per_sample_weights and the rest: as `lookup`'s.
+        features: as `lookup`'s, and so all that are not named here.
+        numel: how many elements the array has.
+        bits: of an element, 32, 8, 4, 3 or 2.
 
     Raises:
         ValueError, IndexError: as `lookup`, and of elements that are not ``numel``.

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
@@ -86,7 +87,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
       ``min_speedup`` times as fast.
 
     Args:
-        topology, constraints, others: as `EmbeddingShardingPlanner`'s. Constraints may be `PSSParameterConstraints`.
+        topology: as `EmbeddingShardingPlanner`'s.
+        constraints: likewise; they may be `PSSParameterConstraints`.
         pss: see above.
         array_bytes: budget of the array, bytes or text such as "10MB"; or
         config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over; those of no table are
@@ -95,6 +97,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             refuses.
         min_speedup: of "auto", see above; ``float("inf")`` shares only what does not fit.
         optimizer_states: tensors as long as the array that its optimizer keeps, where it is not in backward (Adam 2).
+        **others: as `EmbeddingShardingPlanner`'s.
 
     Raises:
         ValueError: an unknown mode, no budget, or a number that is none or out of range, of the constraints too; names it.
@@ -111,7 +114,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         min_speedup: float = 1.1,
         optimizer_states: int = 2,
         constraints: dict[str, ParameterConstraints] | None = None,
-        **others,
+        **others: Any,
     ) -> None:
         if pss not in MODES:
             raise ValueError(f"pss must be one of {MODES}, got {pss!r}")

@@ -1,0 +1,1 @@
+"""The page of command lines, made of the parsers themselves."""
