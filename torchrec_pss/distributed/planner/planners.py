@@ -36,6 +36,7 @@ from torchrec_pss.distributed.mixed_collection import (
 from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_constraints
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
@@ -131,6 +132,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"config: bits={AUTO_BITS!r} goes by an array's tables, which the planner chooses: give a number, such as 4"
             )
         check_constraints(constraints or {})
+        if pss != "never" and others.get("partitioner") is None:  # which plans many times
+            others["partitioner"] = FlatCopyPartitioner()
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
         self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)
