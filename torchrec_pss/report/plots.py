@@ -1,6 +1,7 @@
 """The report's plots, as PNG bytes."""
 
 import io
+from typing import Any
 
 import matplotlib
 
@@ -26,7 +27,7 @@ _WATCHED = {
 def curves(runs: dict[str, dict]) -> bytes:
     """Validation AUROC and training loss over steps, a line a run."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    named = []
+    named: list[tuple[str, Any]] = []
     for name, run in runs.items():
         for axis, key in ((left, "auroc_val"), (right, "loss")):
             points = [(h["step"], h[key]) for h in run["history"] if key in h]
