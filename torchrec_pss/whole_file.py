@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
     return parse_json(path, content)
 
 
-def parse_json(path: Path, content: bytes) -> Any:
+def parse_json(path: object, content: bytes) -> Any:
     """What `read_json` returns of a file with this content. Raises its ValueError."""
     try:
         return json.loads(content.decode(), parse_constant=_refuse_constant)

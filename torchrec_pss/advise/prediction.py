@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 _NEAREST = 12
+_Share = TypeVar("_Share", float, np.ndarray)
 _NOISE_SHARE = 0.1  # lost share at which half of an error is what two runs differ by anyway
 CALIBRATION = Path(__file__).with_name("calibration.json")
 
@@ -82,7 +84,7 @@ class Calibration:
         return float(low), float(high)
 
 
-def _scale(lost: float) -> float:
+def _scale(lost: _Share) -> _Share:
     return lost + _NOISE_SHARE
 
 

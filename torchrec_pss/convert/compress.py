@@ -59,7 +59,9 @@ def compress(
             raise ValueError(
                 f"table {c.name!r}: weights of shape {list(weight.shape)}, configured as [{c.num_embeddings}, {c.embedding_dim}]"
             )
-    config = config or PSSConfig(array_bytes=array_bytes, counts=counts)
+    if config is None:
+        assert array_bytes is not None
+        config = PSSConfig(array_bytes=array_bytes, counts=counts)
     module = PSSEmbeddingBagCollection(configs, is_weighted, config=config)
     counts = counts or config.counts or {}
     rows = {

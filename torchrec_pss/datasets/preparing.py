@@ -239,6 +239,8 @@ def _divided(block: RowBlock, task: _Task, is_text: bool) -> dict[str, RowBlock]
         DataError: a value of the rule is none of the column's.
     """
     schema, rule = task.schema, task.schema.split
+    assert rule is not None
+    marks: np.ndarray | None
     if rule.column is None:
         marks = block.times
     else:
@@ -246,6 +248,7 @@ def _divided(block: RowBlock, task: _Task, is_text: bool) -> dict[str, RowBlock]
         marks = features[task.read.features.index(rule.column)].ids
         kept = [of for of, name in zip(features, task.read.features, strict=True) if name in schema.features]
         block = RowBlock.of(block.dense, kept, block.labels)
+    assert marks is not None  # a split by times needs a time
     parts = rule.parts(marks, is_text)
     return {role: block.take(parts == number) for number, role in enumerate(_ROLES)}
 

@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
-from pathlib import Path
+from typing import Any
 
 from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
-from torchrec_pss.datasets.locations import is_remote, location
+from torchrec_pss.datasets.locations import AnyPath, Location, is_remote, location
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES, RowBlock
 from torchrec_pss.datasets.split_rule import SplitRule
 from torchrec_pss.datasets.table_list import check_name
@@ -147,7 +147,7 @@ class Schema:
         return replace(self, fields=None, time=None, split=None)
 
     @classmethod
-    def read(cls, path: str | Path) -> "Schema":
+    def read(cls, path: AnyPath) -> "Schema":
         """
         Raises:
             FileNotFoundError: there is none.
@@ -162,7 +162,7 @@ class Schema:
             raise ValueError(f"schema {path}: {error}") from error
 
     @classmethod
-    def of(cls, said: object) -> "Schema":
+    def of(cls, said: Any) -> "Schema":
         """What `as_json` returned, or a file says.
 
         Raises:
@@ -205,7 +205,7 @@ class Schema:
             found.columns(found.fields)
         return found
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         """As a JSON file has it: what says nothing is left out."""
         may = {
             "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
@@ -247,7 +247,7 @@ class Schema:
 CRITEO_SCHEMA = Schema("label", tuple(SPARSE_NAMES), tuple(DENSE_NAMES), ("log",) * len(DENSE_NAMES))
 
 
-def _bags(said: object) -> tuple[BagColumn, ...]:
+def _bags(said: Any) -> tuple[BagColumn, ...]:
     """Names, or what is said of each."""
     if isinstance(said, list):
         _names(said, "bags")
@@ -277,11 +277,11 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f": is it {' or '.join(map(repr, found))}?" if found else f"; there are {', '.join(map(repr, names[:40]))}"
 
 
-def _read_json(path: Path) -> object:
+def _read_json(path: Location) -> Any:
     return parse_json(path, path.read_bytes()) if is_remote(path) else read_json(path)
 
 
-def _read_yaml(path: Path) -> object:
+def _read_yaml(path: Location) -> Any:
     try:
         import yaml
     except ImportError as error:

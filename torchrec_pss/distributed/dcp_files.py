@@ -49,7 +49,7 @@ class Reader(FileSystemReader):
             OSError: there is none.
             ValueError: it is damaged, or crafted.
         """
-        path = self._get_metadata_path(kwargs.get("rank"))
+        path: Any = self._get_metadata_path(kwargs.get("rank"))
         with self.fs.create_stream(path, "rb") as stream:
             try:
                 found = _Unpickler(stream).load()

@@ -63,12 +63,17 @@ def save_checkpoint(
     together(lambda: require_loadable(state_dict))
     (require_dense if allow_not_finite else require_finite)(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
+
+    def write_files() -> None:
+        for name, content in (files or {}).items():
+            write_bytes(new / name, content)
+
     try:
         try:
             dcp.save(state_dict, storage_writer=Writer(new))
         except CheckpointException as error:
             raise OSError(f"checkpoint {folder} cannot be saved: {_reason(error)}") from error
-        on_first_rank(lambda: [write_bytes(new / name, content) for name, content in (files or {}).items()])
+        on_first_rank(write_files)
         add_checksums(new)
         on_first_rank(lambda: replace_folder(folder))
     except Exception:
@@ -161,7 +166,7 @@ def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None
         raise ValueError(f"checkpoint {folder} cannot be loaded: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What the first rank that failed says."""
     reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
     first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
@@ -42,12 +42,13 @@ def compiled(program: ExportedProgram, metadata: dict[str, str]) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
+            files: Any = torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
         except Exception as error:  # of many kinds
             first = str(error).strip().splitlines()[:1]
             raise ValueError(
                 f"AOTInductor cannot compile the program: {type(error).__name__}: {''.join(first)}"
             ) from error
+    return cast(list[Any], files)
 
 
 def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict) -> None:

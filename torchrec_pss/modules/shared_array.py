@@ -28,6 +28,7 @@ from torchrec_pss.optim.step_in_backward import StepInBackward
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+    from typing_extensions import Self  # typing's from Python 3.11 on
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -391,7 +392,7 @@ class SharedArrayModule(nn.Module):
     def _require(self, features: "KeyedJaggedTensor", weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SharedArrayModule":
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Self":
         """
         Raises:
             TypeError: ``fn`` makes of the array what no lookup reads; nothing is changed.

@@ -6,6 +6,7 @@ reference serves where those cannot be had.
 
 import importlib
 import importlib.util
+from types import ModuleType
 
 import torch
 
@@ -21,6 +22,7 @@ if not HAS_CPU_KERNEL:
         in_place = _schema.partition("(")[0].endswith("_")
         _library.define(_schema, tags=() if in_place else (torch.Tag.pt2_compliant_tag,))
 
+_on_gpu: ModuleType
 if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference
 else:

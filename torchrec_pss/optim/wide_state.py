@@ -68,6 +68,7 @@ class WideState:
     def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes the array's part from what was loaded, unrounded."""
         loaded, self._loaded = self._loaded, None
+        assert loaded is not None  # `_before_load` was called
         for group, saved in zip(optimizer.param_groups, loaded["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 if parameter is not self._array:

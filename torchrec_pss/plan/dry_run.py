@@ -1,6 +1,7 @@
 """`dry_run`: a plan of tables that nobody has, for a topology that is not here."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torchrec.distributed.planner import Topology
@@ -57,7 +58,7 @@ def dry_run(
     planner = PSSShardingPlanner(
         topology,
         pss=pss,
-        config=None if pss == "never" else PSSConfig(array_bytes=array_bytes, bits=bits),
+        config=None if pss == "never" else PSSConfig(array_bytes=cast("int | str", array_bytes), bits=bits),
         max_compression=max_compression,
         min_speedup=min_speedup,
         batch_size=batch_size,

@@ -94,6 +94,7 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) 
         for name, sharding in entry.items():
             if (path, name) in tables:
                 planned.append(_planned(tables[path, name], sharding, layouts.get(name)))
+    assert planner.chosen is not None  # it has planned
     options = planner.chosen.options or []
     times = rank_times(options, world_size)
     slowest = max(times, key=lambda perf: perf.total)

@@ -134,19 +134,21 @@ def lookup_backward(
     grad, saved, array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign
 ):
     """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
+    read, seen = saved
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, saved, array, *arguments)
     grad_array = torch.zeros_like(array, dtype=torch.float32)
-    grad_projections, grad_weights = _backward(grad, *saved, _Elements.of(array), grad_array, 1.0, *arguments)
+    grad_projections, grad_weights = _backward(grad, read, seen, _Elements.of(array), grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
 
 
 def lookup_packed_backward(grad, saved, codes, scales, numel, bits, *arguments):
     """Gradients; see `torchrec_pss.ops.packed.lookup_packed_backward_reference`."""
+    read, seen = saved
     grad_array = torch.zeros(numel, dtype=torch.float32, device=grad.device)
     elements = _Elements.packed(codes, scales, numel, bits)
-    return grad_array, *_backward(grad, *saved, elements, grad_array, 1.0, *arguments)
+    return grad_array, *_backward(grad, read, seen, elements, grad_array, 1.0, *arguments)
 
 
 def lookup_backward_update_(
@@ -154,13 +156,14 @@ def lookup_backward_update_(
     pooling_mode, hash, sign, update, numbers,
 ):  # fmt: skip
     """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
+    read, seen = saved
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, *saved, _Elements.of(array), array, -numbers[0], *arguments)
-    results = _backward(grad, *saved, _Elements.of(array), sink, 1.0, *arguments)
+        return _backward(grad, read, seen, _Elements.of(array), array, -numbers[0], *arguments)
+    results = _backward(grad, read, seen, _Elements.of(array), sink, 1.0, *arguments)
     if array.numel() and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
