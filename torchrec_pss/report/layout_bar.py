@@ -28,6 +28,7 @@ _check = fields.fields(
 def check(value: object, place: str) -> None:
     """A fingerprint as `ArrayLayout.fingerprint` makes it, in what is drawn of it; a check of `torchrec_pss.json_fields`."""
     _check(value, place)
+    assert isinstance(value, dict)  # it would not have passed
     for name, table in value["tables"].items():
         _places(table, f"{place}.tables.{name}")
 

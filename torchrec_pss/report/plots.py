@@ -5,6 +5,7 @@ Figures are made without pyplot, so that drawing one changes nothing in the prog
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ _WATCHED = {
 _CURVES = {"auroc_val": "validation AUROC", "loss": "training loss"}
 # A figure has this color for its text and axes, and the page puts its own there: light and dark differ.
 _INK = "#123456"
-_ON_PAGE = {
+_ON_PAGE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "torchrec_pss", "font.size": 9, "legend.frameon": False, "legend.labelcolor": _INK,
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK),
 }  # fmt: skip

@@ -224,7 +224,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         with self._array_in_place(module, chosen.shared) as root:
             if self._stats:  # once more, for they print what was planned last
                 chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
-            self._best_plan = chosen.options
+            self._best_plan: list[ShardingOption] | None = chosen.options
             plan = self._carried_out(chosen.plan, root, chosen.shared)
         self._log_choice(chosen.shared)
         return plan
