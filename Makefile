@@ -51,6 +51,7 @@ matrix: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # An sdist, and a wheel for this machine's generation of torch that any manylinux of its age takes, tried in an environment with torch alone.
 WHEELS := build/wheels

@@ -17,7 +17,7 @@ PARTS = tuple(Splits.__dataclass_fields__)
 _BATCHES = "batches"
 
 
-class ClickDataset(IterableDataset):
+class ClickDataset(IterableDataset[Batch]):
     """Batches of one rank, in the order of the file's rows. Give it to a loader that does not batch again:
 
         DataLoader(ClickDataset("/data/criteo", batch_size=4096), batch_size=None, num_workers=2)

@@ -50,7 +50,7 @@ class BagColumn:
     def columns(self) -> tuple[str, ...]:
         return (self.name,) if self.weights is None else (self.name, self.weights)
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"pooling": self.pooling, "separator": self.separator} | weights
 
@@ -109,7 +109,7 @@ class Schema:
         if self.group is not None and self.group not in self.sparse:
             raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
 
-    def __reduce__(self) -> str | tuple:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         """Criteo's stays the one that it is: text of its columns needs no header, and that of an equal schema does."""
         if self is CRITEO_SCHEMA:
             return "CRITEO_SCHEMA"

@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 def save_checkpoint(
     state_dict: dict[str, Any],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     files: Mapping[str, bytes] | None = None,
     allow_not_finite: bool = False,
 ) -> None:
@@ -82,7 +82,7 @@ def save_checkpoint(
         raise
 
 
-def add_checksums(path: str | os.PathLike) -> None:
+def add_checksums(path: str | os.PathLike[str]) -> None:
     """Gives a checkpoint of `torch.distributed.checkpoint.save` or ``async_save`` the checksums that `load_checkpoint` checks.
     Collective; after it no file of the folder may change, and none may come.
 
@@ -105,7 +105,7 @@ def _writer(file: str) -> int:
     return int(found[1]) % ranks if found else 0
 
 
-def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = None) -> None:
+def check_checkpoint(path: str | os.PathLike[str], files: Collection[str] | None = None) -> None:
     """Names and sizes of all files of a checkpoint against its checksums, and the contents of ``files`` (all by default); where it has
     none, the checksums that `torch.save` has put beside each value, and a warning of what could not be checked. Collective.
 
@@ -148,7 +148,7 @@ def _require_folder(folder: Path) -> None:
         raise ValueError(f"folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
 
 
-def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
+def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Fills ``state_dict`` in place, as `torch.distributed.checkpoint.load`. Collective.
 
     All files are checked first (`check_checkpoint`), whatever of them is wanted. Where a killed `save_checkpoint` has left no ``path``,

@@ -51,7 +51,7 @@ def compiled(program: ExportedProgram, metadata: dict[str, str]) -> list[Any]:
     return cast(list[Any], files)
 
 
-def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict) -> None:
+def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict[str, Any]) -> None:
     """
     Args:
         path: ends in .pt2.
@@ -75,7 +75,7 @@ def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata
             named.unlink(missing_ok=True)
 
 
-def read_metadata(path: Path) -> dict:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What the file says of itself, once every byte of it has been checked.
 
     Raises:

@@ -1,6 +1,7 @@
 """`PSSEmbeddingBagCollection`: TorchRec's `EmbeddingBagCollection` on one shared array."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -138,7 +139,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         kjt = checked_select(features, [self._feature_names[p] for p in positions])
         return self._read(kjt, positions, pooling, self._is_weighted)
 
-    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode):
+    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode) -> Any:
         kjt = permuted(features, [self._feature_names[p] for p in positions])
         weights = kjt.weights() if self._is_weighted else None
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)

@@ -11,6 +11,7 @@ import html
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.flags import command_parser
@@ -75,7 +76,7 @@ _STYLE = (
 )
 
 
-def read_run(path: Path) -> dict:
+def read_run(path: Path) -> dict[str, Any]:
     """A run's results.
 
     Raises:
@@ -99,7 +100,7 @@ def printable(name: object) -> str:
     return os.fsencode(str(name)).decode(errors="replace")
 
 
-def page(runs: dict[str, dict]) -> str:
+def page(runs: dict[str, dict[str, Any]]) -> str:
     """The HTML of runs by name."""
     parts = [_summary(runs), _image(plots.curves(runs), "validation AUROC and training loss")]
     for name, run in runs.items():
@@ -116,7 +117,7 @@ def page(runs: dict[str, dict]) -> str:
     )
 
 
-def _summary(runs: dict[str, dict]) -> str:
+def _summary(runs: dict[str, dict[str, Any]]) -> str:
     rows = [
         [name, run["embedding"], f"{run['embedding_bytes']:,}", f"{run['compression']:,.1f}x", f"{run['auroc_test']:.5f}",
          "-" if run["auroc_bayes"] is None else f"{run['auroc_bayes']:.5f}", f"{run['steps']:,}"]
@@ -127,7 +128,7 @@ def _summary(runs: dict[str, dict]) -> str:
     )
 
 
-def _tables(run: dict) -> str:
+def _tables(run: dict[str, Any]) -> str:
     ablation = run.get("ablation") or {}
     rows = [
         [name, load["kind"], f"{load['rows']:,}", str(load["width"]), f"{load['own_bytes']:,}", f"{load['region_bytes']:,}",

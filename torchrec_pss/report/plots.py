@@ -24,7 +24,7 @@ _WATCHED = {
 }  # fmt: skip
 
 
-def curves(runs: dict[str, dict]) -> bytes:
+def curves(runs: dict[str, dict[str, Any]]) -> bytes:
     """Validation AUROC and training loss over steps, a line a run."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     named: list[tuple[str, Any]] = []
@@ -44,7 +44,7 @@ def curves(runs: dict[str, dict]) -> bytes:
     return _png(figure)
 
 
-def watched(run: dict) -> bytes | None:
+def watched(run: dict[str, Any]) -> bytes | None:
     """Norms and shares along the run; None where it was not watched."""
     points = [h for h in run["history"] if "array_norm" in h]
     if not points:
@@ -59,7 +59,7 @@ def watched(run: dict) -> bytes | None:
     return _png(figure)
 
 
-def tables(run: dict) -> bytes | None:
+def tables(run: dict[str, Any]) -> bytes | None:
     """A bar a table: bytes of its own and of its region, what hashing loses, and its contribution; None without an array."""
     load, ablation = run.get("collision_load"), run.get("ablation")
     if not load:

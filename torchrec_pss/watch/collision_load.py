@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from torchrec_pss.advise.unresolved import unresolved_of_table
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
@@ -32,7 +33,7 @@ class TableLoad:
     unresolved: float
 
 
-def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict]:
+def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict[str, Any]]:
     """A `TableLoad` as a dict, by table, JSON-ready.
 
     Raises:
