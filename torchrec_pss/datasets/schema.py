@@ -57,7 +57,8 @@ class BagColumn:
 
 @dataclass(frozen=True)
 class Schema:
-    """
+    """What the columns of rows are: labels, dense values, features, and how rows are divided.
+
     Attributes:
         label: the column that is 0 or 1.
         sparse: columns of tokens or ids, one a row; a feature and a table each.
@@ -72,6 +73,14 @@ class Schema:
     Raises:
         ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, a mean beside weights, or a group
             that is no sparse column; names it.
+
+    Examples:
+        >>> from torchrec_pss.datasets import Schema
+        >>> schema = Schema.of({"label": "click", "sparse": ["user", "item"], "dense": {"price": "log"}, "bags": ["tags"]})
+        >>> schema.features
+        ('user', 'item', 'tags')
+        >>> schema.as_json()["dense"]
+        {'price': 'log'}
     """
 
     label: str
@@ -205,6 +214,7 @@ class Schema:
         return found
 
     def as_json(self) -> dict[str, Any]:
+        """What `of` takes, JSON-ready; what is not there is left out."""
         may = {
             "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
             "fields": self.fields and list(self.fields),

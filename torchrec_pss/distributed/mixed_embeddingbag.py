@@ -47,6 +47,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
         return self._configs
 
     def is_weighted(self) -> bool:
+        """Whether the KJT's weights scale the rows, of all tables."""
         return self.array.is_weighted()
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:

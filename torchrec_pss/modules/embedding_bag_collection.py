@@ -42,12 +42,15 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
     Raises:
         ValueError: see `PSSConfig` and `torchrec_pss.modules.array_layout.allocate`.
 
-    Example::
-
-        tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
-        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
-        features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
-        ebc(features).values()  # [2, 16]
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        >>> ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        >>> ebc(features).values().shape
+        torch.Size([2, 16])
     """
 
     def __init__(

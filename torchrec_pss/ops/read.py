@@ -37,9 +37,16 @@ def read(
     """What :func:`~torchrec_pss.ops.lookup.lookup` returns, to the bit.
 
     Args:
-        elements: an array ``[numel]`` and no ``scales``, with ``bits`` 32; or the codes and scales of
-            :func:`~torchrec_pss.ops.packed.pack`.
-        features, indices, offsets, per_sample_weights and the rest: as `lookup`'s.
+        elements: an array ``[numel]``, with ``bits`` 32; or the codes of :func:`~torchrec_pss.ops.packed.pack`, uint8.
+        scales: of the codes, bf16 ``[numel / 64, rounded up]``; None beside an array.
+        features, indices, offsets, per_sample_weights: as `lookup`'s.
+        numel: elements of the array.
+        bits: of an element.
+        hot_keys, projections: as `lookup`'s, which are there, perhaps empty.
+        total_width, read_width, pooling_mode, hash_kind, sign: as `lookup`'s.
+
+    Returns:
+        As `lookup`: fp32 (fp64 for an fp64 array) ``[B, total_width]``, or ``[L, total_width]`` for NONE.
 
     Raises:
         ValueError, IndexError: as `lookup`, and of elements that are not ``numel``.

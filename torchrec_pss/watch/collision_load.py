@@ -36,6 +36,10 @@ class TableLoad:
 def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict[str, Any]]:
     """A `TableLoad` as a dict, by table, JSON-ready.
 
+    Args:
+        layout: of a module of the array, ``module.layout``.
+        counts: by table name, how often ids are read; a table without is taken to be read evenly.
+
     Raises:
         TypeError: counts that are no `IdCounts`.
     """

@@ -146,10 +146,10 @@ def lookup_backward(
     sign: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
-    read, seen = saved
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, saved, array, *arguments)
+    read, seen = saved
     grad_array = torch.zeros_like(array, dtype=torch.float32)
     grad_projections, grad_weights = _backward(grad, read, seen, _Elements.of(array), grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
@@ -176,10 +176,10 @@ def lookup_backward_update_(
     pooling_mode: int, hash: int, sign: bool, update: int, numbers: Sequence[float],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
-    read, seen = saved
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
+    read, seen = saved
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
         return _backward(grad, read, seen, _Elements.of(array), array, -numbers[0], *arguments)
