@@ -52,6 +52,7 @@ matrix: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The site in build/site, as any web server shows it: python3 -m http.server --directory build/site. No network is needed.
 docs: venv

@@ -10,6 +10,7 @@ those of full tables, time of a lookup measured here, and the layout. Ends with 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
@@ -31,7 +32,7 @@ _ITEMSIZE = 4
 
 def advise(
     described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int | str = 32
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """A row for each compression that a layout exists for; stderr says how far it is."""
     with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
         return _rows(described, calibration, batch_size, measure, step, bits)
@@ -44,7 +45,7 @@ def _rows(
     measure: bool,
     step: Callable[[], None],
     bits: int | str,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
@@ -77,7 +78,7 @@ def _rows(
     return rows
 
 
-def recommend(rows: list[dict], target_drop: float) -> dict | None:
+def recommend(rows: list[dict[str, Any]], target_drop: float) -> dict[str, Any] | None:
     """The smallest bytes whose interval ends at or below the target; None: do not compress."""
     fitting = [row for row in rows if row["drop"]["high"] <= target_drop]
     return min(fitting, key=lambda row: row["bytes"], default=None)

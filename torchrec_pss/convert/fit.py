@@ -56,7 +56,11 @@ class TableFit:
 
 @dataclass(frozen=True)
 class FitReport:
-    """By table; ``print(report)`` shows it."""
+    """By table; ``print(report)`` shows it.
+
+    Attributes:
+        tables: by name.
+    """
 
     tables: dict[str, TableFit]
 

@@ -18,6 +18,10 @@ def arrow_batch(table: Any, schema: Schema) -> Batch:
     """TorchRec's `Batch` of a `pyarrow.Table` or `RecordBatch`, one row or more, as training on Parquet reads it: whole numbers are ids, text is
     hashed.
 
+    Args:
+        table: `pyarrow.Table` or `RecordBatch`, one row or more.
+        schema: what its columns are.
+
     Raises:
         DataError: a column is missing or of another type, or a row has no label of 0 or 1, a number that is not finite, or weights that do not fit
             its ids; names column, row (from 0) and value.

@@ -11,7 +11,7 @@ from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.datasets.schema import Schema
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 
 _CHUNK = 1 << 22
 # As csrc/prepared_rows.cpp has it.

@@ -50,7 +50,7 @@ class BagColumn:
     def columns(self) -> tuple[str, ...]:
         return (self.name,) if self.weights is None else (self.name, self.weights)
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         """As a JSON file has it: what says nothing is left out."""
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"pooling": self.pooling, "separator": self.separator} | weights
@@ -58,7 +58,8 @@ class BagColumn:
 
 @dataclass(frozen=True)
 class Schema:
-    """
+    """What the columns of rows are: labels, dense values, features, and how rows are divided.
+
     Attributes:
         label: the column that is 0 or 1.
         sparse: columns of tokens or ids, one a row; a feature and a table each.
@@ -73,6 +74,14 @@ class Schema:
     Raises:
         ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, a mean beside weights, or a group
             that is no sparse column; names it.
+
+    Examples:
+        >>> from torchrec_pss.datasets import Schema
+        >>> schema = Schema.of({"label": "click", "sparse": ["user", "item"], "dense": {"price": "log"}, "bags": ["tags"]})
+        >>> schema.features
+        ('user', 'item', 'tags')
+        >>> schema.as_json()["dense"]
+        {'price': 'log'}
     """
 
     label: str
@@ -110,7 +119,7 @@ class Schema:
         if self.group is not None and self.group not in self.sparse:
             raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
 
-    def __reduce__(self) -> str | tuple:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         """Criteo's stays the one that it is: text of its columns needs no header, and that of an equal schema does."""
         if self is CRITEO_SCHEMA:
             return "CRITEO_SCHEMA"
@@ -206,7 +215,7 @@ class Schema:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """As a JSON file has it: what says nothing is left out."""
+        """What `of` takes, JSON-ready; what is not there is left out."""
         may = {
             "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
             "fields": self.fields and list(self.fields),

@@ -10,7 +10,7 @@ from torchrec_pss.datasets.criteo_lines import BadLine, parse_lines, token_ids
 from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.line_stream import Lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 
 
 def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:

@@ -193,14 +193,14 @@ class MixedCollectionSharder:
     `PSSModuleShardingPlan`."""
 
     mixed_type: ClassVar[type[MixedCollection]]
-    array_sharder_type: ClassVar[type[ReplicatedArraySharder]]
+    array_sharder_type: ClassVar[type[ReplicatedArraySharder[Any]]]
     fused_params: dict[str, Any] | None
 
     def __init__(self, *args: Any, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reduction = ArrayReduction(reduction)
 
-    def array_sharder(self) -> ReplicatedArraySharder:
+    def array_sharder(self) -> ReplicatedArraySharder[Any]:
         """What shards the array of a plan."""
         return self.array_sharder_type(self.fused_params, reduction=self._reduction)
 

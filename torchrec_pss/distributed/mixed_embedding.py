@@ -39,15 +39,15 @@ class MixedEmbeddingCollection(MixedCollection):
         return self._configs
 
     def need_indices(self) -> bool:
-        """Whether the output has the ids beside the embeddings, as in `EmbeddingCollection`."""
+        """Whether outputs carry the ids as their weights."""
         return self.array.need_indices()
 
     def embedding_dim(self) -> int:
-        """Columns of an embedding, the same for all tables."""
+        """Of all tables, the same."""
         return self._configs[0].embedding_dim
 
     def embedding_names_by_table(self) -> list[list[str]]:
-        """Names of the output's embeddings, a list for each table in the order of the configs."""
+        """Keys of the output, of each table, in the EC's order."""
         names = iter(self._keys)
         return [[next(names) for _ in config.feature_names] for config in self._configs]
 

@@ -47,7 +47,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
         return self._configs
 
     def is_weighted(self) -> bool:
-        """Whether bags have weights, as in `EmbeddingBagCollection`."""
+        """Whether the KJT's weights scale the rows, of all tables."""
         return self.array.is_weighted()
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -85,7 +85,9 @@ class MixedEmbeddingBagCollection(MixedCollection):
 class _Merged(LazyAwaitable[KeyedTensor]):
     """Both parts' outputs, waited for only when they are used."""
 
-    def __init__(self, parts: Sequence, keys: list, lengths: list, sources: list, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parts: Sequence[Any], keys: list[Any], lengths: list[Any], sources: list[Any], dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self._parts, self._keys, self._lengths, self._sources, self._dtype = parts, keys, lengths, sources, dtype
 

@@ -190,7 +190,9 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             )
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, state_dict, prefix: str, local_metadata: dict, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
         if local_metadata.get("assign_to_params_buffers", False):
             raise ValueError(
                 f"{prefix or 'a sharded array'}: load_state_dict(assign=True) would take the parameters from the optimizers and reductions "

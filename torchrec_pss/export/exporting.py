@@ -62,6 +62,20 @@ def export(
     Raises:
         ValueError: no collection of ours; a path that does not end in .pt2; else see `to_serve` and `to_program`.
         OSError: the file cannot be written.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> from torchrec_pss.export import export
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=4, feature_names=["user"])
+        >>> model = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB", bits=4))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 8, 9]), torch.tensor([1, 2]))
+        >>> metadata = export(model, [features], "model.pt2")
+        >>> metadata["check"]["largest_difference"]
+        0.0
+        >>> [i["name"] for i in metadata["inputs"]]
+        ['values', 'lengths']
     """
     path = Path(path)
     if path.suffix != ".pt2":

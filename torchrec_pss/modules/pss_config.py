@@ -72,6 +72,18 @@ class PSSConfig:
     Raises:
         ValueError: a value out of range or of the wrong kind, or a combination that means nothing; names the field and the value.
         TypeError: counts that are no `IdCounts`.
+
+    Examples:
+        >>> from torchrec_pss import PSSConfig
+        >>> config = PSSConfig(array_bytes="10MB", bits=4)
+        >>> config.array_bytes
+        10000000
+        >>> PSSConfig.from_json(config.to_json()) == config
+        True
+        >>> PSSConfig(array_bytes="10MB", bits=5)
+        Traceback (most recent call last):
+            ...
+        ValueError: bits must be one of (32, 8, 4, 3, 2) or 'auto', got 5
     """
 
     if not TYPE_CHECKING:
@@ -146,7 +158,7 @@ class PSSConfig:
 
     @property
     def has_short_keys(self) -> bool:
-        """Whether keys of hot rows take 11 bits at most; they do beside elements of few bits."""
+        """Whether keys of hot rows are kept in some 11 bits, see ``short_keys``."""
         return bool(self.short_keys) or self.bits != 32
 
     @property

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -79,7 +79,7 @@ class SharedArrayModule(nn.Module):
         if self.projections is not None and self._is_padded:
             self.projections.requires_grad_(False)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
-        self._metadata: dict[tuple, dict] = {}
+        self._metadata: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
@@ -256,9 +256,16 @@ class SharedArrayModule(nn.Module):
                     "given, sharders=get_default_pss_sharders(), which replicate it and take along the optimizer that it has by then"
                 )
 
-    def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
+    def _traced_read(
+        self,
+        ids: torch.fx.Proxy,
+        offsets: torch.fx.Proxy,
+        weights: torch.fx.Proxy | None,
+        positions: Sequence[int],
+        pooling: PoolingMode,
+    ) -> torch.fx.Proxy:
         """As `_read`, of proxies: a call of a `TracedLookup`, which the traced module has in this one's place."""
-        name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", ids.tracer
+        name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", cast(torch.fx.Tracer, ids.tracer)
         # No child of this module: one would be in its repr, and in what walks over modules.
         array = self._parameters["array"]  # of the attribute FX makes a proxy
         assert array is not None
@@ -271,7 +278,7 @@ class SharedArrayModule(nn.Module):
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
 
-    def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
+    def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict[str, Any]:
         """What `lookup` is told beside the array and a batch."""
         device, dtype = self.array.device, self._accumulator
         key = (tuple(positions), pooling, device, dtype)
@@ -289,7 +296,7 @@ class SharedArrayModule(nn.Module):
             projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
         return known | ({} if projections is None else {"projections": projections})
 
-    def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
+    def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict[str, Any]:
         """Those of the arguments that follow from the layout."""
         tables = [self._table_of_feature[p] for p in positions]
         dims = [self._layout.tables[t].embedding_dim for t in tables]
@@ -360,7 +367,11 @@ class SharedArrayModule(nn.Module):
         raise ValueError(f"no table {name!r}; there are {[t.name for t in self._layout.tables]}")
 
     def _read_rows(
-        self, array: torch.Tensor, ids: torch.Tensor, arguments: dict, reader: Callable[..., torch.Tensor] = lookup
+        self,
+        array: torch.Tensor,
+        ids: torch.Tensor,
+        arguments: dict[str, Any],
+        reader: Callable[..., torch.Tensor] = lookup,
     ) -> torch.Tensor:
         """One bag an id."""
         offsets = torch.arange(len(ids) + 1, device=ids.device)
@@ -432,7 +443,7 @@ class SharedArrayModule(nn.Module):
         """Checks the layout; see :meth:`_load_from_state_dict`, which does so before anything is copied."""
         self._refuse_other_layout(state)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(prefix + "_extra_state")
         if saved is not None:
             self._refuse_other_layout(saved)
@@ -454,12 +465,12 @@ class SharedArrayModule(nn.Module):
             self.projections.data = self.projections.data.to(self._accumulator)
         self._describe_array()
 
-    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._layout.hot_keys.numel():
             destination[prefix + "hot_keys"] = self.hot_keys
 
-    def _join_projections(self, state_dict, prefix: str) -> None:
+    def _join_projections(self, state_dict: dict[str, Any], prefix: str) -> None:
         """State dicts once had a matrix a table, ``projections.<table>``."""
         apart = [f"{prefix}projections.{name}" for name in self._layout.projection_places]
         if apart and all(key in state_dict for key in apart):

@@ -262,7 +262,7 @@ def _adam(name: str, given: dict[str, Any]) -> tuple[OptimizerClass, dict[str, A
     return optimizer_class, {"lr": _RATE, "eps": 1e-8, "betas": betas} | given
 
 
-_MAKERS: dict[EmbOptimType, Callable] = {
+_MAKERS: dict[EmbOptimType, Callable[..., Any]] = {
     EmbOptimType.EXACT_SGD: _sgd,
     EmbOptimType.EXACT_ADAGRAD: _adagrad,
     EmbOptimType.EXACT_ROWWISE_ADAGRAD: _adagrad,

@@ -93,7 +93,14 @@ class _Reading(nn.Module):
 class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
     """`torchrec_pss.PSSEmbeddingBagCollection`, to read from: buffers alone, the same KJT in and the same KeyedTensor out.
 
-    ``out_of_range``: of ids that an exact table has no row for. "error" raises IndexError, "mean" reads the mean of the table's rows.
+    Args:
+        module: a trained collection, unsharded and not on the meta device.
+        bits: of a stored element: 32, 16 (fp16), 8, 4, 3 or 2; None for those of its config.
+        output_dtype: of what is returned; None for the collection's.
+        out_of_range: of ids that an exact table has no row for. "error" raises IndexError, "mean" reads the mean of the table's rows.
+
+    Raises:
+        ValueError: another word; a collection on the meta device; see `PackedArray`.
     """
 
     is_mean: torch.Tensor
@@ -155,7 +162,16 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
 
 
 class PSSEmbeddingCollection(_Reading, DescribedSequences):
-    """`torchrec_pss.PSSEmbeddingCollection`, to read from."""
+    """`torchrec_pss.PSSEmbeddingCollection`, to read from.
+
+    Args:
+        module: a trained collection, unsharded and not on the meta device.
+        bits: of a stored element: 32, 16 (fp16), 8, 4, 3 or 2; None for those of its config.
+        output_dtype: of what is returned; None for the collection's.
+
+    Raises:
+        ValueError: a collection on the meta device; see `PackedArray`.
+    """
 
     def __init__(self, module: _Sequences, bits: int | None = None, output_dtype: torch.dtype | None = None) -> None:
         super().__init__(module, bits, output_dtype)

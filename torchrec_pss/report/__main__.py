@@ -9,6 +9,7 @@ A RUN is a run's output folder, or its results.json. The page stands alone, plot
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss import json_fields as fields
 from torchrec_pss.flags import command_parser
@@ -70,7 +71,7 @@ _check_others = fields.present(
 )
 
 
-def read_run(path: Path) -> dict:
+def read_run(path: Path) -> dict[str, Any]:
     """A run's results.
 
     Raises:

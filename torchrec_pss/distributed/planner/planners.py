@@ -104,6 +104,22 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
 
     Raises:
         ValueError: an unknown mode, no budget, or a number that is none or out of range, of the constraints too; names it.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+        >>> from torchrec.distributed.planner import Topology
+        >>> from torchrec_pss import PSSShardingPlanner, get_default_pss_sharders
+        >>> tables = [
+        ...     EmbeddingBagConfig(name="user", num_embeddings=10_000_000, embedding_dim=64, feature_names=["user"]),
+        ...     EmbeddingBagConfig(name="country", num_embeddings=200, embedding_dim=64, feature_names=["country"]),
+        ... ]
+        >>> model = torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta"))})
+        >>> topology = Topology(world_size=2, compute_device="cuda", hbm_cap=1 << 30, ddr_cap=1 << 30)  # bytes a rank
+        >>> planner = PSSShardingPlanner(topology, array_bytes="10MB")
+        >>> plan = planner.plan(model, get_default_pss_sharders())
+        >>> plan.plan["ebc"].shared_tables
+        ['user']
     """
 
     _stats: list[Any]
