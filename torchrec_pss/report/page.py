@@ -79,7 +79,7 @@ def _bars(run: dict) -> str:
         found.append(parts.bars("Hot rows", hot, _count))
     if ablation:
         found.append(parts.bars("Test AUROC lost with its ids permuted", ablation, "{:+.5f}".format))
-    return parts.panels(found)
+    return parts.panels(found, "columns")
 
 
 def _count(value: float) -> str:

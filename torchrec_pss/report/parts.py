@@ -41,9 +41,9 @@ def panel(title: str, inside: str) -> str:
     return f'<section class="panel"><h4>{html.escape(title)}</h4>{inside}</section>'
 
 
-def panels(of: Iterable[str]) -> str:
-    """Side by side where there is room."""
-    return f'<div class="panels">{"".join(of)}</div>'
+def panels(of: Iterable[str], layout: str = "panels") -> str:
+    """Side by side where there is room: "panels" in rows, "columns" one below the other, for those of many heights."""
+    return f'<div class="{layout}">{"".join(of)}</div>'
 
 
 def legend(named: Iterable[tuple[str, str]]) -> str:

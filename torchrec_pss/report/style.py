@@ -8,6 +8,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 h1,h2,h3,h4{line-height:1.25;margin:1.6em 0 .5em;overflow-wrap:anywhere}h2{border-top:1px solid var(--line);padding-top:1em}
 h4{margin:0 0 .5em;font-size:.95em}p{margin:.3em 0 .8em;color:var(--quiet)}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20em,100%),1fr));gap:1em}
+.columns{columns:20em;column-gap:1em}.columns .panel{break-inside:avoid;margin:0 0 1em}
 .panel{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:.8em;margin:0;min-width:0}
 .panel svg{display:block;width:100%;height:auto}
 svg.layout{max-width:60em;display:block}
