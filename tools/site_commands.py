@@ -89,7 +89,7 @@ def _row(action: argparse.Action) -> str:
 
 def _values(action: argparse.Action) -> Iterator[str]:
     """What an argument may be."""
-    from torchrec_pss.flags import Number
+    from torchrec_pss.flags import Number, plot_path
 
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
         return
@@ -101,7 +101,7 @@ def _values(action: argparse.Action) -> Iterator[str]:
         between = f"between {low} and {high}" if range_.open else f"{low} to {high}"
         yield ("bytes, or as 10MB" if range_.is_size else between) + (", several by commas" if range_.is_list else "")
     else:
-        yield "path" if action.type is Path or "path" in action.dest else "text"
+        yield "path" if action.type in (Path, plot_path) or "path" in action.dest else "text"
 
 
 def _end(number: float) -> str:

@@ -65,7 +65,7 @@ def table_of(parts: dict[str, griffe.Module], part: str) -> str:
     rows = []
     for name, public in exported(parts, part).items():
         text = public.docstring.value.split("\n\n")[0].replace("\n", " ")
-        sentence = re.split(r"(?<=[.:]) ", text)[0].rstrip(":").replace("|", r"\|")
+        sentence = re.split(r"(?<=\.) (?=[A-Z])", text)[0].rstrip(":").replace("|", r"\|")
         rows.append(f"| [`{name}`][{public.path}] | {re.sub(r'``?', '`', sentence)} |")
     return "\n".join(["| name | what it is |", "|---|---|", *rows])
 
