@@ -30,7 +30,7 @@ _ON_PAGE: Any = {
 }  # fmt: skip
 
 
-def curves(runs: dict[str, dict]) -> bytes:
+def curves(runs: dict[str, dict[str, Any]]) -> bytes:
     """Validation AUROC and training loss over steps, a line a run; a PNG."""
     figure = Figure(figsize=(11, 4))
     named: list[tuple[str, Line2D]] = []
@@ -43,7 +43,7 @@ def curves(runs: dict[str, dict]) -> bytes:
     return _png(figure)
 
 
-def curve_figures(runs: dict[str, dict]) -> dict[str, str]:
+def curve_figures(runs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The same for the page, an SVG each, by what it shows; the n-th run's line has `color_of` n."""
     found = {}
     with matplotlib.rc_context(_ON_PAGE):
@@ -61,7 +61,7 @@ def color_of(number: int) -> str:
     return matplotlib.colors.to_hex(f"C{number % 10}")
 
 
-def _curves(axis: Axes, runs: dict[str, dict], key: str) -> list[tuple[str, Line2D]]:
+def _curves(axis: Axes, runs: dict[str, dict[str, Any]], key: str) -> list[tuple[str, Line2D]]:
     named = []
     for number, (name, run) in enumerate(runs.items()):
         points = [(h["step"], h[key]) for h in run["history"] if key in h]
@@ -74,7 +74,7 @@ def _curves(axis: Axes, runs: dict[str, dict], key: str) -> list[tuple[str, Line
     return named
 
 
-def watched_figures(run: dict) -> dict[str, str]:
+def watched_figures(run: dict[str, Any]) -> dict[str, str]:
     """Norms and shares along the run, an SVG each, by what it shows; none where it was not watched."""
     points = [h for h in run["history"] if "array_norm" in h]
     found = {}

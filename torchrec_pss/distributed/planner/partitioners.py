@@ -1,5 +1,7 @@
 """`FlatCopyPartitioner`: TorchRec's greedy partitioner without its deep copies."""
 
+from typing import Any
+
 from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner, ShardingOptionGroup
 from torchrec.distributed.planner.types import DeviceHardware
 
@@ -7,7 +9,7 @@ from torchrec.distributed.planner.types import DeviceHardware
 class _Devices(list[DeviceHardware]):
     """A host's devices. What is added to their storage and times makes new ones, and so a copy may share them."""
 
-    def __deepcopy__(self, memo: dict) -> "_Devices":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Devices":
         return _Devices(DeviceHardware(d.rank, d.storage, d.perf) for d in self)
 
 
