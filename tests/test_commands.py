@@ -41,7 +41,7 @@ def test_the_console_script():
     script = Path(sys.executable).parent / "torchrec-pss"
     done = subprocess.run([script, "--version"], text=True, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"torchrec_pss {__version__}\n")
-    done = subprocess.run([script, "plan", "--tables", "nowhere.csv"], text=True, capture_output=True, timeout=120)
+    done = subprocess.run([script, "schema", "nowhere.csv"], text=True, capture_output=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere.csv" in done.stderr
 
 

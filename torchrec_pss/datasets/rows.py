@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torchrec.datasets.utils import Batch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.datasets.bags import Bags, join_bags
+
+if TYPE_CHECKING:
+    from torchrec.datasets.utils import Batch
+
 
 NUM_DENSE = 13
 NUM_SPARSE = 26
@@ -108,9 +110,12 @@ class RowBlock:
         found = rows_of(self.ids_by_feature())
         return replace(self, ids=np.stack(found) if self.lengths is None else np.concatenate(found))
 
-    def batch(self, names: Sequence[str] = SPARSE_NAMES) -> Batch:
+    def batch(self, names: Sequence[str] = SPARSE_NAMES) -> "Batch":
         """As TorchRec's `Batch`, its features named so. Without dense values it has one that is 0: a DLRM wants some. An empty block becomes one row with `PADDING_LABEL`, which a loss and a metric must
         leave out: every rank of a step needs a batch, also when the rows do not go round."""
+        from torchrec.datasets.utils import Batch  # those who only read rows need no TorchRec
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
         if len(self) == 0:
             number, weighted = len(names), self.weights is not None
             padding = RowBlock(

@@ -4,14 +4,16 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, MLPERF_NUM_EMBEDDINGS, SPARSE_NAMES
 from torchrec_pss.datasets.table_file import NumberText, read_entries
 from torchrec_pss.ranges import is_plain
+
+if TYPE_CHECKING:
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 _KNOWN = {"kaggle": (KAGGLE_NUM_EMBEDDINGS, 16), "mlperf": (MLPERF_NUM_EMBEDDINGS, 128)}  # rows, dim
 _DEFAULT_DIM = 128
@@ -34,7 +36,9 @@ class ListedTable:
     skew: float
 
     @property
-    def config(self) -> EmbeddingBagConfig:
+    def config(self) -> "EmbeddingBagConfig":
+        from torchrec.modules.embedding_configs import EmbeddingBagConfig  # a schema needs no TorchRec
+
         return EmbeddingBagConfig(
             name=self.name, num_embeddings=self.rows, embedding_dim=self.dim, feature_names=[self.name]
         )
