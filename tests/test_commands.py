@@ -20,7 +20,7 @@ PACKAGE = Path(commands.__file__).parent
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    logger = logging.getLogger("torchrec_pss")
+    logger = logging.getLogger("torchrec_pss.datasets")
     level, handlers = logger.level, list(logging.root.handlers)
     yield
     logger.setLevel(level)

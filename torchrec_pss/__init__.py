@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         PSSFeatureProcessedEmbeddingBagCollection,
     )
 
-cmake_prefix_path = str(Path(__file__).parent / "cmake")  # for find_package(torchrec_pss_ops)
+cmake_prefix_path = str(Path(__file__).parent / "cmake")
+"""For ``find_package(torchrec_pss_ops)`` in a C++ program: a part of ``CMAKE_PREFIX_PATH``."""
 
 __all__ = [
     "MixedEmbeddingBagCollection",

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     command = parser.parse_args(given[:1]).command
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("torchrec_pss").setLevel(logging.INFO)
+    logging.getLogger("torchrec_pss.datasets").setLevel(logging.INFO)  # how far reading is
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=_OTHERS)
     return import_module(f"torchrec_pss.{command}.__main__").main(given[1:]) or 0

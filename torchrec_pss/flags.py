@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torchrec_pss.launcher_error import tell_launcher
 from torchrec_pss.ranges import RANGES, Range
 
 _BAD_INPUT = 2  # exit status
@@ -56,6 +57,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the program."""
         named = re.sub(r"^argument (\S+): must", r"\1 must", message)
         print(f"error: {named}", file=sys.stderr)
+        tell_launcher(f"error: {named}")
         raise SystemExit(_BAD_INPUT)
 
 

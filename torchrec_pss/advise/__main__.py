@@ -15,16 +15,16 @@ from typing import Any
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
+from torchrec_pss.density import is_dense
 from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told
-from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
+from torchrec_pss.whole_file import refuse_overwriting, write_json
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4
@@ -100,27 +100,6 @@ def _summary(layout: ArrayLayout) -> str:
     if hot:
         parts.append(f"{hot:,} hot rows")
     return ", ".join(parts)
-
-
-def _plot(path: Path, rows: list[dict[str, Any]], target: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    size = [row["bytes"] for row in rows]
-    figure, axis = pyplot.subplots(figsize=(7, 4.5))
-    axis.plot(size, [row["drop"]["expected"] for row in rows], "o-", label="predicted")
-    axis.fill_between(
-        size, [r["drop"]["low"] for r in rows], [r["drop"]["high"] for r in rows], alpha=0.2, label="90 %"
-    )
-    axis.axhline(target, color="gray", ls="--", label="target")
-    axis.set(xscale="log", xlabel="bytes of the array", ylabel="AUROC lost against full tables")
-    axis.legend()
-    figure.tight_layout()
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
-    pyplot.close(figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -202,7 +181,9 @@ def main(argv: list[str] | None = None) -> None:
             }
             write_json(args.json, found)
         if args.plot:
-            _plot(args.plot, rows, args.target_drop)
+            from torchrec_pss.advise.plots import draw  # matplotlib, only where it is asked for
+
+            draw(args.plot, rows, args.target_drop, best)
     except (OSError, ValueError) as error:
         flags = " or ".join(f"--{name} {value}" for name in ("json", "plot") if (value := getattr(args, name)))
         parser.error(f"{flags} cannot be written: {error}")

@@ -31,7 +31,8 @@ class ClickDataset(IterableDataset[Batch]):
         batch_size: rows of a batch.
         part: "train", "val" or "test".
         train_fraction: of the rows to train on, where the files do not say it.
-        rank, world_size: those of the process group if None, or one rank alone.
+        rank: of the process group if None, or 0 where there is none.
+        world_size: likewise, or 1.
         cache_dir: where numbers of rows are kept for the next time.
         schema: of what is neither Criteo's text nor prepared; a file, its URL, or a `Schema`.
         max_bad_rows: malformed lines that a pass of a worker leaves out before it gives up.

@@ -51,6 +51,7 @@ class BagColumn:
         return (self.name,) if self.weights is None else (self.name, self.weights)
 
     def as_json(self) -> dict[str, Any]:
+        """As a JSON file has it: what says nothing is left out."""
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"pooling": self.pooling, "separator": self.separator} | weights
 

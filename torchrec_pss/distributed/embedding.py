@@ -43,10 +43,12 @@ class ShardedPSSEmbeddingCollection(PSSEmbeddingCollection, ReplicatedArray):
     forward = ShardedModule.forward
 
     def compute(self, ctx: NullShardedModuleContext, dist_input: KJTList) -> dict[str, JaggedTensor]:
+        """The lookup of this rank's own batch in its copy of the array: a `JaggedTensor` for each feature."""
         return PSSEmbeddingCollection.forward(self, dist_input[0])
 
     @property
     def unsharded_module_type(self) -> type[PSSEmbeddingCollection]:
+        """The class that it was made of; see TorchRec's `ShardedModule`."""
         return PSSEmbeddingCollection
 
 

@@ -43,10 +43,12 @@ class ShardedPSSEmbeddingBagCollection(PSSEmbeddingBagCollection, ReplicatedArra
     forward = ShardedModule.forward
 
     def compute(self, ctx: NullShardedModuleContext, dist_input: KJTList) -> KeyedTensor:
+        """The lookup of this rank's own batch in its copy of the array: a `KeyedTensor`, as the module that is not sharded returns it."""
         return PSSEmbeddingBagCollection.forward(self, dist_input[0])
 
     @property
     def unsharded_module_type(self) -> type[PSSEmbeddingBagCollection]:
+        """The class that it was made of; see TorchRec's `ShardedModule`."""
         return PSSEmbeddingBagCollection
 
 

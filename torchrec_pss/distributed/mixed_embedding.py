@@ -107,8 +107,9 @@ class MixedEmbeddingCollectionSharder(MixedCollectionSharder, EmbeddingCollectio
     """TorchRec's sharder of ECs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        fused_params, qcomm_codecs_registry, use_index_dedup: as `EmbeddingCollectionSharder`'s and in its order, of the tables; for the array, see
+        *args: as `EmbeddingCollectionSharder`'s (fused_params, qcomm_codecs_registry, use_index_dedup), of the tables; for the array, see
             `ReplicatedArraySharder`.
+        **kwargs: the same by name.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 

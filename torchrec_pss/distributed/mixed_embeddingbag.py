@@ -111,8 +111,9 @@ class MixedEmbeddingBagCollectionSharder(MixedCollectionSharder, EmbeddingBagCol
     """TorchRec's sharder of EBCs, which also carries out a `PSSModuleShardingPlan`.
 
     Args:
-        fused_params, qcomm_codecs_registry: as `EmbeddingBagCollectionSharder`'s and in its order, of the tables; for the array, see
+        *args: as `EmbeddingBagCollectionSharder`'s (fused_params, qcomm_codecs_registry), of the tables; for the array, see
             `ReplicatedArraySharder`.
+        **kwargs: the same by name.
         reduction: of the array's gradient, see `ArrayReduction`.
     """
 

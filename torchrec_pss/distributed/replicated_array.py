@@ -226,6 +226,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
                 parameter.grad = stand_in(parameter).grad = None
 
     def create_context(self) -> NullShardedModuleContext:
+        """An empty one; see TorchRec's `ShardedModule`."""
         return NullShardedModuleContext()
 
     def input_dist(self, ctx: NullShardedModuleContext, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
@@ -234,6 +235,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         return KJTListSplitsAwaitable([NoWait(NoWait(features))], ctx)
 
     def output_dist(self, ctx: NullShardedModuleContext, output: Any) -> LazyAwaitable[Any]:
+        """Nothing is exchanged: the output as it is, as something to wait for."""
         return LazyNoWait(output)
 
 

@@ -1,3 +1,5 @@
+"""The array in the place of TorchRec's collections: what it is made of (`PSSConfig`), and the modules that read it."""
+
 from typing import TYPE_CHECKING
 
 from torchrec_pss.modules.pss_config import PSSConfig

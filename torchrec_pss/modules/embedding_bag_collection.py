@@ -148,7 +148,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)
 
     def is_weighted(self) -> bool:
+        """Whether bags have weights, as in `EmbeddingBagCollection`."""
         return self._is_weighted
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """Of all tables, in the order given."""
         return self._embedding_bag_configs

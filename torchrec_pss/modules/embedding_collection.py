@@ -18,15 +18,19 @@ class DescribedSequences(EmbeddingCollectionInterface):
     """What TorchRec asks of a collection, from `_embedding_configs`, `_embedding_names_by_table` and `_need_indices`."""
 
     def need_indices(self) -> bool:
+        """Whether the output has the ids beside the embeddings, as in `EmbeddingCollection`."""
         return self._need_indices
 
     def embedding_dim(self) -> int:
+        """Columns of an embedding, the same for all tables."""
         return self._embedding_configs[0].embedding_dim
 
     def embedding_configs(self) -> list[EmbeddingConfig]:
+        """Of all tables, in the order given."""
         return self._embedding_configs
 
     def embedding_names_by_table(self) -> list[list[str]]:
+        """Names of the output's embeddings, a list for each table in the order of the configs."""
         return self._embedding_names_by_table
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from torchrec_pss.density import is_dense
 from torchrec_pss.modules.allocation import cell_bytes
-from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts, examples_of
 from torchrec_pss.modules.layout_objective import reads_of, resolved_in_region
 from torchrec_pss.modules.layout_search import Choice, Table, search

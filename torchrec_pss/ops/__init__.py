@@ -1,3 +1,5 @@
+"""The lookup as an operator of PyTorch, on CPU and GPU, and what describes tables to it."""
+
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode, feature_matrix, hot_directory
 from torchrec_pss.ops.hashing import HASH_MIX64, HASH_ROBE
 from torchrec_pss.ops.library import HAS_CPU_KERNEL

@@ -38,3 +38,4 @@ def _load() -> bool:
 
 
 HAS_CPU_KERNEL = _load()
+"""Whether the C++ kernels are loaded; without them lookups on the CPU are those of plain PyTorch."""

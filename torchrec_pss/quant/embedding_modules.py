@@ -79,9 +79,11 @@ class _Reading(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the codes and scales are."""
         return self.array.elements.device
 
     def output_dtype(self) -> torch.dtype:
+        """Of the embeddings that are returned."""
         return self._output_dtype
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
@@ -151,9 +153,11 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
         return KeyedTensor(self._embedding_names, self._dims, values.to(self._output_dtype))
 
     def is_weighted(self) -> bool:
+        """Whether bags have weights, as in `EmbeddingBagCollection`."""
         return self._is_weighted
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """Of all tables, in the order given."""
         return self._embedding_bag_configs
 
 

@@ -36,6 +36,7 @@ from torchrec_pss.distributed.mixed_collection import (
 from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_constraints
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
@@ -89,7 +90,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
       ``min_speedup`` times as fast.
 
     Args:
-        topology, constraints, others: as `EmbeddingShardingPlanner`'s. Constraints may be `PSSParameterConstraints`.
+        topology: as `EmbeddingShardingPlanner`'s.
+        constraints: likewise; they may be `PSSParameterConstraints`.
         pss: see above.
         array_bytes: budget of the array, bytes or text such as "10MB"; or
         config: the whole `PSSConfig`. Names of tables in it that a plan leaves out of the array are passed over; those of no table are
@@ -98,6 +100,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             refuses.
         min_speedup: of "auto", see above; ``float("inf")`` shares only what does not fit.
         optimizer_states: tensors as long as the array that its optimizer keeps, where it is not in backward (Adam 2).
+        **others: as `EmbeddingShardingPlanner`'s.
 
     Raises:
         ValueError: an unknown mode, no budget, or a number that is none or out of range, of the constraints too; names it.
@@ -149,6 +152,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"config: bits={AUTO_BITS!r} goes by an array's tables, which the planner chooses: give a number, such as 4"
             )
         check_constraints(constraints or {})
+        if pss != "never" and others.get("partitioner") is None:  # which plans many times
+            others["partitioner"] = FlatCopyPartitioner()
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
         self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)
@@ -167,6 +172,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             )
         self.chosen: Candidate | None = None
         self.tables: list[Table] = []
+        self._tried: dict[frozenset[tuple[str, str]], Candidate] = {}  # by paths and names of the tables in the array
 
     def collective_plan(
         self,
@@ -225,12 +231,17 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._array.array_bytes:.1f} times the budget of "
                 f"{self._array.array_bytes:,}"
             )
-        chosen = self.chosen = self._best(self._candidates(module, sharders, allowed))
+        try:
+            chosen = self.chosen = self._best(self._candidates(module, sharders, allowed))
+        finally:
+            self._tried = {}  # the next model may be another
         if chosen.plan is None:
             raise self._no_plan(module, sharders, sets, allowed, chosen.error)
         with self._array_in_place(module, chosen.shared) as root:
-            plan = super().plan(root, [copy.copy(s) for s in sharders])  # once more, with the statistics printed
-            plan = self._carried_out(plan, root, chosen.shared)
+            if self._stats:  # once more, for they print what was planned last
+                chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
+            self._best_plan: list[ShardingOption] | None = chosen.options
+            plan = self._carried_out(chosen.plan, root, chosen.shared)
         self._log_choice(chosen.shared)
         return plan
 
@@ -260,14 +271,17 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
 
     def _candidates(self, module: nn.Module, sharders: Sharders, allowed: list[list[Table]]) -> list[Candidate]:
         """Of n nested sets: the smallest that fits, found by halving, those of 1, 2, 4, ... tables more, and the largest."""
-        found: dict[int, Candidate] = {}
+        found = self._tried
 
         def at(k: int) -> Candidate:
-            if k not in found:
-                found[k] = self._candidate(module, sharders, allowed[k])
-            return found[k]
+            key = frozenset((t.path, t.name) for t in allowed[k])
+            if key not in found:
+                found[key] = self._candidate(module, sharders, allowed[k])
+            return found[key]
 
         low, high = 0, len(allowed) - 1
+        if at(low).plan is not None:  # as where memory is not what is short
+            high = low
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if at(middle).plan is None else (low, middle)

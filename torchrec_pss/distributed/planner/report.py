@@ -39,13 +39,14 @@ class PlannedTable:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan: its tables, the array's bytes (None without one), the largest bytes of a rank (weights, states, a batch's activations)
-    and milliseconds of the slowest rank's step, in parts."""
+    """A plan: its tables, the array's bytes (None without one), the largest bytes of a rank (weights, states, a batch's activations),
+    milliseconds of the slowest rank's step, in parts, and the bytes of every rank."""
 
     tables: list[PlannedTable]
     array_bytes: int | None
     rank_bytes: int
     milliseconds: dict[str, float]
+    bytes_of_ranks: list[int]
 
     @property
     def total_milliseconds(self) -> float:
@@ -99,9 +100,9 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) 
     options = planner.chosen.options or []
     times = rank_times(options, world_size)
     slowest = max(times, key=lambda perf: perf.total)
-    return PlanReport(
-        planned, array_bytes, max(_rank_bytes(options, world_size)), {part: getattr(slowest, part) for part in _PARTS}
-    )
+    of_ranks = _rank_bytes(options, world_size)
+    milliseconds = {part: getattr(slowest, part) for part in _PARTS}
+    return PlanReport(planned, array_bytes, max(of_ranks), milliseconds, of_ranks)
 
 
 def _planned(table: Table, sharding: Any, in_array: int | None) -> PlannedTable:
