@@ -86,7 +86,7 @@ class _Merged(LazyAwaitable[KeyedTensor]):
     """Both parts' outputs, waited for only when they are used."""
 
     def __init__(
-        self, parts: Sequence[Any], keys: list[Any], lengths: list[Any], sources: list[Any], dtype: torch.dtype
+        self, parts: Sequence[Any], keys: list[str], lengths: list[int], sources: list[Source], dtype: torch.dtype
     ) -> None:
         super().__init__()
         self._parts, self._keys, self._lengths, self._sources, self._dtype = parts, keys, lengths, sources, dtype

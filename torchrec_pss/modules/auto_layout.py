@@ -238,9 +238,8 @@ def _array_room(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int |
     numel = sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
     left = max(plain.array_bytes - projection_bytes(numel, plain.element_bits), 0)
     room = int(left // itemsize)
-    while (
-        plain.element_bits < 32 and stored_bytes(room, plain.element_bits) > left
-    ):  # the last scale is of fewer elements
+    # The last scale is of fewer elements.
+    while plain.element_bits < 32 and stored_bytes(room, plain.element_bits) > left:
         room -= 1
     return room
 

@@ -92,8 +92,9 @@ def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> t
     options = _with_lr(kwargs)
     if optimizer_class not in _KINDS:
         name = next((base for base in _KINDS if issubclass(optimizer_class, base)), None)
-        named = name is not None and name is not torchrec_optim.RowWiseAdagrad
-        if name is not None and named and inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
+        if name in (None, torchrec_optim.RowWiseAdagrad):
+            return optimizer_class, options
+        if inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
             raise ValueError(
                 f"{optimizer_class.__name__} is derived from torchrec.optim.{name.__name__}, which is the name of an FBGEMM kernel and has no "
                 f"step; give torchrec.optim.{name.__name__} itself, or derive from torch.optim's"
