@@ -9,26 +9,27 @@ load it alone (torchrec_pss/cmake). It is optional. Where no C++ compiler works,
 import os
 import sys
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"]
 # No calls of memcpy in place of loops: most copies are a few registers long.
 COMPILE = ["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns"]
+# For `make wheels`: its wheels are for one generation of torch, which names and metadata say.
+FOR_THIS_TORCH = "TORCHREC_PSS_FOR_THIS_TORCH" in os.environ
 # For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
-REQUIRES = [
-    "torch>=2.11",
-    "torchrec>=1.6",
-    "torchmetrics>=1.0.3",
-    "numpy>=1.26",
-    "tqdm>=4.60",
-]
+# The array, its lookup and torchrec_pss.nn; TorchRec is an extra, for its own metadata demands FBGEMM's CUDA build.
+REQUIRES = ["torch>=2.11,<2.14", "numpy>=1.26", "tqdm>=4.60"]
+TORCHREC = ["torchrec>=1.6,<1.10", "torchmetrics>=1.0.3"]
 REMOTE = ["universal_pathlib>=0.2.5", "fsspec>=2024.6"]
 EXTRAS = {
-    "cuda": ["fbgemm-gpu>=1.6"],
-    "cpu": ["fbgemm-gpu-cpu>=1.6"],
+    "torchrec": TORCHREC,
+    "cuda": [*TORCHREC, "fbgemm-gpu>=1.6,<1.10"],
+    "cpu": ["torchmetrics>=1.0.3", "fbgemm-gpu-cpu>=1.6,<1.10"],
     "examples": ["torchx>=0.7", "matplotlib>=3.8"],
     "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.14"],
@@ -68,9 +69,17 @@ EXTRAS = {
 }
 
 
+def generation() -> str:
+    """Of the torch that is installed, such as "2.13": the C++ kernel loads into no other."""
+    import torch
+
+    return ".".join(torch.__version__.split(".")[:2])
+
+
 def extension() -> dict:
     """setup() arguments for the C++ extension; empty, with a message, without torch."""
     try:
+        from setuptools.command.bdist_wheel import bdist_wheel
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
         print("torchrec_pss: torch is not installed; building without the C++ kernel", file=sys.stderr)
@@ -91,9 +100,15 @@ def extension() -> dict:
             except Exception as error:
                 self.skip(error)
 
+        def get_outputs(self) -> list[str]:
+            libraries = super().get_outputs()
+            return [*libraries, *(str(Path(library).with_suffix(".torch")) for library in libraries)]
+
         def run(self) -> None:
             try:
                 super().run()
+                for built in self.extensions:
+                    Path(self.get_ext_fullpath(built.name)).with_suffix(".torch").write_text(generation())
             except Exception as error:
                 self.skip(error)
 
@@ -104,6 +119,12 @@ def extension() -> dict:
             )
             self.extensions = []
 
+    class AnyPython(bdist_wheel):
+        """The library has no Python in it: one wheel is for all of them."""
+
+        def get_tag(self) -> tuple[str, str, str]:
+            return "py3", "none", super().get_tag()[2]
+
     sanitize = SANITIZE if os.environ.get("TORCHREC_PSS_SANITIZE") else []
     kernel = CppExtension(
         "torchrec_pss.libtorchrec_pss_ops",
@@ -113,12 +134,12 @@ def extension() -> dict:
         extra_link_args=[*sanitize[:1], "-Wl,-rpath,$ORIGIN/../torch/lib"],  # beside torch in site-packages
     )
     kernel.libraries = [name for name in kernel.libraries if name != "torch_python"]
-    return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild}}
+    return {"ext_modules": [kernel], "cmdclass": {"build_ext": OptionalBuild, "bdist_wheel": AnyPython}}
 
 
 setup(
     name="torchrec_pss",
-    version="0.1.0",
+    version=VERSION + (f"+torch{generation()}" if FOR_THIS_TORCH else ""),
     description="One small shared parameter array in place of TorchRec's embedding tables",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
@@ -126,11 +147,12 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["torchrec_pss", "torchrec_pss.*"]),
     package_data={
-        "torchrec_pss": ["cmake/*.cmake"],
+        "torchrec_pss": ["cmake/*.cmake", "py.typed"],
         "torchrec_pss.ops": ["csrc/*"],
         "torchrec_pss.advise": ["calibration.json"],
     },
-    install_requires=REQUIRES,
+    install_requires=[f"torch=={generation()}.*", *REQUIRES[1:]] if FOR_THIS_TORCH else REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["torchrec-pss = torchrec_pss.commands:main"]},
     **extension(),
 )

@@ -1,6 +1,6 @@
 """The example server under load: ``python -m benchmarks.bench_server FILE.pt2 [--quick] [--json FILE]``.
 
-Starts `examples/serving/server.py` on a file of `python -m torchrec_pss.export` with ``--aoti`` or without, and has ApacheBench (``ab``, of the
+Starts `examples/serving/server.py` on a file of `torchrec-pss export` with ``--aoti`` or without, and has ApacheBench (``ab``, of the
 package apache2-utils) send requests over the loopback, kept alive, from 1 and 16 connections, of 1 and 64 rows. Client and server share the cores.
 """
 

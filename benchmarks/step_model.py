@@ -6,7 +6,7 @@ The exchanges are the parts that do nothing else: of ids, and the all-reduces. W
 too, while it sends. That none of it is hidden behind the dense layers' backward is the model's assumption, and its error says how well it
 holds.
 
-For GPUs nothing can be measured here. `predictions` are the planner's own (`python -m torchrec_pss.plan`): lookups, exchanges and updates;
+For GPUs nothing can be measured here. `predictions` are the planner's own (`torchrec-pss plan`): lookups, exchanges and updates;
 the dense layers, the same on both sides, are left out, and so are the latencies of collectives.
 """
 

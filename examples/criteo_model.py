@@ -158,7 +158,7 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> tuple[float, fl
     """Rates of the dense layers and of the embeddings: those given, else the defaults.
 
     The defaults of Adam grow with the global batch; they and Adagrad's were the best of a few on generated rows (batch
-    1024 and 4096) and on 64,000 rows of Criteo (batch 32 and 64), see docs/guides/training.md. The dense layers' are high because
+    1024 and 4096) and on 64,000 rows of Criteo (batch 32 and 64), see docs/research/2026-11-25-training-recipe.md. The dense layers' are high because
     the weights are averaged.
     """
     if args.optimizer == "adam":

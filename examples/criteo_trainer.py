@@ -32,8 +32,8 @@ from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
 from torchrec_pss.distributed.together import on_first_rank, together
 from torchrec_pss.export import saved_model
+from torchrec_pss.modules.array_restart import ArrayRestart
 from torchrec_pss.optim import BestPass, WeightAverage
-from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.passes import Passes, automatic_passes, last_gain, more_would_pay
 from torchrec_pss.optim.recipe import default_batch_size

@@ -1,7 +1,7 @@
 """How many threads a training on the CPU takes, and how they wait for each other. Imported before torch is.
 
 By default torch takes a thread a core, and threads that are done wait busily for the others. Beside another process that has the core
-which the last of them needs, a step of 16 rows then takes several times as long; alone it gains nothing (docs/results/performance.md).
+which the last of them needs, a step of 16 rows then takes several times as long; alone it gains nothing (docs/research/2026-11-30-threads.md).
 """
 
 import logging

@@ -99,9 +99,7 @@ def test_a_column_divides_the_rows(tmp_path):
     # Days ascend in this log: the parts are what they are in the files.
     whole = rows_at(path, Schema.of({k: v for k, v in said.items() if k != "split"}), [range(3000)])[0]
     assert same(rows_at(tmp_path / "out", schema_of(tmp_path / "out"), [range(3000)])[0], whole)
-    with pytest.raises(
-        ValueError, match="its schema has a split: prepare the rows first, python -m torchrec_pss.prepare"
-    ):
+    with pytest.raises(ValueError, match="its schema has a split: prepare the rows first, torchrec-pss prepare"):
         find_rows_files(path, schema)
     dataset = ClickDataset(tmp_path / "out", 128, "test")
     batches = list(DataLoader(dataset, batch_size=None, num_workers=2))

@@ -7,7 +7,7 @@ in `FOLDERS`, none left out, it counts what passes
 - with TorchRec's classes as they are (on a machine without a GPU, many are skipped or fail);
 - ``modules``, ``planner``: with ours in their place (upstream_in_place.py).
 
-Results go to ``--json``; ``--doc`` renews the table of that page (docs/project/parity.md), keeps what it says of each file, and fails where
+Results go to ``--json``; ``--doc`` renews the table of that page (docs/project/parity_files.md), keeps what it says of each file, and fails where
 it says nothing of one whose outcome differs.
 """
 

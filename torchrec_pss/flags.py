@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torchrec_pss.launcher_error import tell_launcher
 from torchrec_pss.ranges import RANGES, Range
 
 _BAD_INPUT = 2  # exit status
@@ -15,11 +16,11 @@ _BAD_INPUT = 2  # exit status
 class Number:
     """An argparse type: text to a number of a range, or one of some words."""
 
-    def __init__(self, range_: Range, words: Sequence[str] = ()) -> None:
+    def __init__(self, range_: Range[int] | Range[float], words: Sequence[str] = ()) -> None:
         self.range = range_
         self._words = words
 
-    def __call__(self, text: str) -> int | float | list | str:
+    def __call__(self, text: str) -> int | float | list[int] | list[float] | str:
         if text in self._words:
             return text
         try:
@@ -56,7 +57,32 @@ class Parser(argparse.ArgumentParser):
         """Ends the program."""
         named = re.sub(r"^argument (\S+): must", r"\1 must", message)
         print(f"error: {named}", file=sys.stderr)
+        tell_launcher(f"error: {named}")
         raise SystemExit(_BAD_INPUT)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside what each flag does, unless the text says them; examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says = action.default is None or action.default is False or "default" in (action.help or "")
+        return action.help if says else super()._get_help_string(action)
+
+
+def command_parser(command: str, text: str) -> Parser:
+    """Of ``torchrec-pss COMMAND``.
+
+    Args:
+        command: its name.
+        text: of its module: the first line says what it does, lines that are indented are examples.
+    """
+    examples = [line for line in text.splitlines() if line.startswith("    ")]
+    return Parser(
+        prog=f"torchrec-pss {command}",
+        description=text.strip().splitlines()[0],
+        epilog="examples:\n" + "\n".join(line[2:] for line in examples),
+        formatter_class=_Help,
+    )
 
 
 def add_number(parser: argparse._ActionsContainer, flag: str, words: Sequence[str] = (), **named: Any) -> None:

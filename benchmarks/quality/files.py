@@ -1,7 +1,7 @@
 """`examples/train_criteo.py`, nothing tuned, on files of other kinds: the array against row hashing and narrow tables.
 
 A Criteo file as it is, and what is made of it by simple rules: real labels, other tables. Generated rows of several skews. And files
-of another generator, on which nothing was tuned but the layouts of few bytes and of few examples (docs/results/quality.md says on which).
+of another generator, on which nothing was tuned but the layouts of few bytes and of few examples (docs/research/2026-11-27-other-files.md says on which).
 """
 
 import gzip

@@ -1,4 +1,4 @@
-// Answers from a file of `python -m torchrec_pss.export RUN --output FILE --aoti`, without Python.
+// Answers from a file of `torchrec-pss export RUN --output FILE --aoti`, without Python.
 //
 //     client FILE < rows.txt
 //

@@ -1,4 +1,4 @@
-"""Nearest items of users, by the towers that `python -m torchrec_pss.export RUN --part user` and ``--part item`` write.
+"""Nearest items of users, by the towers that `torchrec-pss export RUN --part user` and ``--part item`` write.
 
     python examples/serving/retrieve.py user.pt2 item.pt2 --users 3,14,15 --k 10
 

@@ -1,4 +1,4 @@
-"""Answers HTTP requests with a file of `python -m torchrec_pss.export`.
+"""Answers HTTP requests with a file of `torchrec-pss export`.
 
     python examples/serving/server.py demo.pt2 --port 8000
     curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"rows": [{"dense": [...], "features": {"cat_0": 7}}]}'
@@ -178,7 +178,7 @@ class _Server(uvicorn.Server):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file", type=Path, help="of python -m torchrec_pss.export, .pt2")
+    parser.add_argument("file", type=Path, help="of torchrec-pss export, .pt2")
     parser.add_argument("--host", default="127.0.0.1", help="to listen on; the loopback unless told otherwise")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(

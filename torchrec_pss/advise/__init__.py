@@ -1,1 +1,1 @@
-"""What a budget costs: ``python -m torchrec_pss.advise --help``."""
+"""What a budget costs: ``torchrec-pss advise --help``."""

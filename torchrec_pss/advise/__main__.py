@@ -1,7 +1,7 @@
 """With this many bytes, what AUROC, how many steps, how fast a lookup?
 
-    python -m torchrec_pss.advise --data_path train.txt --target_drop 0.001
-    python -m torchrec_pss.advise --tables tables.csv
+    torchrec-pss advise --data_path train.txt --target_drop 0.001
+    torchrec-pss advise --tables tables.csv
 
 Prints a line for each compression: bytes, predicted loss of AUROC against full tables with a 90 % interval, steps to get there over
 those of full tables, time of a lookup measured here, and the layout. Ends with a recommendation, which may be not to compress.
@@ -10,16 +10,17 @@ those of full tables, time of a lookup measured here, and the layout. Ends with 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
-from torchrec_pss.flags import Parser, add_number, plot_path
+from torchrec_pss.density import is_dense
+from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told
@@ -31,7 +32,7 @@ _ITEMSIZE = 4
 
 def advise(
     described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int | str = 32
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """A row for each compression that a layout exists for; stderr says how far it is."""
     with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
         return _rows(described, calibration, batch_size, measure, step, bits)
@@ -44,7 +45,7 @@ def _rows(
     measure: bool,
     step: Callable[[], None],
     bits: int | str,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
@@ -77,7 +78,7 @@ def _rows(
     return rows
 
 
-def recommend(rows: list[dict], target_drop: float) -> dict | None:
+def recommend(rows: list[dict[str, Any]], target_drop: float) -> dict[str, Any] | None:
     """The smallest bytes whose interval ends at or below the target; None: do not compress."""
     fitting = [row for row in rows if row["drop"]["high"] <= target_drop]
     return min(fitting, key=lambda row: row["bytes"], default=None)
@@ -102,7 +103,7 @@ def _summary(layout: ArrayLayout) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.advise", description=__doc__.split("\n")[0])
+    parser = command_parser("advise", __doc__)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data_path", help="Criteo file or folder, or its URL; the counts are those of its first rows")
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, skew")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -9,7 +10,7 @@ from matplotlib.ticker import EngFormatter
 from torchrec_pss.whole_file import written_aside
 
 
-def draw(path: Path, rows: Sequence[dict], target: float, best: dict | None) -> None:
+def draw(path: Path, rows: Sequence[dict[str, Any]], target: float, best: dict[str, Any] | None) -> None:
     """
     Args:
         path: a file whose ending is one of matplotlib's formats; PNG without one.

@@ -1,3 +1,5 @@
+"""Full tables into an array, arrays into others, and into what is stored of them."""
+
 from torchrec_pss.convert.compress import compress
 from torchrec_pss.convert.fit import FitReport, TableFit, TableRows
 from torchrec_pss.convert.migrate import migrate

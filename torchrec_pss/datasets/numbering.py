@@ -1,7 +1,7 @@
 """`Numbering`: rows of the ids of a dense log, of which those that are read least may share rows.
 
 Rows lie in an order that says nothing about reads: 64 elements have one scale, and where ids of few reads had scales of their own, what few
-bits leave of them would be learned by heart (docs/how/layout.md).
+bits leave of them would be learned by heart (docs/research/2026-11-30-dense-logs.md).
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class Numbering:
     def write(self, stream: BinaryIO) -> None:
         """What `load` reads."""
         arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)} | {_NUM_ROWS: np.array(self.num_rows)}
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stubs: they may be allow_pickle
 
     @classmethod
     def load(cls, path: Path, features: int = NUM_SPARSE) -> "Numbering":

@@ -1,3 +1,5 @@
+"""The array under `DistributedModelParallel`: sharders, how its gradient is reduced, models that share a part of their tables, and checkpoints."""
+
 from torchrec_pss.distributed.array_reduction import ArrayReduction
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder, ShardedPSSEmbeddingCollection
 from torchrec_pss.distributed.embeddingbag import (

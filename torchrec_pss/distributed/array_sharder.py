@@ -93,9 +93,11 @@ class ReplicatedArraySharder(ModuleSharder[ModuleT], Generic[ModuleT]):
         return {"array": view}
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Data-parallel alone."""
         return [ShardingType.DATA_PARALLEL.value]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Dense alone: the gradient is a tensor as long as the array, or is stepped in backward."""
         return [EmbeddingComputeKernel.DENSE.value]
 
 

@@ -1,18 +1,19 @@
 """Writes a file that serves a trained model.
 
-    python -m torchrec_pss.export runs/demo --output demo.pt2 --aoti
-    python -m torchrec_pss.export runs/interactions --part user --output user.pt2
+    torchrec-pss export runs/demo --output demo.pt2 --aoti
+    torchrec-pss export runs/interactions --part user --output user.pt2
 
 The run is an output folder of train_criteo.py or train_interactions.py that has ended. Held-out rows of the run go through the model and
 through the file; how far they are apart stands in the file and is printed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from torchrec_pss.export import exporting, runs, saved_model
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import add_number, command_parser
 from torchrec_pss.quant.embedding_modules import OUT_OF_RANGE
 from torchrec_pss.quant.packed_array import STORED_BITS
 
@@ -25,7 +26,7 @@ _ALLOWED = {8: 0.0001, 4: 0.0005}  # AUROC
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.export", description=__doc__.split("\n")[0])
+    parser = command_parser("export", __doc__)
     parser.add_argument("run", type=Path, help="output folder of train_criteo.py or train_interactions.py")
     parser.add_argument("--output", type=Path, required=True, help="the file, .pt2")
     add_number(parser, "--bits", choices=STORED_BITS, help="of a stored element (default: as trained)")
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def export_run(
     run: Path, output: Path, part: str | None, bits: int | None, dense_dtype: str | None, aoti: bool, out_of_range: str
-) -> dict:
+) -> dict[str, Any]:
     """The file's metadata.
 
     Raises:
@@ -78,7 +79,7 @@ def export_run(
     model, names = runs.part_of(saved, part)
     if saved.kind != "click" and out_of_range != "error":
         raise ValueError(f"--out_of_range {out_of_range} is of embedding bags, and a two-tower model has none")
-    said = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
+    said: dict[str, Any] = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
     if saved.kind == "click":
         number = max(saved.rows.dense.shape[1], 1)
         transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
@@ -88,7 +89,7 @@ def export_run(
         said["bags"] = [] if saved.schema is None else [bag.name for bag in saved.schema.bags]
         said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(
-        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,
+        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=getattr(torch, dense_dtype) if dense_dtype else None, aoti=aoti, out_of_range=out_of_range, names=names, said=said,
         check=lambda file: runs.compare(model, file, saved, part),
     )  # fmt: skip
 

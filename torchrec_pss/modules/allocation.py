@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.pss_config import PSSConfig
+from torchrec_pss.modules.table_config import TableConfig
 from torchrec_pss.ops.hashing import hot_keys_of, table_key
 from torchrec_pss.ops.quantize import element_bytes, kept_keys, key_bytes, projection_bytes, stored_bytes
 
@@ -47,7 +47,7 @@ def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int:
 class _Shape:
     """A table's width, prefix, block and hot rows, before it has a place."""
 
-    config: BaseEmbeddingConfig
+    config: TableConfig
     width: int
     prefix: int
     block: int
@@ -86,7 +86,7 @@ class _Shape:
         return aligned(min(cold, cap) * self.shared_width)
 
 
-def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
+def allocate(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
     """Divides ``config.array_bytes`` among the tables. What ``layout="auto"`` leaves open must have been chosen before
     (`torchrec_pss.modules.auto_layout.choose`); None means the plain layout's choice.
 
@@ -110,7 +110,7 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = stored_bytes(own + least, config.bits, itemsize) + _bytes_beside(shapes, config)
+        smallest = stored_bytes(own + least, config.element_bits, itemsize) + _bytes_beside(shapes, config)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -136,12 +136,12 @@ def allocate(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize:
         itemsize,
         tuple(layouts),
         hot_keys,
-        config.bits,
+        config.element_bits,
         config.has_short_keys,
     )
 
 
-def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> None:
+def check_tables(tables: Sequence[TableConfig], config: PSSConfig) -> None:
     """Raises ValueError for duplicate names, empty tables, and choices that name tables which are not there."""
     seen = set()
     for table in tables:
@@ -169,9 +169,9 @@ def check_tables(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig) -> No
                 _check_ids(table, "hot", config.hot[table.name])
 
 
-def _check_ids(table: BaseEmbeddingConfig, kind: str, ids: Sequence[int]) -> None:
-    ids = torch.as_tensor(ids, dtype=torch.int64)
-    bad = ids[(ids < 0) | (ids >= table.num_embeddings)]
+def _check_ids(table: TableConfig, kind: str, ids: Sequence[int] | np.ndarray | torch.Tensor) -> None:
+    found = torch.as_tensor(ids, dtype=torch.int64)
+    bad = found[(found < 0) | (found >= table.num_embeddings)]
     if bad.numel():
         raise ValueError(f"table {table.name!r}: {kind} id {int(bad[0])} is out of range [0, {table.num_embeddings})")
 
@@ -199,7 +199,7 @@ def _by_name(value: int | Mapping[str, int] | None, name: str, default: int) -> 
     return default if value is None else value
 
 
-def _width(table: BaseEmbeddingConfig, config: PSSConfig, named_only: bool) -> int:
+def _width(table: TableConfig, config: PSSConfig, named_only: bool) -> int:
     dim = table.embedding_dim
     if isinstance(config.width, int):
         return dim if named_only else max(min(config.width, dim), 1)
@@ -209,7 +209,7 @@ def _width(table: BaseEmbeddingConfig, config: PSSConfig, named_only: bool) -> i
     return width
 
 
-def _exact_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
+def _exact_shape(table: TableConfig, config: PSSConfig) -> _Shape:
     if config.hot and len(config.hot.get(table.name, ())):
         raise ValueError(f"table {table.name!r} is exact: it has no use for hot rows")
     if table.name in (config.slices or {}):
@@ -218,7 +218,7 @@ def _exact_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
     return _Shape(table, width, width, 1, _no_keys(), bool(config.bias))
 
 
-def _shared_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> _Shape:
+def _shared_shape(table: TableConfig, config: PSSConfig) -> _Shape:
     width = _width(table, config, named_only=False)
     prefix = _by_name(config.prefix, table.name, 0)
     if not 0 <= prefix <= width:
@@ -238,7 +238,7 @@ def _no_keys() -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int32)
 
 
-def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tuple[torch.Tensor, int]:
+def _hot_keys(table: TableConfig, config: PSSConfig, prefix: int) -> tuple[torch.Tensor, int]:
     """Keys of the table's hot rows, ascending, and the lower bits that they are without; two ids of one key (odds 2^-32 a pair, of short
     keys more) share a row."""
     ids = torch.as_tensor((config.hot or {}).get(table.name, ()), dtype=torch.int64)
@@ -247,13 +247,13 @@ def _hot_keys(table: BaseEmbeddingConfig, config: PSSConfig, prefix: int) -> tup
     return kept_keys(hot_keys_of(table_key(table.name, config.seed), ids), config.has_short_keys)
 
 
-def _has_own_shape(table: BaseEmbeddingConfig, config: PSSConfig) -> bool:
+def _has_own_shape(table: TableConfig, config: PSSConfig) -> bool:
     return any(
         isinstance(v, Mapping) and table.name in v for v in (config.width, config.prefix, config.hot, config.slices)
     )
 
 
-def _exact_names(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> set[str]:
+def _exact_names(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> set[str]:
     if config.exact != "auto":
         return set(config.exact)
     candidates = [t for t in tables if not _has_own_shape(t, config)]
@@ -286,16 +286,16 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
     left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
-    numel = int(left // cell_bytes(config.bits, itemsize)) // ALIGNMENT * ALIGNMENT
+    numel = int(left // cell_bytes(config.element_bits, itemsize)) // ALIGNMENT * ALIGNMENT
     return (
-        numel if stored_bytes(numel, config.bits, itemsize) <= left else numel - ALIGNMENT
+        numel if stored_bytes(numel, config.element_bits, itemsize) <= left else numel - ALIGNMENT
     )  # the last scale is of fewer elements
 
 
 def _bytes_beside(shapes: Sequence[_Shape], config: PSSConfig) -> int:
     """Of what is not in the array: projections and hot keys."""
     keys, numel = sum(len(s.hot_keys) for s in shapes), sum(s.projection_numel for s in shapes)
-    return projection_bytes(numel, config.bits) + key_bytes(keys, config.has_short_keys)
+    return projection_bytes(numel, config.element_bits) + key_bytes(keys, config.has_short_keys)
 
 
 def _place(
@@ -326,7 +326,7 @@ def _place(
     )
 
 
-def _allocate_robe(tables: Sequence[BaseEmbeddingConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
+def _allocate_robe(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> ArrayLayout:
     numel = config.array_bytes // itemsize
     block = config.block_size
     if block is None:

@@ -1,6 +1,7 @@
 """`PSSEmbeddingBagCollection`: TorchRec's `EmbeddingBagCollection` on one shared array."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -17,6 +18,7 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, permuted
 from torchrec_pss.modules.variable_batch import expanded, padded, require_inverse_indices
 from torchrec_pss.ops import PoolingMode
+from torchrec_pss.optim import rowwise_adagrad as rowwise_adagrad  # TorchRec's takes an array once this is imported
 
 torch.fx.wrap("permuted")  # FX wraps a function in the modules that say so
 _POOLING_MODES = {PoolingType.SUM: PoolingMode.SUM, PoolingType.MEAN: PoolingMode.MEAN}
@@ -40,12 +42,15 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
     Raises:
         ValueError: see `PSSConfig` and `torchrec_pss.modules.array_layout.allocate`.
 
-    Example::
-
-        tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
-        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
-        features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
-        ebc(features).values()  # [2, 16]
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        >>> ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        >>> ebc(features).values().shape
+        torch.Size([2, 16])
     """
 
     def __init__(
@@ -137,13 +142,15 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         kjt = checked_select(features, [self._feature_names[p] for p in positions])
         return self._read(kjt, positions, pooling, self._is_weighted)
 
-    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode):
+    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode) -> Any:
         kjt = permuted(features, [self._feature_names[p] for p in positions])
         weights = kjt.weights() if self._is_weighted else None
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)
 
     def is_weighted(self) -> bool:
+        """Whether bags have weights, as in `EmbeddingBagCollection`."""
         return self._is_weighted
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """Of all tables, in the order given."""
         return self._embedding_bag_configs

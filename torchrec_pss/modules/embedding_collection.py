@@ -11,21 +11,26 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.modules.tracing import is_traced, jagged
 from torchrec_pss.modules.variable_batch import padded
 from torchrec_pss.ops import PoolingMode
+from torchrec_pss.optim import rowwise_adagrad as rowwise_adagrad  # TorchRec's takes an array once this is imported
 
 
 class DescribedSequences(EmbeddingCollectionInterface):
     """What TorchRec asks of a collection, from `_embedding_configs`, `_embedding_names_by_table` and `_need_indices`."""
 
     def need_indices(self) -> bool:
+        """Whether the output has the ids beside the embeddings, as in `EmbeddingCollection`."""
         return self._need_indices
 
     def embedding_dim(self) -> int:
+        """Columns of an embedding, the same for all tables."""
         return self._embedding_configs[0].embedding_dim
 
     def embedding_configs(self) -> list[EmbeddingConfig]:
+        """Of all tables, in the order given."""
         return self._embedding_configs
 
     def embedding_names_by_table(self) -> list[list[str]]:
+        """Names of the output's embeddings, a list for each table in the order of the configs."""
         return self._embedding_names_by_table
 
 
@@ -44,6 +49,16 @@ class PSSEmbeddingCollection(SharedArrayModule, DescribedSequences):
 
     Raises:
         ValueError: embedding_dims differ; else see `torchrec_pss.modules.array_layout.allocate`.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingCollection
+        >>> tables = [EmbeddingConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        >>> ec = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        >>> ec(features)["f1"].values().shape
+        torch.Size([3, 16])
     """
 
     def __init__(

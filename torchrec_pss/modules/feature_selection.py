@@ -41,13 +41,3 @@ def checked_select(features: KeyedJaggedTensor, names: list[str]) -> KeyedJagged
     if features.keys() != names and features.device().type == "cpu" and not torch.compiler.is_compiling():
         require_sound_offsets(features)
     return select(features, names)
-
-
-def is_savable(tensor: torch.Tensor) -> bool:
-    """Whether backward may keep it: not what was made under `torch.inference_mode`. Within it, and while compiling, nobody asks."""
-    return torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference()
-
-
-def savable(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A batch's tensor as backward may keep it, also where it was made, or computed from others, under `torch.inference_mode`."""
-    return tensor if tensor is None or is_savable(tensor) else tensor.clone()

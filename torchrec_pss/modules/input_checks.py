@@ -1,14 +1,17 @@
 """What a `KeyedJaggedTensor` must satisfy, and errors in the user's words when it does not."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-def require_sound_offsets(features: KeyedJaggedTensor) -> None:
+
+def require_sound_offsets(features: "KeyedJaggedTensor") -> None:
     """
     Raises:
         IndexError: offsets that do not describe bags. Waits for the ids' device.
@@ -29,7 +32,7 @@ def require_sound_offsets(features: KeyedJaggedTensor) -> None:
 
 
 def require_features(
-    features: KeyedJaggedTensor,
+    features: "KeyedJaggedTensor",
     names: Sequence[str],
     table_of_feature: Sequence[int],
     layout: ArrayLayout,
@@ -65,7 +68,7 @@ def require_features(
 
 
 def explain_bad_input(
-    error: IndexError, features: KeyedJaggedTensor, tables: Sequence[TableLayout], hash_name: str
+    error: IndexError, features: "KeyedJaggedTensor", tables: Sequence[TableLayout], hash_name: str
 ) -> IndexError:
     """The op's error about the values of a KJT, naming table, feature and value where it is about an id.
 

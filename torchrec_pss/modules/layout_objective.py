@@ -15,7 +15,7 @@ elements that no other has, and what a code stands for the dense layers can lear
 more than that there.
 
 Few bits add noise of their own: a group's largest of 64 normal elements is some 2.6 deviations, and the levels are that far apart.
-docs/how/layout.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to, and how well the order of layouts is foreseen.
+docs/research/2026-11-30-layout-search.md has the runs that `SPREAD`, `NOISE` and `DECODED` were fitted to, and how well the order of layouts is foreseen.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ def lost_share(layout: ArrayLayout, counts: Mapping[str, IdCounts], reads_per_co
     over the tables, by the odds that two reads are of different ids.
 
     A row that shares meets the reads of its table's that share, in each coordinate, over the elements of their slice: theorem 1's load
-    (docs/how/theory.md). Where all tables share one region only a table's own count, for codes tell tables apart. docs/results/quality.md has how well
+    (docs/how/theory.md). Where all tables share one region only a table's own count, for codes tell tables apart. docs/research/2026-11-30-advisor.md has how well
     that predicts.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_pss.modules.feature_selection import savable
+from torchrec_pss.modules.savable import savable
 
 
 def padded(features: KeyedJaggedTensor) -> KeyedJaggedTensor:

@@ -10,7 +10,10 @@ import hashlib
 import torch
 
 HASH_MIX64 = 0
+"""The hash of a layout: this package's own, `docs/how/hashing.md`, section 2."""
+
 HASH_ROBE = 1
+"""The hash of a layout: that of the authors' released code, section 4."""
 
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIER_1 = 0xBF58476D1CE4E5B9

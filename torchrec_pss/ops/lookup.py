@@ -6,28 +6,17 @@ reference serves where those cannot be had.
 
 import importlib
 import importlib.util
-import warnings
-from pathlib import Path
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
 from torchrec_pss.ops.features import PoolingMode
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 from torchrec_pss.ops.schemas import schemas
-
-LIBRARY = Path(__file__).parents[1] / "libtorchrec_pss_ops.so"
-try:
-    torch.ops.load_library(LIBRARY)  # which defines the operators
-    HAS_CPU_KERNEL = True
-except OSError as error:
-    HAS_CPU_KERNEL = False
-    warnings.warn(
-        f"torchrec_pss runs without its C++ kernel ({error}): lookups use the plain PyTorch reference, "
-        "which is many times slower. Reinstall with a C++ compiler and --no-build-isolation.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
 
 _library = torch.library.Library("torchrec_pss", "FRAGMENT")
 if not HAS_CPU_KERNEL:
@@ -35,6 +24,7 @@ if not HAS_CPU_KERNEL:
         in_place = _schema.partition("(")[0].endswith("_")
         _library.define(_schema, tags=() if in_place else (torch.Tag.pt2_compliant_tag,))
 
+_on_gpu: ModuleType
 if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference
 else:
@@ -107,7 +97,18 @@ def lookup(
 
 @torch.library.register_fake("torchrec_pss::lookup")
 def _fake_lookup(
-    array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    total_width: int,
+    read_width: int,
+    pooling_mode: int,
+    hash: int,
+    sign: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     check_devices(array, features, hot_keys, projections, indices, offsets, weights)
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
@@ -125,7 +126,18 @@ def _fake_lookup(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
 def _(
-    grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    pooling_mode: int,
+    hash: int,
+    sign: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_devices(array, features, hot_keys, projections, indices, offsets, weights, grad, *saved)
     num_weights = 0 if weights is None else indices.shape[0]
@@ -134,7 +146,19 @@ def _(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
 def _(
-    grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    *_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     states = (grad, *saved, sink, state, second)
     check_devices(array, features, hot_keys, projections, indices, offsets, weights, *states)
@@ -142,7 +166,7 @@ def _(
     return torch.empty_like(projections), grad.new_empty(num_weights)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     array, features, hot_keys, projections, indices, offsets, weights, _, _, pooling_mode, hash_kind, sign = inputs
     ctx.mark_non_differentiable(*output[1])
     ctx.set_materialize_grads(False)
@@ -150,7 +174,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
-def _backward(ctx, grad, _):
+def _backward(ctx: Any, grad: torch.Tensor | None, _: Any) -> tuple[torch.Tensor | None, ...]:
     array, features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
     if grad is None:
         return (None,) * 12
@@ -162,7 +186,7 @@ def _backward(ctx, grad, _):
     return grad_array, None, None, grad_projections, None, None, grad_weights, *[None] * 5
 
 
-def _no_second_derivative(ctx, *_):
+def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
     raise NotImplementedError(
         "the lookup in a shared array has no second derivative: do not differentiate through its gradient (create_graph=True), "
         "or take gradient penalties of what follows the embeddings only"

@@ -1,4 +1,5 @@
-from torchrec_pss.optim import rowwise_adagrad as rowwise_adagrad  # TorchRec's takes an array once this is imported
+"""What training an array takes beside an optimizer of `torch.optim`: an average of the weights, and the best of several passes."""
+
 from torchrec_pss.optim.best_pass import BestPass
 from torchrec_pss.optim.weight_average import WeightAverage
 

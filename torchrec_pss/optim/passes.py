@@ -1,4 +1,4 @@
-"""`Passes`: how often a click model goes over the same rows, and what it keeps between two passes; docs/guides/training.md has the measurements.
+"""`Passes`: how often a click model goes over the same rows, and what it keeps between two passes; docs/research/2026-11-26-second-pass.md has the measurements.
 
 A row that is read a few times in a pass has learned its own examples' labels by the end of it, and the dense layers would learn to trust
 that: embeddings of sparse logs begin anew before each pass. A row that is read hundreds of times has not, and goes on learning: those
@@ -8,7 +8,7 @@ of dense logs are kept, for as many passes as validation says.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrec_pss.modules.density import DENSE_READS, reads_a_row
+from torchrec_pss.density import DENSE_READS, reads_a_row
 from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.recipe import num_passes
 

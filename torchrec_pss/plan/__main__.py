@@ -1,7 +1,7 @@
 """What would the planner do with these tables on that cluster? No GPU, no cluster, no model.
 
-    python -m torchrec_pss.plan --tables mlperf --world_size 8 --machine a100 --hbm 80GB --array_bytes 10MB --batch_size 2048
-    python -m torchrec_pss.plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
+    torchrec-pss plan --tables mlperf --world_size 8 --machine a100 --hbm 80GB --array_bytes 10MB --batch_size 2048
+    torchrec-pss plan --tables tables.csv --world_size 16 --local_world_size 8 --array_bytes 100MB
 
 Prints where each table goes, the parts of a step that the cost model predicts, and the same without the array and with all tables in it.
 TorchRec looks at every shard of hundreds of proposals, and so thousands of tables or ranks take minutes: stderr says how far it is.
@@ -22,7 +22,7 @@ from torchrec_pss.distributed.mixed_collection import EXACT, SHARED
 from torchrec_pss.distributed.planner.machines import MACHINES, topology
 from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
-from torchrec_pss.flags import Parser, add_number, plot_path
+from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.pss_config import BITS
 from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.progress import told
@@ -100,11 +100,7 @@ def _summary(report: PlanReport | str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m torchrec_pss.plan",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("plan", __doc__)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--tables", help="kaggle, mlperf, or a JSON/CSV list of name, rows, and optionally dim, pooling")
     data.add_argument("--data_path", help="instead, click logs whose ids are counted, as torchrec_pss.advise does")

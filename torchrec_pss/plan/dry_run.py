@@ -1,21 +1,22 @@
 """`dry_run`: a plan of tables that nobody has, for a topology that is not here."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torchrec.distributed.planner import Topology
-from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import PSSConfig
 
 
-class _Counted(GreedyPerfPartitioner):
+class _Counted(FlatCopyPartitioner):
     """The planner's default one, which says when it has placed a proposal."""
 
     def __init__(self, step: Callable[[], None]) -> None:
@@ -57,7 +58,7 @@ def dry_run(
     planner = PSSShardingPlanner(
         topology,
         pss=pss,
-        config=None if pss == "never" else PSSConfig(array_bytes=array_bytes, bits=bits),
+        config=None if pss == "never" else PSSConfig(array_bytes=cast("int | str", array_bytes), bits=bits),
         max_compression=max_compression,
         min_speedup=min_speedup,
         batch_size=batch_size,

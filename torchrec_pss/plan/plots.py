@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ def figure_of(plans: Mapping[str, PlanReport | str]) -> Figure:
     """What `draw` writes."""
     modes = [mode for mode in MODES if mode in plans]
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[3, 2])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[3, 2])  # an array, of two
+    above, below = parts
     axes = above.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for axis, mode in zip(axes, modes, strict=True):
         axis.set_title(f"--pss {mode}")

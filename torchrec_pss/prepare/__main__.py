@@ -1,6 +1,6 @@
 """Reads click logs once into a folder that training maps into memory: hashed ids, ready numbers, any row at once.
 
-    python -m torchrec_pss.prepare /data/logs prepared --schema logs.yaml
+    torchrec-pss prepare /data/logs prepared --schema logs.yaml
     python examples/train_criteo.py --data_path prepared
 
 One that was stopped goes on. A schema's split divides the rows here.
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torchrec_pss.datasets.open_rows import schema_of
 from torchrec_pss.datasets.preparing import PART_ROWS, prepare
-from torchrec_pss.flags import Parser, add_number
+from torchrec_pss.flags import add_number, command_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.prepare", description=__doc__.split("\n")[0])
+    parser = command_parser("prepare", __doc__)
     parser.add_argument("data_path", help="text or Parquet, a file or a folder (docs/guides/your_data.md)")
     parser.add_argument("output", type=Path, help="the folder that is made")
     parser.add_argument("--schema", help="of rows that are not Criteo's text: a JSON or YAML file")

@@ -1,4 +1,4 @@
-"""`python -m torchrec_pss.report`: a page about training runs on a shared array; and `drawn_layout`, an array as a picture."""
+"""`torchrec-pss report`: a page about training runs on a shared array; and `drawn_layout`, an array as a picture."""
 
 from torchrec_pss.report.layout_bar import drawn_layout
 

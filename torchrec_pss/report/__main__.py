@@ -1,4 +1,6 @@
-"""A page about one or more runs of train_criteo.py: ``python -m torchrec_pss.report RUN [RUN ...] --output report.html``.
+"""A page about one or more runs of train_criteo.py.
+
+    torchrec-pss report runs/demo runs/demo_full --output report.html
 
 A RUN is a run's output folder, or its results.json. The page stands alone, plots inside: AUROC and loss, what the array did (runs with
 ``--watch``), where each table is in it, bytes, collisions and hot rows of each, and what each contributes (runs with ``--ablation``).
@@ -7,9 +9,10 @@ A RUN is a run's output folder, or its results.json. The page stands alone, plot
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss import json_fields as fields
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import command_parser
 from torchrec_pss.report import layout_bar
 from torchrec_pss.whole_file import read_json, refuse_overwriting, write_text
 
@@ -68,7 +71,7 @@ _check_others = fields.present(
 )
 
 
-def read_run(path: Path) -> dict:
+def read_run(path: Path) -> dict[str, Any]:
     """A run's results.
 
     Raises:
@@ -93,7 +96,7 @@ def printable(name: object) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.report", description=__doc__.splitlines()[0])
+    parser = command_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder or results.json")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     args = parser.parse_args(argv)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torchrec_pss import json_fields as fields
 
@@ -28,6 +29,7 @@ _check = fields.fields(
 def check(value: object, place: str) -> None:
     """A fingerprint as `ArrayLayout.fingerprint` makes it, in what is drawn of it; a check of `torchrec_pss.json_fields`."""
     _check(value, place)
+    assert isinstance(value, dict)  # it would not have passed
     for name, table in value["tables"].items():
         _places(table, f"{place}.tables.{name}")
 
@@ -41,7 +43,7 @@ class Place:
     stop: int
 
 
-def places(table: Mapping, shared_numel: int) -> list[Place]:
+def places(table: Mapping[str, Any], shared_numel: int) -> list[Place]:
     """Where a table is, from its entry in a fingerprint; in ascending order, and empty places left out."""
     width, prefix = table["width"], table["prefix"]
     found = []
@@ -58,13 +60,13 @@ def places(table: Mapping, shared_numel: int) -> list[Place]:
     return sorted((p for p in found if p.stop > p.first), key=lambda p: p.first)
 
 
-def kinds_of(layout: Mapping) -> list[str]:
+def kinds_of(layout: Mapping[str, Any]) -> list[str]:
     """The keys of `KINDS` that a layout has, in their order."""
     found = {p.kind for table in layout["tables"].values() for p in places(table, layout["shared_numel"])}
     return [kind for kind in KINDS if kind in found]
 
 
-def drawn_layout(layout: Mapping, width: str = "100%") -> str:
+def drawn_layout(layout: Mapping[str, Any], width: str = "100%") -> str:
     """A layout as SVG: on top the whole array, below it a lane a table, in the order of where they begin.
 
     Args:

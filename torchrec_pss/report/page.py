@@ -1,6 +1,7 @@
 """The report's page: what runs came to, side by side, and of each what its array did. It stands alone: no script, no other file."""
 
 import html
+from typing import Any
 
 from torchrec_pss.report import parts, plots
 from torchrec_pss.report.layout_bar import COLORS, KINDS, drawn_layout, kinds_of
@@ -9,7 +10,7 @@ from torchrec_pss.report.style import STYLE
 _HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
 
 
-def page(runs: dict[str, dict]) -> str:
+def page(runs: dict[str, dict[str, Any]]) -> str:
     """The HTML of runs by name; each is what `read_run` returns."""
     named = [(plots.color_of(number), name) for number, name in enumerate(runs)]
     if len({run["auroc_bayes"] for run in runs.values()} - {None}) == 1:
@@ -23,7 +24,7 @@ def page(runs: dict[str, dict]) -> str:
     return f"{_HEAD}<title>Shared arrays</title><style>{STYLE}</style>\n" + "\n".join(told)
 
 
-def _run(run: dict) -> list[str]:
+def _run(run: dict[str, Any]) -> list[str]:
     told = []
     watched, load, layout, schema = plots.watched_figures(run), run.get("collision_load"), run.get("layout"), run.get("schema")  # fmt: skip
     if watched:
@@ -52,7 +53,7 @@ def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _summary(runs: dict[str, dict]) -> str:
+def _summary(runs: dict[str, dict[str, Any]]) -> str:
     rows = [
         [name, run["embedding"], f"{run['embedding_bytes']:,}", f"{run['compression']:,.1f}x", f"{run['auroc_test']:.5f}",
          "-" if run["auroc_bayes"] is None else f"{run['auroc_bayes']:.5f}", f"{run['steps']:,}"]
@@ -61,7 +62,7 @@ def _summary(runs: dict[str, dict]) -> str:
     return parts.table(["run", "embedding", "bytes", "compression", "test AUROC", "Bayes", "steps"], rows)
 
 
-def _bars(run: dict) -> str:
+def _bars(run: dict[str, Any]) -> str:
     """Of each table, a panel a figure."""
     load, ablation = run["collision_load"], run.get("ablation")
     hot = {name: table.get("hot_rows", 0) for name, table in ((run.get("layout") or {}).get("tables") or {}).items()}
@@ -86,7 +87,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _tables(run: dict) -> str:
+def _tables(run: dict[str, Any]) -> str:
     ablation = run.get("ablation") or {}
     rows = [
         [name, load["kind"], f"{load['rows']:,}", str(load["width"]), f"{load['own_bytes']:,}", f"{load['region_bytes']:,}",

@@ -5,6 +5,7 @@ Figures are made without pyplot, so that drawing one changes nothing in the prog
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,13 +24,13 @@ _WATCHED = {
 _CURVES = {"auroc_val": "validation AUROC", "loss": "training loss"}
 # A figure has this color for its text and axes, and the page puts its own there: light and dark differ.
 _INK = "#123456"
-_ON_PAGE = {
+_ON_PAGE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "torchrec_pss", "font.size": 9, "legend.frameon": False, "legend.labelcolor": _INK,
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK),
 }  # fmt: skip
 
 
-def curves(runs: dict[str, dict]) -> bytes:
+def curves(runs: dict[str, dict[str, Any]]) -> bytes:
     """Validation AUROC and training loss over steps, a line a run; a PNG."""
     figure = Figure(figsize=(11, 4))
     named: list[tuple[str, Line2D]] = []
@@ -42,7 +43,7 @@ def curves(runs: dict[str, dict]) -> bytes:
     return _png(figure)
 
 
-def curve_figures(runs: dict[str, dict]) -> dict[str, str]:
+def curve_figures(runs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The same for the page, an SVG each, by what it shows; the n-th run's line has `color_of` n."""
     found = {}
     with matplotlib.rc_context(_ON_PAGE):
@@ -60,7 +61,7 @@ def color_of(number: int) -> str:
     return matplotlib.colors.to_hex(f"C{number % 10}")
 
 
-def _curves(axis: Axes, runs: dict[str, dict], key: str) -> list[tuple[str, Line2D]]:
+def _curves(axis: Axes, runs: dict[str, dict[str, Any]], key: str) -> list[tuple[str, Line2D]]:
     named = []
     for number, (name, run) in enumerate(runs.items()):
         points = [(h["step"], h[key]) for h in run["history"] if key in h]
@@ -73,7 +74,7 @@ def _curves(axis: Axes, runs: dict[str, dict], key: str) -> list[tuple[str, Line
     return named
 
 
-def watched_figures(run: dict) -> dict[str, str]:
+def watched_figures(run: dict[str, Any]) -> dict[str, str]:
     """Norms and shares along the run, an SVG each, by what it shows; none where it was not watched."""
     points = [h for h in run["history"] if "array_norm" in h]
     found = {}

@@ -1,6 +1,6 @@
 """Writes a schema for a log of your own, from a look at its first rows.
 
-    python -m torchrec_pss.schema clicks.csv --output clicks.yaml
+    torchrec-pss schema clicks.csv --output clicks.yaml
 
 Look it through, and correct it: what is a number and what a token is a guess. train_criteo.py, torchrec_pss.advise and ClickDataset take it.
 """
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torchrec_pss.datasets.guessed_schema import as_yaml, guess
 from torchrec_pss.datasets.locations import location
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import command_parser
 from torchrec_pss.whole_file import refuse_overwriting, write_bytes
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m torchrec_pss.schema", description=__doc__.split("\n")[0])
+    parser = command_parser("schema", __doc__)
     parser.add_argument(
         "file",
         help="a path or URL: Parquet, or comma-, tab-, semicolon- or bar-separated text with a header, plain or gzip",
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         text
         if args.output is None
-        else f"{args.output}: look it through, then python -m torchrec_pss.advise --data_path {args.file} --schema {args.output} --bits 4, and train (docs/guides/your_data.md)"
+        else f"{args.output}: look it through, then torchrec-pss advise --data_path {args.file} --schema {args.output} --bits 4, and train (docs/guides/your_data.md)"
     )
 
 

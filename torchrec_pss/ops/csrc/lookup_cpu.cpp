@@ -60,6 +60,19 @@ const Kernels& best_kernels() {
   return *chosen;
 }
 
+const char* isa() {
+  const Kernels* const kernels = &best_kernels();
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  if (kernels == kAvx512Kernels) {
+    return "avx512";
+  }
+  if (kernels == kAvx2Kernels) {
+    return "avx2";
+  }
+#endif
+  return kernels == kPortableKernels ? "portable" : nullptr;
+}
+
 // Indices of a chunk: the more, the more of them repeat, but their hash table stays in the second cache, and there are chunks for
 // many threads. What results may depend on chunks, so that they must not on the number of threads.
 constexpr int64_t kLeastChunk = 2048, kMostChunk = 16384, kChunks = 16;
@@ -498,3 +511,8 @@ TORCH_LIBRARY_IMPL(torchrec_pss, CPU, m) {
 }
 
 } // namespace torchrec_pss
+
+// The instruction set that lookups have on this processor, for who asks by dlsym.
+extern "C" __attribute__((visibility("default"))) const char* torchrec_pss_isa() {
+  return torchrec_pss::isa();
+}

@@ -1,4 +1,4 @@
-"""How much a program of each kernel takes at once: what was fastest on an H200 (docs/results/performance.md), cut for rows and layouts so wide that
+"""How much a program of each kernel takes at once: what was fastest on an H200 (docs/research/2026-11-26-lookup-on-an-h200.md), cut for rows and layouts so wide that
 their tiles would not fit a program's registers."""
 
 from dataclasses import dataclass

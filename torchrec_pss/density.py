@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-DENSE_READS = (
-    40  # of a row in a pass, on the mean, from which a log is dense; docs/guides/training.md has the measurements
-)
+DENSE_READS = 40  # of a row in a pass, on the mean, from which a log is dense; docs/research/2026-11-30-passes-of-dense-logs.md has the measurements
 FEW_IDS = 1_000_000  # rows of all tables up to which one mean says how often most of them are read
 
 

@@ -1,0 +1,27 @@
+"""Names of a package that are imported when they are first asked for: torch alone is enough for some, others need TorchRec."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+
+def on_demand(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package (PEP 562).
+
+    Args:
+        package: its ``__name__``.
+        names: of what it has, each with the module that defines it; "" for a module of the package itself.
+    """
+    namespace = vars(import_module(package))
+
+    def get(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = names[name]
+        value = getattr(import_module(module), name) if module else import_module(f"{package}.{name}")
+        namespace[name] = value
+        return value
+
+    def directory() -> list[str]:
+        return sorted({*namespace, *names})
+
+    return get, directory
