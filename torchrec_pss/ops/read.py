@@ -30,11 +30,11 @@ def read(
     hash_kind: int = 0,
     sign: bool = True,
 ) -> torch.Tensor:
-    """What :func:`~torchrec_pss.ops.lookup.lookup` returns, to the bit.
+    """What `lookup` returns, to the bit.
 
     Args:
         elements: an array ``[numel]`` and no ``scales``, with ``bits`` 32; or the codes and scales of
-            :func:`~torchrec_pss.ops.packed.pack`.
+            `pack`.
         features: as `lookup`'s, and so all that are not named here.
         numel: how many elements the array has.
         bits: of an element, 32, 8, 4, 3 or 2.
