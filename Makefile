@@ -1,4 +1,5 @@
-# make venv | train | train-full | serve | test | matrix | lint | docs | wheels | sanitize | stress | bench. Everything is installed into .venv and nowhere else.
+# make venv | train | train-full | serve | test | matrix | lint | docs | notebooks | wheels | aarch64 | sanitize | stress | bench.
+# Everything is installed into .venv and nowhere else.
 # make venv CUDA=1 installs fbgemm-gpu's CUDA build instead of its CPU build.
 
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ INSTALLED := .venv/installed
 TORCHX := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/torchx
 DEMO_FLAGS := --synthetic_rows 12000000 --validation_freq_within_epoch 500
 
-.PHONY: venv train train-full serve test matrix lint docs wheels sanitize stress bench clean
+.PHONY: venv train train-full serve test matrix lint docs notebooks wheels aarch64 sanitize stress bench clean
 
 venv: $(INSTALLED)
 
@@ -51,6 +52,7 @@ matrix: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The site in build/site, as any web server shows it: python3 -m http.server --directory build/site. No network is needed.
 docs: venv
@@ -64,6 +66,12 @@ wheels: venv
 	TORCHREC_PSS_FOR_THIS_TORCH=1 $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(WHEELS)/here $(WHEELS)/*.tar.gz
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir $(WHEELS) $(WHEELS)/here/*.whl
 	$(BIN)/python tests/try_wheel.py $(WHEELS)/*.whl
+
+# The C++ sources compiled for another processor, which needs g++-aarch64-linux-gnu; nothing of it is run.
+TORCH_HEADERS = $(shell $(BIN)/python -c 'import torch.utils.cpp_extension as e; print(*("-I" + p for p in e.include_paths()))')
+aarch64: venv
+	for source in torchrec_pss/ops/csrc/*.cpp; do aarch64-linux-gnu-g++ -O1 -fopenmp -std=c++20 -Wno-psabi -fPIC $(TORCH_HEADERS) \
+		-c $$source -o /dev/null || exit 1; done
 
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, against the reference on 10,000 random configurations; the
 # collections against TorchRec's on 20,000.
@@ -81,6 +89,10 @@ stress: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench_lookup
+
+# The tutorials of docs/tutorials, run again: outputs, and the pages of the site.
+notebooks: venv
+	$(BIN)/python -W ignore tests/notebooks.py
 
 clean:
 	rm -rf .venv build *.egg-info torchrec_pss/*.so

@@ -60,6 +60,8 @@ EXTRAS = {
         "universal_pathlib>=0.2.5",
         "s3fs>=2024.6",
         "moto[server]>=5",
+        "nbconvert>=7.16",
+        "ipykernel>=6.29",
     ],
     "lint": ["ruff>=0.9", "mypy>=1.15"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.12", "playwright>=1.45"],

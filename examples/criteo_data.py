@@ -36,7 +36,7 @@ from torchrec_pss.datasets.schema import CRITEO_SCHEMA, Schema
 from torchrec_pss.datasets.splits import Splits, describe, split_files, uses_fraction
 from torchrec_pss.datasets.synthetic import ClickLogConfig, ClickLogGenerator
 from torchrec_pss.datasets.vocabulary import Vocabulary
-from torchrec_pss.modules.density import is_dense
+from torchrec_pss.density import is_dense
 from torchrec_pss.modules.id_counts import IdCounts
 
 T = TypeVar("T")

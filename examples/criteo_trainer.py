@@ -26,13 +26,14 @@ from tqdm import tqdm
 
 from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.rows import join_blocks
+from torchrec_pss.datasets.schema import CRITEO_SCHEMA
 from torchrec_pss.distributed import NotFiniteError, require_finite
 from torchrec_pss.distributed.finite_check import first_not_finite
 from torchrec_pss.distributed.replica_check import check_replicas
 from torchrec_pss.distributed.together import on_first_rank, together
 from torchrec_pss.export import saved_model
+from torchrec_pss.modules.array_restart import ArrayRestart
 from torchrec_pss.optim import BestPass, WeightAverage
-from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.passes import Passes, automatic_passes, last_gain, more_would_pay
 from torchrec_pss.optim.recipe import default_batch_size
@@ -358,6 +359,7 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "data_wait_share": self.waits[0] / self.waits[1] if self.waits[1] else None,
             "embedding": self.args.embedding,
+            "schema": None if self.data.schema is CRITEO_SCHEMA else self.data.schema.as_json(),
             "layout": self.layout,
             "layout_trials": self.layout_trials,
             "collision_load": self.load,

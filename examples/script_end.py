@@ -8,6 +8,7 @@ from process_group import LostPeerError, has_lost_a_peer
 from torchrec.distributed.planner.types import PlannerError
 
 from torchrec_pss.distributed.replica_check import ReplicaMismatchError
+from torchrec_pss.launcher_error import tell_launcher
 
 logger: logging.Logger = logging.getLogger("__main__")
 
@@ -42,5 +43,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _end(text: str, error: Exception) -> None:
-    logger.error("error: %s", " ".join(text.split()))
+    line = f"error: {' '.join(text.split())}"
+    logger.error("%s", line)
+    tell_launcher(line)
     raise SystemExit(2) from error

@@ -11,11 +11,11 @@ from torchrec_pss import PSSConfig
 from torchrec_pss.advise import __main__ as command
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import from_list, power_law_counts
-from torchrec_pss.advise.unresolved import unresolved_share
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.auto_layout import choose
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.modules.lost_share import lost_share
+from torchrec_pss.modules.unresolved import unresolved_share
 
 
 def tables(*rows, dim=16):

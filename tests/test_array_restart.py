@@ -11,7 +11,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_sharders
-from torchrec_pss.optim.array_restart import ArrayRestart
+from torchrec_pss.modules.array_restart import ArrayRestart
 from torchrec_pss.optim.recipe import num_passes
 
 TABLES = [

@@ -14,6 +14,7 @@ import two_ranks
 from sklearn.metrics import log_loss, roc_auc_score
 
 from torchrec_pss.datasets import ClickDataset
+from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.export import saved_model
 from torchrec_pss.export.runs import part_of
 from torchrec_pss.ranks import auroc, midranks
@@ -159,6 +160,7 @@ def test_groups_meet_their_logits(tmp_path, ranks):
         "--vocabulary", "--layout", "plain", "--output_dir", tmp_path / "run", "--cache_dir", tmp_path / "cache", ranks=ranks,
     )  # fmt: skip
     found, saved = json.loads((tmp_path / "run" / "results.json").read_text()), saved_model.load(tmp_path / "run")
+    assert Schema.of(found["schema"]) == saved.schema and found["schema"] == said | {"dense": {"price": "log"}}
     module, _ = part_of(saved, "probability")
     test = ClickDataset(tmp_path / "log.csv", 3000, "test", schema=tmp_path / "s.json")
     (rows,) = test  # of all ranks

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from torchrec_pss.flags import Number, Parser, plot_path
 from torchrec_pss.ranges import RANGES
@@ -158,3 +159,18 @@ def test_a_script_writes_nothing(script, flag, value, tmp_path, monkeypatch, cap
     named = f"error: {flag} must be" if script == "train_criteo" or flag in of_both else "error: unrecognized arguments"
     assert left.value.code == 2 and error.startswith(named) and value in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_launcher_is_told_what_was_wrong(tmp_path, monkeypatch, capsys):
+    """As torch.distributed.elastic reads it for the summary that it ends with."""
+    file = tmp_path / "of" / "a_rank" / "error.json"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    parser = Parser()
+    parser.add_argument("--bits", type=int, choices=[4])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--bits", "5"])
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+    told = failure.error_file_data["message"]["message"]
+    assert f"{told}\n" == capsys.readouterr().err and "--bits: invalid choice: 5" in told
+    assert failure.timestamp > 0

@@ -16,8 +16,8 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, get_default_pss_s
 from torchrec_pss.distributed.mixed_collection import SHARED_ARRAY
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
+from torchrec_pss.modules.array_restart import ArrayRestart
 from torchrec_pss.optim import BestPass, WeightAverage
-from torchrec_pss.optim.array_restart import ArrayRestart
 
 CPU = torch.device("cpu")
 PARTS = ("array", "projections")

@@ -19,9 +19,9 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, PSSEmbeddingColle
 from torchrec_pss.distributed import PSSEmbeddingBagCollectionSharder, PSSEmbeddingCollectionSharder
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.modules.array_restart import ArrayRestart
 from torchrec_pss.ops import HAS_CPU_KERNEL, reference
 from torchrec_pss.ops.update_kinds import UpdateKind
-from torchrec_pss.optim.array_restart import ArrayRestart
 from torchrec_pss.optim.stand_in import state_of
 
 CPU = torch.device("cpu")

@@ -27,9 +27,9 @@ def test_a_device_or_pipe_stays_what_it_is(tmp_path):
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_char_device() and Path("/dev/null").is_char_device()
 
 
-@pytest.mark.parametrize("command", ["plan", "advise --json", "advise --plot", "advise twice", "report"])
+@pytest.mark.parametrize("command", ["plan", "plan --plot", "advise --json", "advise --plot", "advise twice", "report"])
 def test_inputs_are_not_overwritten(tmp_path, command, capsys):
-    tables, run = tmp_path / ("t.png" if command == "advise --plot" else "t.json"), tmp_path / "run"
+    tables, run = tmp_path / ("t.png" if command.endswith("--plot") else "t.json"), tmp_path / "run"
     tables.write_text(json.dumps([{"name": "a", "rows": 1000}]))
     run.mkdir()
     (run / "results.json").write_text("{}")
@@ -37,6 +37,7 @@ def test_inputs_are_not_overwritten(tmp_path, command, capsys):
     (tmp_path / "new").mkdir()
     calls = {
         "plan": (plan, ["--tables", tables, "--json", other], "--json .* is --tables too"),
+        "plan --plot": (plan, ["--tables", tables, "--plot", other], "--plot .* is --tables too"),
         "advise --json": (advise, ["--tables", tables, "--json", other], "--json .* is --tables too"),
         "advise --plot": (advise, ["--tables", tables, "--plot", other], "--plot .* is --tables too"),
         "advise twice": (advise, ["--tables", tables, "--json", tmp_path / "x", "--plot", tmp_path / "x"], "--plot .* is --json too"),

@@ -72,8 +72,12 @@ def test_pinned_versions_lie_in_the_declared_ranges(requirement):
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = ROOT / "docs/tutorials"  # their blocks are cells of one program: tests/test_tutorials.py
 SNIPPETS = [
-    (path.name, s) for path in DOCUMENTS for s in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    (path.name, s)
+    for path in DOCUMENTS
+    if path.parent != TUTORIALS
+    for s in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
 ]
 
 

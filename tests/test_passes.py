@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchrec_pss.modules.density import reads_a_row
+from torchrec_pss.density import reads_a_row
 from torchrec_pss.optim.passes import Passes, automatic_passes, last_gain, more_would_pay
 
 KAGGLE = [30_000_000, 4_000_000, 24, 3]

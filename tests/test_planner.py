@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH
+from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.sharding_plan import get_default_sharders
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
@@ -28,6 +29,7 @@ from torchrec_pss.distributed.mixed_collection import EXACT, SHARED, SHARED_ARRA
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner import PSSParameterConstraints, PSSShardingPlanner
 from torchrec_pss.distributed.planner.machines import topology
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.report import report_of
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.plan.__main__ import main as dry_planner
@@ -437,3 +439,21 @@ def test_inside_a_host_arrays_are_summed_over_its_links():
     """Where TorchRec's basic bandwidths take the network between hosts."""
     found = {n: ReplicatedArrayEstimator(topology("a100", 8, n))._all_reduce_bandwidth() for n in (8, 4)}
     assert found == {8: 0.8 * 300e9 / 1000, 4: 4 * CROSS_NODE_BANDWIDTH}
+
+
+def test_tables_are_placed_as_by_torchrecs_partitioner():
+    """On two hosts, where it copies devices for every table."""
+    rows = (100, 10**5, 10**7, 3 * 10**7)
+    tables = [
+        EmbeddingBagConfig(name=f"t{i}", num_embeddings=rows[i % 4], embedding_dim=(32, 64, 128)[i % 3], feature_names=[f"f{i}"])
+        for i in range(9)
+    ]  # fmt: skip
+    model = torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta"))})
+    topology = Topology(world_size=8, local_world_size=4, compute_device="cuda", hbm_cap=8 * 10**9)
+    plans = [
+        EmbeddingShardingPlanner(topology=topology, partitioner=partitioner, stats=[]).plan(model, get_default_sharders())
+        for partitioner in (GreedyPerfPartitioner(), FlatCopyPartitioner())
+    ]  # fmt: skip
+    assert str(plans[0]) == str(plans[1])
+    ranks = [sharding.ranks for of_module in plans[0].plan.values() for sharding in of_module.values()]
+    assert len(ranks) == len(tables) and len({tuple(r) for r in ranks}) > 2

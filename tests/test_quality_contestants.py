@@ -22,7 +22,7 @@ from benchmarks.quality.sequence_trial import SequenceTrial
 from torchrec_pss.datasets.interactions import Interactions
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.ops.quantize import quantize
-from torchrec_pss.optim.array_restart import ParameterRestart
+from torchrec_pss.optim.parameter_restart import ParameterRestart
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_pairs_are_clustered_halfway(lab, trial, pairs, monkeypatch):
     events = []
     monkeypatch.setattr(Clustered, "cluster", lambda self, generator: events.append("cluster"))
     evaluated = "evaluate" if lab is pair_trial else "_auroc"
-    owner = pair_trial.train_interactions if lab is pair_trial else lab
+    owner = pair_trial.interaction_training if lab is pair_trial else lab
     judged = getattr(owner, evaluated)
     monkeypatch.setattr(owner, evaluated, lambda *a: events.append("judged") or judged(*a))
     lab.run(pairs, trial("CCE", 10.0, epochs=4))

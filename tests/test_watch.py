@@ -1,17 +1,22 @@
 """Watching an array: figures against their definitions, permuted bags, and the report's page."""
 
+import html
 import json
 import os
+import re
 
 import pytest
 import torch
 from mixed_model import MixedModel, batch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.modules.id_counts import IdCounts
-from torchrec_pss.report import plots
+from torchrec_pss.report import drawn_layout, plots
 from torchrec_pss.report.__main__ import main as report
-from torchrec_pss.report.__main__ import page
+from torchrec_pss.report.layout_bar import Place, places
+from torchrec_pss.report.page import page
 from torchrec_pss.watch import ArrayWatcher, collision_load, with_permuted_bags
 
 
@@ -83,8 +88,9 @@ def test_bags_that_cannot_be_permuted():
 def results(**more):
     history = [{"step": 1, "loss": 0.7}, {"step": 1, "array_norm": 1.0, "array_moved_norm": 0.1, "array_moved_share": 0.5,
                "array_shared_moved_share": 0.4}, {"step": 2, "auroc_val": 0.6}]  # fmt: skip
-    load = collision_load(MixedModel(0).pss.layout)
-    found = {"history": history, "auroc_test": 0.61, "auroc_bayes": 0.8, "embedding": "pss", "embedding_bytes": 4096,
+    layout = MixedModel(0).pss.layout
+    load = collision_load(layout)
+    found = {"layout": layout.fingerprint(), "history": history, "auroc_test": 0.61, "auroc_bayes": 0.8, "embedding": "pss", "embedding_bytes": 4096,
              "compression": 1000.0, "steps": 2, "collision_load": load, "ablation": {"small": 0.01, "huge": -0.0002}}  # fmt: skip
     return found | more
 
@@ -95,10 +101,14 @@ def test_the_report_is_one_page(tmp_path, capsys):
     (tmp_path / "full.json").write_text(json.dumps(results(embedding="full", collision_load=None, ablation=None)))
     report([str(tmp_path / "a"), str(tmp_path / "full.json"), "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 4  # curves; watched, tables; watched
+    # AUROC and loss; norms, shares and layout; norms, shares and layout of the second
+    assert page.count("<svg ") == page.count("</svg>") == 2 + 3 + 3 and page.count('class="bars"') == 5
     for text in ("0.61000", "1,000.0x", "+0.01000", "-0.00020", ">huge<", "No shared array in this run"):
         assert text in page
-    assert "src=\"http" not in page and "2 runs" in capsys.readouterr().out  # fmt: skip
+    # It stands alone, and no element's id comes twice.
+    assert not re.search(r"<script|<link|src=|@import|url\((?!#)", page) and "2 runs" in capsys.readouterr().out
+    clips = re.findall(r'<clipPath id="(\w+)">(.*?)</clipPath>', page, re.DOTALL)
+    assert len({id_ for id_, _ in clips}) == len(set(clips)) and len(re.findall(r' id="', page)) >= len(clips)
 
 
 UNREADABLE = {
@@ -159,6 +169,13 @@ WRONG = {
     "samples_per_second is 'x', not a number": {"samples_per_second": "x"},
     "train_seconds is None, not a number": {"train_seconds": None},
     "layout is 3, not an object": {"layout": 3},
+    "layout.tables.t.width is -8, not a whole number": {
+        "layout": {"numel": 8, "shared_numel": 8, "tables": {"t": {"width": -8, "prefix": 0}}}
+    },
+    "layout.tables.t.hot_base is 'x', not a whole number": {
+        "layout": {"numel": 8, "shared_numel": 8, "tables": {"t": {"width": 8, "prefix": 0, "hot_base": "x"}}}
+    },
+    "schema is 3, not an object": {"schema": 3},
     "full_embedding_bytes is 0.5, not a whole number": {"full_embedding_bytes": 0.5},
     "full_rows_counted is {}, not a text": {"full_rows_counted": {}},
     "world_size is '2', not a whole number": {"world_size": "2"},
@@ -178,21 +195,66 @@ def test_the_report_refuses_wrong_fields_by_name(tmp_path, capsys, message):
 NAMES = ["$x_$", "_a", "\\frac{", "<b>&", "a$b$c", "\\$", "$\\undefined$", "x\ny"]
 
 
+def test_where_each_table_is_drawn():
+    """Every element of the array that a table reads, and no other: of exact, prefixed, hot and shared ones."""
+    tables = [EmbeddingBagConfig(name=n, num_embeddings=r, embedding_dim=8, feature_names=[n]) for n, r in {"a": 10, "b": 5000, "c": 900}.items()]  # fmt: skip
+    config = PSSConfig(
+        array_bytes=16_000, layout="rules", exact=("a",), prefix={"c": 1}, hot={"b": list(range(30))}, slices={"b": 320}
+    )
+    ebc = PSSEmbeddingBagCollection(tables, config=config)
+    found = {n: places(t, ebc.layout.shared_numel) for n, t in ebc.layout.fingerprint()["tables"].items()}
+    for table in ebc.layout.tables:
+        read = torch.zeros(ebc.layout.numel, dtype=torch.bool)
+        ids = torch.arange(table.rows)
+        at = ebc.scatter(table.name, ids, torch.ones(len(ids), table.width, dtype=torch.float64), signed=False)
+        drawn = torch.zeros_like(read)
+        for place in found[table.name]:
+            drawn[place.first : place.stop] = True
+        assert not (at.bool() & ~drawn).any() and at.bool().sum() > 0.5 * drawn.sum(), table.name
+    assert [p.kind for p in found["a"]] == ["exact"] and {p.kind for p in found["b"]} == {"hot", "shared"}
+    assert {p.kind for p in found["c"]} == {"prefix", "shared"}
+    assert places({"width": 8, "prefix": 2, "base": 100, "rows": 5}, 50) == [Place("shared", 0, 50), Place("prefix", 100, 110)]  # fmt: skip
+    text = drawn_layout(ebc.layout.fingerprint(), "600")
+    assert all(text.count(f'data-table="{name}"') == len(of) for name, of in found.items())
+    assert text.startswith("<svg ") and 'width="600"' in text
+
+
+def test_a_schema_is_shown_where_there_was_one():
+    schema = {
+        "label": "clicked",
+        "dense": {"price": "log"},
+        "sparse": ["<user>"],
+        "bags": {"genres": {"pooling": "mean"}},
+    }
+    text = page({"a": results(schema=schema)})
+    for told in (
+        "<dd>clicked</dd>",
+        "<dd>price (log)</dd>",
+        "<dd>&lt;user&gt;</dd>",
+        "<dd>genres: pooling (mean)</dd>",
+    ):
+        assert told in text
+    assert "Its schema" not in page({"a": results(schema=None)}) and "Its schema" not in page({"a": results()})
+
+
 def test_names_are_printed_as_they_are(tmp_path, monkeypatch):
     """No mathematics, nothing left out, no HTML; and folders whose names are no text."""
     drawn = []
     monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or real(figure))
-    load = next(iter(results()["collision_load"].values()))
-    runs = {name: results(collision_load=None, history=[{"step": 1, "auroc_val": 0.6}]) for name in NAMES}
+    load, layout = next(iter(results()["collision_load"].values())), results()["layout"]
+    runs = {name: results(collision_load=None, layout=None, history=[{"step": 1, "auroc_val": 0.6}]) for name in NAMES}
     runs[NAMES[-1]]["collision_load"] = dict.fromkeys(NAMES, load)
-    text = page(runs)
-    curves, tables = drawn
-    legend = list(curves.axes[0].get_legend().get_texts())
+    runs[NAMES[-1]]["layout"] = layout | {"tables": dict.fromkeys(NAMES, layout["tables"]["huge"])}
+    plots.curves(runs)
+    legend = list(drawn[0].axes[0].get_legend().get_texts())
     assert [text.get_text() for text in legend] == [*NAMES, "Bayes"]
-    ticks = tables.axes[0].get_yticklabels()
-    assert [tick.get_text() for tick in ticks] == NAMES
-    assert not any(label.get_parse_math() for label in [*legend, *ticks])
-    assert "<b>" not in text and "&lt;b&gt;&amp;" in text
+    assert not any(label.get_parse_math() for label in legend)
+    text = page(runs)
+    for name in NAMES:
+        escaped = html.escape(name)
+        assert f"</i>{escaped}</li>" in text and f"<h2>{escaped}</h2>" in text  # its curve, and its own part
+        assert f"<em>{escaped}</em>" in text and f'data-table="{escaped}"' in text  # as a table: bars, and the layout
+    assert "<b>" not in text
     folder = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(folder)
     with open(folder + b"/results.json", "w") as file:
@@ -204,7 +266,16 @@ def test_names_are_printed_as_they_are(tmp_path, monkeypatch):
 real = plots._png
 
 
-def test_thousands_of_tables_fit_on_a_plot(monkeypatch):
-    monkeypatch.setattr(plots, "_MOST_PIXELS", 500)
-    image = plots.tables(results(ablation=None))
-    assert int.from_bytes(image[20:24], "big") <= 500  # the PNG's height
+def test_thousands_of_tables_fit_on_a_page():
+    load = results()["collision_load"]["huge"]
+    text = page({"a": results(ablation=None, layout=None, collision_load={f"t{n}": load for n in range(3000)})})
+    assert text.count("<td data-head=\"table\">") == 3000 and "2,970 smaller" in text  # fmt: skip
+    assert text.count("<u>") == 3 * 30 and "3,000 are 0" in text  # region, load and share have bars, own bytes none
+
+
+def test_more_hot_rows_than_the_estimated_rows():
+    """A log's rows are estimated, by a sketch: 48 where there are 49 ids, all of them hot."""
+    table = EmbeddingBagConfig(name="a", num_embeddings=48, embedding_dim=8, feature_names=["a"])
+    config = PSSConfig(array_bytes=4000, layout="rules", exact=(), hot={"a": list(range(49))})
+    load = collision_load(PSSEmbeddingBagCollection([table], config=config).layout)
+    assert load["a"]["rows_per_element"] == 0 and load["a"]["kind"] == "hot"

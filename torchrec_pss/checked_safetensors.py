@@ -21,7 +21,7 @@ _KEY = "torchrec_pss.crc32"
 
 
 def save_safetensors(
-    state_dict: Mapping[str, torch.Tensor], path: str | os.PathLike, allow_not_finite: bool = False
+    state_dict: Mapping[str, torch.Tensor], path: str | os.PathLike[str], allow_not_finite: bool = False
 ) -> None:
     """A state dict of tensors as a safetensors file, with a CRC-32 of each in its metadata. Other readers of the format take it too.
 
@@ -48,7 +48,7 @@ def save_safetensors(
             raise OSError(f"{os.fspath(path)} is not written: {error}") from error
 
 
-def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+def load_safetensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """What `save_safetensors` wrote, on the CPU, for `load_state_dict`.
 
     Raises:
@@ -80,4 +80,4 @@ def _checksum(name: str, tensor: torch.Tensor) -> str:
     """Of name, type, shape and bytes."""
     head = json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
     content = tensor.reshape(-1).view(torch.uint8).numpy()
-    return f"{zlib.crc32(content, zlib.crc32(head)):08x}"
+    return f"{zlib.crc32(content.data, zlib.crc32(head)):08x}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torchrec_pss.launcher_error import tell_launcher
 from torchrec_pss.ranges import RANGES, Range
 
 _BAD_INPUT = 2  # exit status
@@ -15,11 +16,11 @@ _BAD_INPUT = 2  # exit status
 class Number:
     """An argparse type: text to a number of a range, or one of some words."""
 
-    def __init__(self, range_: Range, words: Sequence[str] = ()) -> None:
+    def __init__(self, range_: Range[int] | Range[float], words: Sequence[str] = ()) -> None:
         self.range = range_
         self._words = words
 
-    def __call__(self, text: str) -> int | float | list | str:
+    def __call__(self, text: str) -> int | float | list[int] | list[float] | str:
         if text in self._words:
             return text
         try:
@@ -56,6 +57,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the program."""
         named = re.sub(r"^argument (\S+): must", r"\1 must", message)
         print(f"error: {named}", file=sys.stderr)
+        tell_launcher(f"error: {named}")
         raise SystemExit(_BAD_INPUT)
 
 

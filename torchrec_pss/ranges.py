@@ -8,9 +8,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import Any, Generic, TypeVar
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _LONGEST_SHOWN = 40
+_Number = TypeVar("_Number", int, float)
 _LEAST_FP32, _MOST_FP32 = (
     1.1754943508222875e-38,
     3.4028234663852886e38,
@@ -43,7 +45,7 @@ def _is_number(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(Generic[_Number]):
     """Numbers from ``low`` to ``high``, the ends included unless ``open``.
 
     Attributes:
@@ -52,14 +54,14 @@ class Range:
         is_list: of a flag, several, separated by commas; each must be in the range.
     """
 
-    kind: type
+    kind: type[_Number]
     low: float
     high: float
     open: bool = False
     is_size: bool = False
     is_list: bool = False
 
-    def checked(self, name: str, value: object) -> int | float:
+    def checked(self, name: str, value: object) -> _Number:
         """An argument as `int` or `float`; NumPy's numbers too, but no bool.
 
         Raises:
@@ -70,7 +72,7 @@ class Range:
         except ValueError as error:
             raise ValueError(f"{name} {error}, got {shown(value)}") from None
 
-    def parsed(self, text: str) -> int | float | list:
+    def parsed(self, text: str) -> _Number | list[_Number]:
         """A flag's value.
 
         Raises:
@@ -87,18 +89,19 @@ class Range:
     def _begins_above_zero(self) -> bool:
         return self.low == {int: 1, float: 0 if self.open else _LEAST_FP32}[self.kind]
 
-    def _number(self, value: object) -> int | float:
+    def _number(self, value: Any) -> Any:  # inf where no float is as large
         if isinstance(value, str) and self.is_size:
             return _size(value)
+        number: Any
         number, kind = (Integral, "a whole number") if self.kind is int else (Real, "a number")
         if not isinstance(value, number) or isinstance(value, bool):
             raise ValueError(f"must be {kind}{' of bytes' if self.is_size else ''}")
         try:
             return self.kind(value)
-        except OverflowError:  # an integer that no float holds
+        except OverflowError:
             return math.inf if value > 0 else -math.inf
 
-    def _read(self, text: str) -> int | float:
+    def _read(self, text: str) -> _Number:
         if self.is_size:
             return _size(text)
         wanted = "must be a whole number" if self.kind is int else "must be a number"
@@ -109,7 +112,7 @@ class Range:
         except ValueError:
             raise ValueError(wanted) from None
 
-    def _within(self, value: int | float) -> int | float:
+    def _within(self, value: _Number) -> _Number:
         if value != value:  # NaN
             raise ValueError("must be a number")
         if value < self.low or (self.open and value == self.low):
@@ -146,7 +149,7 @@ SEED = Range(
     int, -(1 << 63), (1 << 63) - 1
 )  # of an array's hash; the commands' also seed NumPy, which takes no negative one
 
-RANGES: dict[str, Range] = {
+RANGES: dict[str, Range[int] | Range[float]] = {
     # Data. At more rows a table, the generator's ids would overflow.
     "num_embeddings": Range(int, 1, 1 << 31),
     "num_embeddings_per_feature": Range(int, 1, 1 << 31, is_list=True),
@@ -234,6 +237,6 @@ RANGES: dict[str, Range] = {
 }
 
 
-def checked(name: str, value: object) -> int | float:
-    """An argument of that name in the table, see `Range.checked`."""
+def checked(name: str, value: object) -> Any:
+    """An argument of that name in the table, an `int` or a `float` as that says, see `Range.checked`."""
     return RANGES[name].checked(name, value)

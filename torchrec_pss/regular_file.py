@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 
 def open_regular(path: Path, flags: int, follow: bool = False) -> BinaryIO:
@@ -31,7 +31,8 @@ def open_regular(path: Path, flags: int, follow: bool = False) -> BinaryIO:
     if flags & os.O_ACCMODE != os.O_RDONLY and not follow and status.st_nlink > 1:
         os.close(descriptor)
         raise ValueError(f"{path} is a hard link: what is written there would change another file too, remove it")
-    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "rb+"}[flags & os.O_ACCMODE]
+    modes: dict[int, Literal["rb", "wb", "rb+"]] = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "rb+"}
+    mode = modes[flags & os.O_ACCMODE]
     return open(descriptor, "ab" if flags & os.O_APPEND and mode == "wb" else mode)
 
 

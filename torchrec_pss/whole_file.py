@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torchrec_pss.regular_file import open_regular
 
@@ -98,7 +98,7 @@ def _not_finite(place: str, content: object) -> tuple[str, float] | None:
     return next((found for name, value in inside if (found := _not_finite(name, value))), None)
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     """
     Raises:
         FileNotFoundError: it does not exist.
@@ -110,7 +110,7 @@ def read_json(path: Path) -> object:
     return parse_json(path, content)
 
 
-def parse_json(path: Path, content: bytes) -> object:
+def parse_json(path: object, content: bytes) -> Any:
     """What `read_json` returns of a file with this content. Raises its ValueError."""
     try:
         return json.loads(content.decode(), parse_constant=_refuse_constant)

@@ -14,7 +14,7 @@ from benchmarks.quality.click_data import ClickLog
 from benchmarks.quality.composed import cluster
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.optim import WeightAverage
-from torchrec_pss.optim.array_restart import ParameterRestart
+from torchrec_pss.optim.parameter_restart import ParameterRestart
 from torchrec_pss.optim.recipe import adam_learning_rates, array_eps
 
 _EVALUATION_ROWS = 8192

@@ -14,10 +14,13 @@ import torch
 from benchmarks.quality import rivals
 from benchmarks.quality.composed import cluster
 from torchrec_pss.datasets.interactions import Interactions
+from torchrec_pss.models import TwoTower
 from torchrec_pss.modules.id_counts import IdCounts
 from torchrec_pss.optim import WeightAverage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import interaction_model
+import interaction_training
 import train_interactions
 
 GOWALLA = Path(__file__).parents[3] / "shared" / "data" / "gowalla.npz"
@@ -58,42 +61,40 @@ def run(pairs: Interactions, trial: PairTrial) -> dict:
     budget = int((pairs.num_users + pairs.num_items) * trial.embedding_dim * 4 / trial.compression)
     flags = ["--path", str(GOWALLA), "--embedding", _OF_THE_SCRIPT.get(trial.contestant, "hash")]
     flags += ["--embedding_dim", str(trial.embedding_dim), "--seed", str(trial.seed)]
-    flags += ["--batch_size", str(train_interactions.default_batch_size(len(train.train_user)))]
+    flags += ["--batch_size", str(interaction_training.default_batch_size(len(train.train_user)))]
     if trial.contestant != "full":
         flags += ["--compression", str(trial.compression), "--bits", str(trial.bits)]
     args = train_interactions.parse(flags)
     variant, factor = CONTESTANTS[trial.contestant][trial.trial]
     if trial.contestant in _OF_THE_SCRIPT:
-        model, size, _, _ = train_interactions.build(args, train)
+        model, size, _, _ = interaction_model.build(args, train)
     else:
         model, size = _rival(trial.contestant, variant, args, train, budget)
-    rate = args.learning_rate or train_interactions._LEARNING_RATES[args.embedding]
+    rate = args.learning_rate or interaction_model.LEARNING_RATES[args.embedding]
     optimizer = torch.optim.Adam(model.parameters(), lr=rate * factor)
     average = WeightAverage(dict(model.named_parameters()), every=4)
     curve, steps = [], -(-len(train.train_user) // args.batch_size)
     for epoch in range(trial.epochs):
         if epoch and epoch == trial.epochs // 2:
             cluster(model, trial.seed)
-        train_interactions.train_epoch(model, optimizer, average, train, args, epoch)
+        interaction_training.train_epoch(model, optimizer, average, train, args, epoch)
         with average.applied():
-            curve.append((steps * (epoch + 1), train_interactions.evaluate(model, pairs, 0)))
+            curve.append((steps * (epoch + 1), interaction_training.evaluate(model, pairs, 0)))
     with average.applied():
-        auroc_val = train_interactions.evaluate(model, validation, 0)
+        auroc_val = interaction_training.evaluate(model, validation, 0)
     return {"auroc_val": auroc_val, "auroc_test": curve[-1][1], "bytes": size, "budget": budget, "curve": curve}
 
 
-def _rival(
-    name: str, variant: float | None, args: Namespace, train: Interactions, budget: int
-) -> tuple[train_interactions.TwoTower, int]:
+def _rival(name: str, variant: float | None, args: Namespace, train: Interactions, budget: int) -> tuple[TwoTower, int]:
     """The model, and its embeddings' bytes."""
-    tables = train_interactions.tables(train, args.embedding_dim, 0.0)
+    tables = interaction_model.tables(train, args.embedding_dim, 0.0)
     ids = (train.train_user, train.train_item)
     counts = {t.name: IdCounts.of(i) for t, i in zip(tables, ids, strict=True)}
     contestant = rivals.CONTESTANTS[name]
     if args.bits < 32 and not contestant.is_layout:
         raise ValueError(f"{name} is no layout of the array: the script's loop reads it in 32 bits")
     embeddings, size = contestant.built(tables, budget, counts, variant, args.bits)
-    return train_interactions.TwoTower(embeddings, args.negatives), size
+    return TwoTower(embeddings, args.negatives), size
 
 
 def gowalla() -> Interactions:

@@ -10,20 +10,21 @@ those of full tables, time of a lookup measured here, and the layout. Ends with 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss.advise.lookup_time import step_milliseconds
 from torchrec_pss.advise.prediction import Calibration
 from torchrec_pss.advise.tables import Described, from_list, from_logs
+from torchrec_pss.density import is_dense
 from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.allocation import allocate
 from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.auto_bits import with_bits
 from torchrec_pss.modules.auto_layout import choose
-from torchrec_pss.modules.density import is_dense
 from torchrec_pss.modules.lost_share import lost_share
 from torchrec_pss.modules.pss_config import AUTO_BITS, BITS, PSSConfig
 from torchrec_pss.progress import told
-from torchrec_pss.whole_file import refuse_overwriting, write_json, written_aside
+from torchrec_pss.whole_file import refuse_overwriting, write_json
 
 COMPRESSIONS = (4, 10, 30, 100, 300, 1000, 3000, 10_000)
 _ITEMSIZE = 4
@@ -31,7 +32,7 @@ _ITEMSIZE = 4
 
 def advise(
     described: Described, calibration: Calibration, batch_size: int, measure: bool = True, bits: int | str = 32
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """A row for each compression that a layout exists for; stderr says how far it is."""
     with told("dividing the array and measuring lookups", "compression", len(COMPRESSIONS)) as step:
         return _rows(described, calibration, batch_size, measure, step, bits)
@@ -44,7 +45,7 @@ def _rows(
     measure: bool,
     step: Callable[[], None],
     bits: int | str,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     full = sum(t.num_embeddings * t.embedding_dim for t in described.tables) * _ITEMSIZE
     rows = []
     for compression in COMPRESSIONS:
@@ -77,7 +78,7 @@ def _rows(
     return rows
 
 
-def recommend(rows: list[dict], target_drop: float) -> dict | None:
+def recommend(rows: list[dict[str, Any]], target_drop: float) -> dict[str, Any] | None:
     """The smallest bytes whose interval ends at or below the target; None: do not compress."""
     fitting = [row for row in rows if row["drop"]["high"] <= target_drop]
     return min(fitting, key=lambda row: row["bytes"], default=None)
@@ -99,27 +100,6 @@ def _summary(layout: ArrayLayout) -> str:
     if hot:
         parts.append(f"{hot:,} hot rows")
     return ", ".join(parts)
-
-
-def _plot(path: Path, rows: list[dict], target: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    size = [row["bytes"] for row in rows]
-    figure, axis = pyplot.subplots(figsize=(7, 4.5))
-    axis.plot(size, [row["drop"]["expected"] for row in rows], "o-", label="predicted")
-    axis.fill_between(
-        size, [r["drop"]["low"] for r in rows], [r["drop"]["high"] for r in rows], alpha=0.2, label="90 %"
-    )
-    axis.axhline(target, color="gray", ls="--", label="target")
-    axis.set(xscale="log", xlabel="bytes of the array", ylabel="AUROC lost against full tables")
-    axis.legend()
-    figure.tight_layout()
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
-    pyplot.close(figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -201,7 +181,9 @@ def main(argv: list[str] | None = None) -> None:
             }
             write_json(args.json, found)
         if args.plot:
-            _plot(args.plot, rows, args.target_drop)
+            from torchrec_pss.advise.plots import draw  # matplotlib, only where it is asked for
+
+            draw(args.plot, rows, args.target_drop, best)
     except (OSError, ValueError) as error:
         flags = " or ".join(f"--{name} {value}" for name in ("json", "plot") if (value := getattr(args, name)))
         parser.error(f"{flags} cannot be written: {error}")

@@ -22,7 +22,7 @@ def step_milliseconds(
     tables: list[EmbeddingBagConfig], config: PSSConfig, counts: Mapping[str, IdCounts], batch_size: int
 ) -> float | None:
     """Median time of forward and backward, one id a bag drawn as counted; None for an array above 1 GiB, in which it is trained."""
-    if config.array_bytes / float(cell_bytes(config.bits, _ITEMSIZE)) * _ITEMSIZE > MOST_BYTES:
+    if config.array_bytes / float(cell_bytes(config.element_bits, _ITEMSIZE)) * _ITEMSIZE > MOST_BYTES:
         return None
     module = PSSEmbeddingBagCollection(tables, config=config)
     ids = torch.cat([_draw(counts[t.name], t.num_embeddings, batch_size) for t in tables])

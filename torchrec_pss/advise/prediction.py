@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 _NEAREST = 12
+_Share = TypeVar("_Share", float, np.ndarray)
 _NOISE_SHARE = 0.1  # lost share at which half of an error is what two runs differ by anyway
 CALIBRATION = Path(__file__).with_name("calibration.json")
 
@@ -33,7 +35,7 @@ class Calibration:
         ValueError: fewer than two data sets.
     """
 
-    def __init__(self, runs: list[dict]) -> None:
+    def __init__(self, runs: list[dict[str, Any]]) -> None:
         self.runs = runs
         self._names = sorted({r["data"] for r in runs})
         if len(self._names) < 2:
@@ -66,7 +68,7 @@ class Calibration:
             inside += [low <= _error(coefficients, run) <= high for run in left]
         return float(np.mean(inside))
 
-    def _split(self, name: str) -> tuple[list[dict], list[dict]]:
+    def _split(self, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         return [r for r in self.runs if r["data"] != name], [r for r in self.runs if r["data"] == name]
 
     def _interval(self, leave_out: str | None) -> tuple[float, float]:
@@ -82,11 +84,11 @@ class Calibration:
         return float(low), float(high)
 
 
-def _scale(lost: float) -> float:
+def _scale(lost: _Share) -> _Share:
     return lost + _NOISE_SHARE
 
 
-def _fit(runs: list[dict]) -> np.ndarray:
+def _fit(runs: list[dict[str, Any]]) -> np.ndarray:
     x = np.array([r["lost_share"] for r in runs])
     weights = 1 / _scale(x)
     design = np.stack([x, x * x], axis=1) * weights[:, None]
@@ -97,6 +99,6 @@ def _value(coefficients: np.ndarray, x: float) -> float:
     return float(coefficients @ np.array([x, x * x]))
 
 
-def _error(coefficients: np.ndarray, run: dict) -> float:
+def _error(coefficients: np.ndarray, run: dict[str, Any]) -> float:
     """Of a prediction, as a share of its scale."""
     return (run["drop"] - _value(coefficients, run["lost_share"])) / _scale(run["lost_share"])

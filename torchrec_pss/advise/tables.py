@@ -35,6 +35,7 @@ class Described:
 
     def listed(self) -> list[ListedTable]:
         """Of logs: with the mean number of ids a bag."""
+        assert self.rows is not None
         return [
             ListedTable(
                 t.name,

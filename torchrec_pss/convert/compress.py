@@ -38,6 +38,15 @@ def compress(
         ValueError: no budget or two; no tables; a table that the state dict does not have, or that is sharded; weights of another
             shape or on "meta"; a budget that is too small.
         TypeError: counts that are no `IdCounts`.
+
+    Examples:
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+        >>> from torchrec_pss import compress
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10_000, embedding_dim=16, feature_names=["user"])
+        >>> trained = EmbeddingBagCollection([table])
+        >>> ebc, report = compress(trained, array_bytes="64kB")
+        >>> ebc.layout.embedding_bytes <= 64_000, report.tables["user"].rows
+        (True, 10000)
     """
     if (array_bytes is None) == (config is None):
         raise ValueError("give array_bytes or config, one of them")
@@ -59,7 +68,9 @@ def compress(
             raise ValueError(
                 f"table {c.name!r}: weights of shape {list(weight.shape)}, configured as [{c.num_embeddings}, {c.embedding_dim}]"
             )
-    config = config or PSSConfig(array_bytes=array_bytes, counts=counts)
+    if config is None:
+        assert array_bytes is not None
+        config = PSSConfig(array_bytes=array_bytes, counts=counts)
     module = PSSEmbeddingBagCollection(configs, is_weighted, config=config)
     counts = counts or config.counts or {}
     rows = {

@@ -7,6 +7,7 @@ are hashed to it, signs undone. One pass for the axes, one for the means, one to
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -55,7 +56,11 @@ class TableFit:
 
 @dataclass(frozen=True)
 class FitReport:
-    """By table; ``print(report)`` shows it."""
+    """By table; ``print(report)`` shows it.
+
+    Attributes:
+        tables: by name.
+    """
 
     tables: dict[str, TableFit]
 
@@ -124,7 +129,8 @@ def _axes(layout: TableLayout, rows: TableRows) -> tuple[torch.Tensor, torch.Ten
 
 def _measure(module: SharedArrayModule, name: str, rows: TableRows) -> TableFit:
     error = total = 0.0
-    squares, first = 0.0, 0.0
+    squares = 0.0
+    first: Any = 0.0  # a vector from the first chunk on
     for ids, values, w in rows.chunks():
         error += float(((module.materialize(name, ids).double() - values).square() * w[:, None]).sum())
         squares += float((values.square() * w[:, None]).sum())

@@ -34,6 +34,15 @@ def migrate(
 
     Raises:
         ValueError: ids of an unknown table; a table of more than 2^26 rows without ids; see `PSSConfig`.
+
+    Examples:
+        >>> from torchrec import EmbeddingBagConfig
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, migrate
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10_000, embedding_dim=16, feature_names=["user"])
+        >>> small = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB"))
+        >>> large, report = migrate(small, PSSConfig(array_bytes="1MB"))
+        >>> round(report.tables["user"].explained, 3)
+        1.0
     """
     configs = (
         module.embedding_bag_configs() if isinstance(module, PSSEmbeddingBagCollection) else module.embedding_configs()

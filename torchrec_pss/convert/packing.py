@@ -25,6 +25,15 @@ def packed(module: SharedArrayModule) -> dict[str, torch.Tensor]:
 
     Raises:
         ValueError: elements of 32 bits, or that are not finite, or on the meta device.
+
+    Examples:
+        >>> from torchrec import EmbeddingBagConfig
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, packed
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=16, feature_names=["user"])
+        >>> ebc = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB", bits=4))
+        >>> state = packed(ebc)
+        >>> sum(t.nbytes for name, t in state.items() if name != "_extra_state") <= 64_000
+        True
     """
     _refuse_meta(module)
     layout = module.layout
@@ -50,9 +59,26 @@ def load_packed(module: SharedArrayModule, state: Mapping[str, torch.Tensor]) ->
     The elements are made of their codes once, here: a forward is that of fp32 elements. Array and projections want no gradient any more. To
     train on, load the state dict of the array that was trained.
 
+    Args:
+        module: of the same tables and `PSSConfig`; its array is written.
+        state: what `packed` returned, on any device.
+
     Raises:
         ValueError: another layout; a module on the meta device; a part that is missing, of another size or dtype, or a scale that is no
             positive number. Names it, and nothing is changed.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection, load_packed, packed
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=16, feature_names=["user"])
+        >>> trained, serving = (
+        ...     PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB", bits=4)) for _ in range(2)
+        ... )
+        >>> load_packed(serving, packed(trained))
+        >>> ids = torch.arange(5)
+        >>> torch.equal(serving.materialize("user", ids), trained.materialize("user", ids))
+        True
     """
     _refuse_meta(module)
     if module.layout.bits == 32:

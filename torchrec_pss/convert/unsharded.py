@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollect
 from torchrec_pss.distributed.replicated_array import ReplicatedArray
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
+from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.ranges import checked
 
 _CPU = torch.device("cpu")
@@ -113,9 +114,10 @@ def _rows(module: nn.Module, config: BaseEmbeddingConfig) -> torch.Tensor:
         if module.tables is not None and config.name in (c.name for c in configs_of(module.tables)):
             return weight_of(module.tables, config.name).detach()
         module = module.array
+    array = cast(SharedArrayModule, module)
     dtype = data_type_to_dtype(config.data_type)
     parts = [
-        module.materialize(config.name, torch.arange(first, min(first + _ROWS, config.num_embeddings))).to(dtype)
+        array.materialize(config.name, torch.arange(first, min(first + _ROWS, config.num_embeddings))).to(dtype)
         for first in range(0, config.num_embeddings, _ROWS)
     ]
     return torch.cat(parts)

@@ -1,5 +1,7 @@
 """Arrow columns as numpy arrays: numbers, ids, bags."""
 
+from typing import Any
+
 import numpy as np
 
 from torchrec_pss.datasets.bags import Bags
@@ -7,7 +9,7 @@ from torchrec_pss.datasets.criteo_lines import MISSING_ID
 from torchrec_pss.datasets.text_rows import ids_in
 
 
-def numbers_of(column, missing: float) -> np.ndarray:
+def numbers_of(column: Any, missing: float) -> np.ndarray:
     """float64; a date or time in its unit since 1970."""
     from pyarrow import types as is_
 
@@ -16,12 +18,12 @@ def numbers_of(column, missing: float) -> np.ndarray:
     return _filled(column.cast("float64", safe=False), missing).to_numpy(zero_copy_only=False)
 
 
-def _filled(column, value):
+def _filled(column: Any, value: Any) -> Any:
     """Without missing values; where there are none, as it is."""
     return column.fill_null(value) if column.null_count else column
 
 
-def ids_of(column) -> np.ndarray:
+def ids_of(column: Any) -> np.ndarray:
     """int64: whole numbers are their own; of text those of `token_ids`; of what is missing `MISSING_ID`."""
     import pyarrow as pa
 
@@ -42,23 +44,23 @@ def ids_of(column) -> np.ndarray:
     return ids_in(text or b"", places.astype(np.int64))
 
 
-def _empty(column) -> str | bytes:
+def _empty(column: Any) -> str | bytes:
     """The text of no characters, as the column has it."""
     from pyarrow import types as is_
 
     return "" if is_.is_string(column.type) or is_.is_large_string(column.type) else b""
 
 
-def bags_of_lists(column) -> Bags:
+def bags_of_lists(column: Any) -> Bags:
     return Bags(ids_of(column.flatten()), lengths_of(column))
 
 
-def lengths_of(column) -> np.ndarray:
+def lengths_of(column: Any) -> np.ndarray:
     """int32; of what is missing 0."""
     return _filled(column.value_lengths().cast("int32"), 0).to_numpy(zero_copy_only=False)
 
 
-def bags_of_text(column, separator: str) -> Bags:
+def bags_of_text(column: Any, separator: str) -> Bags:
     """Of text, what a separator divides, without what is empty."""
     import pyarrow.compute as compute
 
@@ -70,7 +72,7 @@ def bags_of_text(column, separator: str) -> Bags:
     return Bags(ids_of(pieces)[filled], lengths)
 
 
-def _whole(column) -> np.ndarray:
+def _whole(column: Any) -> np.ndarray:
     """Of 64 bits; what is above 2^63 has the same bits."""
     import pyarrow as pa
 
@@ -79,7 +81,7 @@ def _whole(column) -> np.ndarray:
     return _filled(column.cast("int64"), MISSING_ID).to_numpy(zero_copy_only=False)
 
 
-def as_text(column) -> list[bytes] | None:
+def as_text(column: Any) -> list[bytes] | None:
     """Of numbers, truth values and text."""
     from pyarrow import types as is_
 

@@ -1,11 +1,13 @@
 """What Arrow columns may hold, by a schema."""
 
+from typing import Any
+
 from torchrec_pss.datasets.schema import Schema
 
 INTEGERS, TEXTS, NOTHING = "whole numbers", "text", "nothing"
 
 
-def kinds_of(types, schema: Schema) -> dict[str, str]:
+def kinds_of(types: Any, schema: Schema) -> dict[str, str]:
     """Of each feature of an Arrow schema's columns, whether it holds `INTEGERS`, `TEXTS` or `NOTHING`.
 
     Raises:
@@ -39,7 +41,7 @@ def kinds_of(types, schema: Schema) -> dict[str, str]:
     return kinds
 
 
-def _kind_of_ids(name: str, kind) -> str:
+def _kind_of_ids(name: str, kind: Any) -> str:
     from pyarrow import types as is_
 
     inside = kind.value_type if is_.is_dictionary(kind) else kind
@@ -53,20 +55,20 @@ def _kind_of_ids(name: str, kind) -> str:
     raise ValueError(f"the column {name!r} is {kind}, and must be whole numbers or text: {hint}")
 
 
-def time_kind(kind) -> str:
+def time_kind(kind: Any) -> str:
     """What times are measured by: those of files of several kinds are not compared."""
     from pyarrow import types as is_
 
     return str(kind) if is_.is_date(kind) or is_.is_timestamp(kind) else "a number"
 
 
-def is_text(kind) -> bool:
+def is_text(kind: Any) -> bool:
     from pyarrow import types as is_
 
     return any(is_of(kind) for is_of in (is_.is_string, is_.is_large_string, is_.is_binary, is_.is_large_binary))
 
 
-def is_list(kind) -> bool:
+def is_list(kind: Any) -> bool:
     from pyarrow import types as is_
 
     return is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind)

@@ -1,6 +1,7 @@
 """Rows of Arrow tables, whatever they come from: Parquet, a `datasets.Dataset`, a query's answer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torchrec.datasets.utils import Batch
@@ -13,9 +14,13 @@ from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.datasets.schema import BagColumn, Schema
 
 
-def arrow_batch(table, schema: Schema) -> Batch:
+def arrow_batch(table: Any, schema: Schema) -> Batch:
     """TorchRec's `Batch` of a `pyarrow.Table` or `RecordBatch`, one row or more, as training on Parquet reads it: whole numbers are ids, text is
     hashed.
+
+    Args:
+        table: `pyarrow.Table` or `RecordBatch`, one row or more.
+        schema: what its columns are.
 
     Raises:
         DataError: a column is missing or of another type, or a row has no label of 0 or 1, a number that is not finite, or weights that do not fit
@@ -50,7 +55,7 @@ class ArrowRows:
         self.schema = schema
         self.columns = schema.columns(schema.used)
 
-    def block(self, rows) -> tuple[RowBlock, list[BadRow]]:
+    def block(self, rows: Any) -> tuple[RowBlock, list[BadRow]]:
         """Of a record batch, or of a table of one chunk."""
         labels = numbers_of(_column(rows, self.schema.label), np.nan)
         names = [*self.schema.dense, *([] if self.schema.time is None else [self.schema.time])]
@@ -85,7 +90,7 @@ class ArrowRows:
         place = int(np.argmin(finite))
         return f"{self.schema.dense[place]} is {raw[place]}, not a finite number"
 
-    def _bags(self, rows, bag: BagColumn, reasons: dict[int, str]) -> Bags:
+    def _bags(self, rows: Any, bag: BagColumn, reasons: dict[int, str]) -> Bags:
         """Of a record batch; fills in why rows are none, of which no ids are kept."""
         from pyarrow.types import is_dictionary
 
@@ -97,12 +102,14 @@ class ArrowRows:
             return found
         weights = _column(rows, bag.weights)
         weighed = Bags(numbers_of(weights.flatten(), np.nan).astype(np.float32), lengths_of(weights))
+        assert found.lengths is not None and weighed.lengths is not None  # lists have
         for row in np.flatnonzero(found.lengths != weighed.lengths).tolist():
             reasons.setdefault(
                 row, f"{bag.name} has {found.lengths[row]} ids, and {bag.weights} {weighed.lengths[row]} weights"
             )
         same = found.lengths == weighed.lengths
         found, weighed = found.take(same), weighed.take(same)
+        assert found.lengths is not None
         of_row = np.repeat(np.flatnonzero(same), found.lengths)
         for at in np.flatnonzero(~np.isfinite(weighed.ids)).tolist():
             shown = "nothing" if np.isnan(weighed.ids[at]) else weighed.ids[at]
@@ -112,7 +119,7 @@ class ArrowRows:
         return Bags(found.ids, lengths, weighed.ids)
 
 
-def _column(rows, name: str):
+def _column(rows: Any, name: str) -> Any:
     from pyarrow import ChunkedArray
 
     found = rows.column(name)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torchrec_pss.datasets.errors import BadRowsError
 from torchrec_pss.datasets.file_signature import FileSignature
@@ -17,12 +17,18 @@ _NO_LABEL = "not 0 or 1"  # how the readers' reasons end where the label is wron
 class ReadFile(Protocol):
     """A file that rows are read from."""
 
-    num_rows: int
-    role: str | None
-    signature: FileSignature
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def role(self) -> str | None: ...
+    @property
+    def signature(self) -> FileSignature: ...
 
 
-class BadRows:
+_File = TypeVar("_File", bound=ReadFile)
+
+
+class BadRows(Generic[_File]):
     """What readers of files share.
 
     Args:
@@ -36,7 +42,7 @@ class BadRows:
         logged: those that were. A copy of a reader has the same set: it logs none of them again.
     """
 
-    def __init__(self, files: Sequence[ReadFile], max_bad_rows: int) -> None:
+    def __init__(self, files: Sequence[_File], max_bad_rows: int) -> None:
         self.files = list(files)
         self.max_bad_rows = max_bad_rows
         self.num_bad_rows = self._bad_labels = 0

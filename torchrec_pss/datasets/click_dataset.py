@@ -17,7 +17,7 @@ PARTS = tuple(Splits.__dataclass_fields__)
 _BATCHES = "batches"
 
 
-class ClickDataset(IterableDataset):
+class ClickDataset(IterableDataset[Batch]):
     """Batches of one rank, in the order of the file's rows. Give it to a loader that does not batch again:
 
         DataLoader(ClickDataset("/data/criteo", batch_size=4096), batch_size=None, num_workers=2)
@@ -40,6 +40,18 @@ class ClickDataset(IterableDataset):
     Raises:
         ValueError: a part, batch size or rank that there is not; else see `open_files` and `split_files`.
         FileNotFoundError: see `open_files`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from torch.utils.data import DataLoader
+        >>> from torchrec_pss.datasets import ClickDataset, Schema
+        >>> rows = "".join(f"{n % 2},user{n % 3},item{n}\\n" for n in range(8))
+        >>> _ = Path("clicks.csv").write_text("click,user,item\\n" + rows)
+        >>> schema = Schema(label="click", sparse=("user", "item"))
+        >>> data = ClickDataset("clicks.csv", batch_size=2, schema=schema, train_fraction=0.5)
+        >>> batch = next(iter(DataLoader(data, batch_size=None)))
+        >>> batch.labels, batch.sparse_features.keys()
+        (tensor([0., 1.]), ['user', 'item'])
     """
 
     def __init__(
@@ -92,7 +104,7 @@ class ClickDataset(IterableDataset):
         self._made = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were made: what `load_state_dict` goes on from, on every rank."""
+        """Batches of this worker's pass so far, for `load_state_dict`."""
         return {_BATCHES: self._made}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

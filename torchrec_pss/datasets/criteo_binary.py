@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,8 @@ class BinaryCriteoReader:
     def _block(self, stage: _Stage, rows: slice) -> RowBlock:
         dense = stage.dense.read(rows).astype(np.float32, copy=False)
         labels = stage.labels.read(rows).astype(np.float32, copy=False).reshape(-1)
-        _check_rows(stage.dense, rows, np.isfinite(dense).all(axis=1), dense, "a number that is not finite")
+        finite: Any = np.isfinite(dense).all(axis=1)
+        _check_rows(stage.dense, rows, finite, dense, "a number that is not finite")
         _check_rows(stage.labels, rows, (labels == 0) | (labels == 1), labels, "a label that is not 0 or 1")
         ids = stage.sparse.read(rows).astype(np.int64, copy=False).T % self._moduli
         return RowBlock(dense, ids, labels)

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_lines import NUM_FIELDS, split_line
 from torchrec_pss.datasets.file_kinds import why_no_text
 from torchrec_pss.datasets.line_stream import CutLine, LineStream
+from torchrec_pss.datasets.locations import Location
 from torchrec_pss.datasets.schema import Schema
 
 _LOOKED_AT = 20  # lines
@@ -37,7 +37,7 @@ class Dialect:
     columns: Columns = CRITEO
 
     @classmethod
-    def of_schema(cls, path: Path, schema: Schema) -> "Dialect":
+    def of_schema(cls, path: Location, schema: Schema) -> "Dialect":
         """
         Raises:
             FileNotFoundError: no such file.
@@ -54,7 +54,7 @@ class Dialect:
         return cls(delimiter, schema.fields is None, True, columns)
 
     @classmethod
-    def of(cls, path: Path) -> "Dialect":
+    def of(cls, path: Location) -> "Dialect":
         """Raises:
         FileNotFoundError: no such file.
         NotCriteoError: empty, of another kind, or without a line of the right number of fields among its first.
@@ -87,7 +87,7 @@ class Dialect:
 
 
 def header_of(
-    path: Path, lines: list[bytes], number: int | None = None, separators: Sequence[bytes] = ()
+    path: Location, lines: list[bytes], number: int | None = None, separators: Sequence[bytes] = ()
 ) -> tuple[bytes, list[str]]:
     """What divides the fields of a file's first line, and what they are; ``number``: of fields, if it is known; ``separators``: within
     fields, which are taken last.
@@ -99,7 +99,7 @@ def header_of(
         raise NotCriteoError(f"data file {path} has no first line that can be read")
     bare = _QUOTED.sub(b"", lines[0])
     counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
-    delimiter = max(counts, key=counts.get)
+    delimiter = max(counts, key=lambda mark: counts[mark])
     if number is not None:
         likely = sorted(_DELIMITERS, key=lambda d: d in separators)
         fitting = [d for d in likely if len(split_line(lines[0], d, number)) == number]
@@ -112,7 +112,7 @@ def header_of(
     return delimiter, [field.decode("utf-8", "replace").strip() for field in fields]
 
 
-def first_lines(path: Path, number: int = _LOOKED_AT) -> list[bytes]:
+def first_lines(path: Location, number: int = _LOOKED_AT) -> list[bytes]:
     """So many, or all there are.
 
     Raises:

@@ -7,19 +7,22 @@ them splits, ranks and resuming, do not depend on which lines turn out to be mal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from torchrec_pss.datasets.bad_rows import BadRows
+from torchrec_pss.datasets.bad_rows import BadRows, ReadFile
 from torchrec_pss.datasets.columns import CRITEO, Columns
 from torchrec_pss.datasets.criteo_folder import FoundFile, find_rows
 from torchrec_pss.datasets.errors import DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
 from torchrec_pss.datasets.line_counts import num_lines
 from torchrec_pss.datasets.line_stream import Lines, LineStream, count_lines
-from torchrec_pss.datasets.locations import is_remote
+from torchrec_pss.datasets.locations import AnyPath, Location, is_remote
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
 from torchrec_pss.datasets.splits import files_of_training
 from torchrec_pss.datasets.text_rows import parse_text
+
+_File = TypeVar("_File", bound=ReadFile)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class CriteoFile:
     """A file, its dialect, its number of rows, what it is for (see `file_roles.arrange`), and what it was when the rows were
     counted."""
 
-    path: Path
+    path: Location
     delimiter: bytes
     has_header: bool
     num_rows: int
@@ -36,12 +39,12 @@ class CriteoFile:
     columns: Columns = CRITEO
 
 
-def find_files(path: str | Path) -> list[Path]:
+def find_files(path: AnyPath) -> list[Location]:
     """Paths of the Criteo files that ``path`` names, in the order of their rows: see `criteo_folder.find_rows`."""
     return [found.path for found in find_rows(path)]
 
 
-def open_files(path: str | Path, cache_dir: str | Path | None = None, schema: Schema | None = None) -> list[CriteoFile]:
+def open_files(path: AnyPath, cache_dir: str | Path | None = None, schema: Schema | None = None) -> list[CriteoFile]:
     """Finds the files, recognises their dialects and counts their rows. ``schema``: of other logs than Criteo's, as text.
 
     Counting reads every file once; with ``cache_dir`` the counts are kept there for the next run (by path, size,
@@ -56,7 +59,7 @@ def open_files(path: str | Path, cache_dir: str | Path | None = None, schema: Sc
     return files
 
 
-def training_files(files: Sequence[CriteoFile]) -> list[CriteoFile]:
+def training_files(files: Sequence[_File]) -> list[_File]:
     """Those that have rows to train on, see `splits.split_files`."""
     trained_on = files_of_training([file.role for file in files])
     return [file for file, trains in zip(files, trained_on, strict=True) if trains]
@@ -73,7 +76,7 @@ def _counted(found: FoundFile, cache_dir: str | Path | None) -> CriteoFile:
     )
 
 
-class CriteoReader(BadRows):
+class CriteoReader(BadRows[CriteoFile]):
     """A `RowSource` over text files.
 
     Args:

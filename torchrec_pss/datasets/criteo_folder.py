@@ -1,16 +1,17 @@
 """Which files of a folder are Criteo's, in which order, and what each is for."""
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import cast
 
 from torchrec_pss.datasets.criteo_dialect import Dialect, NotCriteoError
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_kinds import regular_file, why_no_text
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of, without_suffix
-from torchrec_pss.datasets.locations import is_remote, location
+from torchrec_pss.datasets.locations import AnyPath, Location, is_remote, location
 from torchrec_pss.datasets.schema import Schema
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -26,12 +27,12 @@ _LISTED = 20  # names that a line has at most
 class FoundFile:
     """A file of rows; ``role``: see `file_roles.arrange`."""
 
-    path: Path
+    path: Location
     role: str | None
     dialect: Dialect
 
 
-def find_rows(path: str | Path, schema: Schema | None = None) -> list[FoundFile]:
+def find_rows(path: AnyPath, schema: Schema | None = None) -> list[FoundFile]:
     """The Criteo files that ``path`` names, in the order of their rows: itself, or those of a folder. With a ``schema``: the text files with
     its columns, by the same rules; each must have them.
 
@@ -81,7 +82,7 @@ def find_rows(path: str | Path, schema: Schema | None = None) -> list[FoundFile]
     return found
 
 
-def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) -> bool:
+def _may_hold_rows(path: Location, left_out: dict[str, str], schema: Schema | None) -> bool:
     """By its name. A name without a suffix must speak of a role, a day or a part, and what is in the file decides.
 
     Raises:
@@ -104,13 +105,13 @@ def _may_hold_rows(path: Path, left_out: dict[str, str], schema: Schema | None) 
     return True
 
 
-def _refuse_unread(path: Path, error: Exception) -> None:
+def _refuse_unread(path: Location, error: Exception) -> None:
     """A file that a store does not hand out is not left out: it may be there again for the next run, which would have other rows."""
     if is_remote(path) and isinstance(error, DataError):
         raise error
 
 
-def _format(path: Path) -> str:
+def _format(path: Location) -> str:
     try:
         regular_file(path, "data file")
         with path.open("rb") as stream:
@@ -119,7 +120,7 @@ def _format(path: Path) -> str:
         return _without_name(error, path)
 
 
-def _without_name(error: Exception, path: Path) -> str:
+def _without_name(error: Exception, path: Location) -> str:
     return str(error).removeprefix(f"data file {path} ")
 
 
@@ -127,7 +128,7 @@ def _is_day(name: str) -> bool:
     return _DAY.fullmatch(without_suffix(name)) is not None
 
 
-def _dialects(folder: Path, names: Sequence[str], left_out: dict[str, str]) -> dict[str, Dialect]:
+def _dialects(folder: Location, names: Sequence[str], left_out: dict[str, str]) -> dict[str, Dialect]:
     """Of the files whose rows are used; fills in why others are not."""
     speaking = {name: Dialect.of(folder / name) for name in names if roles_of(name)}
     for name in [name for name, dialect in speaking.items() if not dialect.labelled]:
@@ -155,7 +156,9 @@ def _dialects(folder: Path, names: Sequence[str], left_out: dict[str, str]) -> d
     return speaking
 
 
-def _dialects_of(schema: Schema, folder: Path, names: Sequence[str], left_out: dict[str, str]) -> dict[str, Dialect]:
+def _dialects_of(
+    schema: Schema, folder: Location, names: Sequence[str], left_out: dict[str, str]
+) -> dict[str, Dialect]:
     """Of the files whose rows are used; fills in why others are not: where names speak, only files to train on must have all columns."""
     speaking, found = [name for name in names if roles_of(name)], {}
     for name in names:
@@ -173,20 +176,20 @@ def _dialects_of(schema: Schema, folder: Path, names: Sequence[str], left_out: d
     return {name: dialect for name, dialect in found.items() if not speaking or name in speaking}
 
 
-def _with_labels(path: Path) -> Dialect:
+def _with_labels(path: Location) -> Dialect:
     dialect = Dialect.of(path)
     if not dialect.labelled:
         raise NotCriteoError(f"data file {path} has no labels: a row is a label, 13 numbers and 26 tokens")
     return dialect
 
 
-def _check_links(folder: Path, names: Sequence[str]) -> None:
+def _check_links(folder: Location, names: Sequence[str]) -> None:
     """Refuses two names of one file, by a symbolic link or a hard one."""
     if is_remote(folder):
         return  # stores have no links
     seen: dict[tuple[int, int], str] = {}
     for name in names:
-        status = regular_file(folder / name, "data file")
+        status = cast(os.stat_result, regular_file(folder / name, "data file"))
         first = seen.setdefault((status.st_dev, status.st_ino), name)
         if first != name:
             raise ValueError(f"{first} and {name} are one file by a link: take one of them out of the folder")

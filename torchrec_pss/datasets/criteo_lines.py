@@ -7,6 +7,7 @@ one; other logs have other `Columns`. A missing value is an empty field. Memory 
 import hashlib
 from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def split_line(line: bytes, delimiter: bytes, number: int = NUM_FIELDS) -> list[
         return fields
     unquoted = [_unquoted(field) for field in fields]
     if len(fields) == number and None not in unquoted:
-        return unquoted
+        return cast("list[bytes]", unquoted)
     parts = _quote_aware(line, delimiter, number)
     if parts is not None and (len(parts) == number or delimiter == b","):
         return parts

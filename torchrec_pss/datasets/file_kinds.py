@@ -2,9 +2,9 @@
 
 import os
 import stat
-from pathlib import Path
 
 from torchrec_pss.datasets.errors import DataError
+from torchrec_pss.datasets.locations import Location, Status
 
 GZIP = b"\x1f\x8b"
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -48,7 +48,7 @@ _SPECIAL = {
 }
 
 
-def regular_file(path: Path, what: str) -> os.stat_result:
+def regular_file(path: Location, what: str) -> Status:
     """The status of what must be a file that can be read more than once.
 
     Raises:
@@ -59,7 +59,7 @@ def regular_file(path: Path, what: str) -> os.stat_result:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         dangling = path.is_symlink()
-        reason = f"is a link to {os.readlink(path)}, which does not exist" if dangling else "does not exist"
+        reason = f"is a link to {os.readlink(str(path))}, which does not exist" if dangling else "does not exist"
         raise FileNotFoundError(f"{what} {path} {reason}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{what} {path} is unreadable: {error}") from error
@@ -90,9 +90,9 @@ def why_no_text(head: bytes) -> str | None:
         return f"is packed by gzip twice: {_UNPACK}"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return f"is packed by zip (so are .npz and .xlsx files): {_UNPACK}"
-    name = table_format(head)
-    if name:
-        return f"is {name}, not text: write it as comma- or tab-separated text"
+    table = table_format(head)
+    if table:
+        return f"is {table}, not text: write it as comma- or tab-separated text"
     if head[257:262] == b"ustar":
         return f"is packed by tar: {_UNPACK}"
     for mark, name in _WIDE.items():

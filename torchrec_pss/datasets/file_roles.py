@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 TRAIN, VAL, TEST = "train", "val", "test"
 HELD_OUT = "held out"  # halved: validation before test
@@ -22,7 +23,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a run: trainSet, XTrai
 _SUFFIX = re.compile(r"(\.(txt|tsv|csv))?(\.gz)?$", re.IGNORECASE)
 
 
-def natural_order(name: str) -> tuple:
+def natural_order(name: str) -> tuple[Any, ...]:
     """A sorting key by which numbers in names are numbers: ``part-2`` before ``part-10``, ``day_-1`` before ``day_0``."""
     parts = _NUMBER.split(name)
     folded = [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
@@ -74,7 +75,7 @@ def check_doubled(names: Sequence[str]) -> None:
     Raises:
         ValueError: naming both.
     """
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for name in sorted(names):
         parts = _NUMBER.split(without_suffix(name))
         key = tuple(int(p) if i % 2 else re.sub(r"[-_. ]+", "_", p).casefold() for i, p in enumerate(parts))

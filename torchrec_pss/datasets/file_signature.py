@@ -1,15 +1,13 @@
 """By what a data file is known again: its size, and a sample of what is in it."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import regular_file
-from torchrec_pss.datasets.locations import is_remote
+from torchrec_pss.datasets.locations import Location, Status, is_remote
 
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16  # files up to 1 MiB are sampled whole
@@ -32,7 +30,7 @@ class FileSignature:
     sample: str
 
     @classmethod
-    def of(cls, path: Path) -> "FileSignature":
+    def of(cls, path: Location) -> "FileSignature":
         """Raises:
         FileNotFoundError, ValueError: no file.
         DataError: none that can be read."""
@@ -44,7 +42,7 @@ class FileSignature:
             raise DataError(f"data file {path} is unreadable: {error}") from error
         return cls(path.name, status.st_size, status.st_mtime_ns, sample)
 
-    def fits(self, status: os.stat_result) -> bool:
+    def fits(self, status: Status) -> bool:
         """Whether a file of this status need not be read to know that it is this one."""
         return bool(self.mtime_ns) and (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
 
@@ -54,23 +52,23 @@ class FileSignature:
             return f"{self.size:,} bytes then, {now.size:,} now"
         return None if self.sample == now.sample else f"other content in the same {self.size:,} bytes"
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def refuse_copies(signatures: Mapping[Path, FileSignature]) -> None:
+def refuse_copies(signatures: Mapping[Location, FileSignature]) -> None:
     """
     Raises:
         ValueError: two files of one content, or one by two names; names both.
     """
-    first: dict[tuple[int, str], Path] = {}
+    first: dict[tuple[int, str], Location] = {}
     for path, signature in signatures.items():
         same = first.setdefault((signature.size, signature.sample), path)
         if same is not path:
             raise ValueError(f"{same} and {path} hold the same rows: take one of them out of the folder")
 
 
-def _sample(stream: BinaryIO, size: int) -> str:
+def _sample(stream: IO[bytes], size: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
     last = max(size - _BLOCK_BYTES, 0)
     starts = range(0, size, _BLOCK_BYTES) if size <= _BLOCKS * _BLOCK_BYTES else _spread(last)
@@ -110,9 +108,9 @@ def check_same_files(then: object, now: Sequence[FileSignature]) -> None:
         raise DataChangedError(f"--resume: the data files were in the order {list(known)} and are in {names} now")
 
 
-def _read_back(then: object) -> dict[str, FileSignature]:
+def _read_back(then: Any) -> dict[str, FileSignature]:
     try:
-        signatures = [FileSignature(**entry) for entry in then]  # type: ignore[union-attr]
+        signatures = [FileSignature(**entry) for entry in then]
         right = all(
             (type(s.name), type(s.size), type(s.mtime_ns), type(s.sample)) == (str, int, int, str) for s in signatures
         )

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from torchrec_pss.datasets.column_checks import odd_columns
 from torchrec_pss.datasets.criteo_dialect import first_lines, header_of
 from torchrec_pss.datasets.criteo_lines import split_line
 from torchrec_pss.datasets.label_values import advice
-from torchrec_pss.datasets.locations import location
+from torchrec_pss.datasets.locations import AnyPath, Location, location
 from torchrec_pss.datasets.parquet_files import first_columns, is_parquet, partition_keys
 from torchrec_pss.datasets.table_list import check_name
 
@@ -42,7 +42,7 @@ class Seen:
     warning: str = ""
 
 
-def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
+def guess(path: AnyPath, label: str | None = None) -> tuple[list[Seen], int]:
     """Of each column, and of how many rows.
 
     Raises:
@@ -50,8 +50,9 @@ def guess(path: str | Path, label: str | None = None) -> tuple[list[Seen], int]:
             are; no column to embed; names them.
     """
     path = location(path)
-    columns = first_columns(path, _LINES) if is_parquet(path) else _columns_of_text(path)
-    lists = {name: columns.pop(name) for name in list(columns) if any(isinstance(v, list) for v in columns[name])}
+    found: dict[str, Any] = first_columns(path, _LINES) if is_parquet(path) else _columns_of_text(path)
+    lists = {name: found.pop(name) for name in list(found) if any(isinstance(v, list) for v in found[name])}
+    columns: dict[str, list[bytes]] = found
     label = label or _label_of(path, columns)
     if label not in columns:
         raise ValueError(f"data file {path} has no column {label!r}; there are {', '.join(columns)}")
@@ -94,7 +95,7 @@ def _codes(tokens: list[bytes]) -> np.ndarray:
     return np.array([codes.setdefault(token, len(codes)) for token in tokens])
 
 
-def _columns_of_text(path: Path) -> dict[str, list[bytes]]:
+def _columns_of_text(path: Location) -> dict[str, list[bytes]]:
     lines = first_lines(path, _LINES + 1)
     delimiter, names = header_of(path, lines)
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -107,7 +108,7 @@ def _columns_of_text(path: Path) -> dict[str, list[bytes]]:
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
-def _label_of(path: Path, columns: dict[str, list[bytes]]) -> str:
+def _label_of(path: Location, columns: dict[str, list[bytes]]) -> str:
     may = [name for name, column in columns.items() if set(column) == {b"0", b"1"}]
     named = [name for wanted in _LABELS for name in may if name.lower() == wanted]
     if named:
@@ -183,7 +184,7 @@ def _role(name: str, values: set[bytes], rows: int) -> str:
     return "sparse"
 
 
-def as_yaml(seen: list[Seen], rows: int, path: Path) -> str:
+def as_yaml(seen: list[Seen], rows: int, path: Location) -> str:
     """A file that `Schema.read` reads, with what was seen as comments."""
     of = {role: [s for s in seen if s.role == role] for role in ("label", "dense", "sparse", "bags")}
 

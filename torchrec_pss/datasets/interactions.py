@@ -53,7 +53,9 @@ class Interactions:
             if len(users) != len(items):
                 raise ValueError(f"{path}: {len(users)} {part}_user but {len(items)} {part}_item")
         sizes = [_num_rows(path, kind, arrays[f"train_{kind}"], arrays[f"test_{kind}"]) for kind in ("user", "item")]
-        return cls(*(arrays[name].astype(np.int64) for name in _ARRAYS), *sizes)
+        train_user, train_item, test_user, test_item = (arrays[name].astype(np.int64) for name in _ARRAYS)
+        num_users, num_items = sizes
+        return cls(train_user, train_item, test_user, test_item, num_users, num_items)
 
 
 def _num_rows(path: Path, kind: str, train: np.ndarray, test: np.ndarray) -> int:

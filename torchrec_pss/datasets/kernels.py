@@ -1,6 +1,7 @@
 """What readers call of the C++ library, by ctypes: Python's lock is free meanwhile, and other threads go on."""
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 from torchrec_pss.ops.library import LIBRARY
@@ -17,7 +18,7 @@ _ARGUMENTS = {
 
 
 @cache
-def kernel(name: str) -> ctypes._CFuncPtr:
+def kernel(name: str) -> Callable[..., int]:
     """See csrc/text_rows.cpp and csrc/prepared_rows.cpp."""
     found = getattr(ctypes.CDLL(str(LIBRARY)), f"torchrec_pss_{name}")
     found.argtypes, found.restype = _ARGUMENTS[name], _NUMBER

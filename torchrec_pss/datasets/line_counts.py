@@ -9,6 +9,7 @@ from torchrec_pss.datasets.cache_folder import check_writable, is_cached
 from torchrec_pss.datasets.errors import DataChangedError
 from torchrec_pss.datasets.file_signature import FileSignature
 from torchrec_pss.datasets.line_stream import count_lines
+from torchrec_pss.datasets.locations import Location
 from torchrec_pss.whole_file import write_json
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -16,7 +17,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _FILE = "line_counts.json"
 
 
-def num_lines(path: Path, signature: FileSignature, cache_dir: str | Path | None) -> int:
+def num_lines(path: Location, signature: FileSignature, cache_dir: str | Path | None) -> int:
     """Lines of a file. An entry of the cache is taken where it is of the same path, size, time and sample of the content,
     and its checksum is right.
 

@@ -4,8 +4,7 @@ import gzip
 import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.file_kinds import GZIP, UTF8_MARK, regular_file
 from torchrec_pss.datasets.file_signature import FileSignature
-from torchrec_pss.datasets.locations import is_remote
+from torchrec_pss.datasets.locations import Location, is_remote
 
 LONGEST_LINE = 1 << 24  # bytes; a longer one is malformed
 _CHUNK = 1 << 20  # at most a longest line
@@ -77,7 +76,7 @@ class LineStream:
         DataError: it is unreadable.
     """
 
-    def __init__(self, path: Path, signature: FileSignature | None = None) -> None:
+    def __init__(self, path: Location, signature: FileSignature | None = None) -> None:
         self.path = path
         self._size = None if signature is None else signature.size
         self._raw = _open_unchanged(path, signature)
@@ -187,7 +186,7 @@ def _cut_or_none(line: bytes) -> CutLine | None:
     return line if isinstance(line, CutLine) else None
 
 
-def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:
+def _open_unchanged(path: Location, signature: FileSignature | None) -> IO[bytes]:
     try:
         status = regular_file(path, "data file")
         stream = path.open("rb", _CHUNK) if is_remote(path) else open(path, "rb", buffering=_CHUNK)  # noqa: SIM115
@@ -206,7 +205,7 @@ def _open_unchanged(path: Path, signature: FileSignature | None) -> BinaryIO:
     return stream
 
 
-def count_lines(path: Path) -> int:
+def count_lines(path: Location) -> int:
     """Lines of a file, the last of them with its end or without.
 
     Raises:

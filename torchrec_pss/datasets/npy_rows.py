@@ -73,7 +73,7 @@ class NpyRows:
 
     def _items(self, first: int, count: int) -> np.ndarray:
         items = np.empty(count, self.dtype)
-        into, at = memoryview(items).cast("B"), self._offset + first * self.dtype.itemsize
+        into, at = items.data.cast("B"), self._offset + first * self.dtype.itemsize
         while len(into):
             got = os.preadv(self._stream.fileno(), [into], at)
             if not got:

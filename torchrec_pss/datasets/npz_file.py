@@ -41,7 +41,7 @@ def read_npz(path: Path, names: Sequence[str], what: str = "data file") -> dict[
 def write_keyed(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes aside, then renames. ``key`` says of which rows the arrays are."""
     with written_aside(path) as aside, open(aside, "wb") as stream:
-        np.savez(stream, **arrays, **{_KEY: _as_array(key)})
+        np.savez(stream, **arrays, **{_KEY: _as_array(key)})  # type: ignore[arg-type]  # NumPy's stubs: they may be allow_pickle
 
 
 def read_keyed(path: Path, key: str, names: Sequence[str], what: str) -> dict[str, np.ndarray]:

@@ -94,7 +94,7 @@ class Numbering:
     def write(self, stream: BinaryIO) -> None:
         """What `load` reads."""
         arrays = {f"arr_{i}": ids for i, ids in enumerate(self.ids)} | {_NUM_ROWS: np.array(self.num_rows)}
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stubs: they may be allow_pickle
 
     @classmethod
     def load(cls, path: Path, features: int = NUM_SPARSE) -> "Numbering":

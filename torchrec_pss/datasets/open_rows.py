@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from torchrec_pss.datasets.criteo_files import CriteoFile, CriteoReader, open_files
+from torchrec_pss.datasets.locations import AnyPath
 from torchrec_pss.datasets.parquet_files import ParquetFile, is_parquet, open_parquet
 from torchrec_pss.datasets.parquet_rows import ParquetReader
 from torchrec_pss.datasets.prepared_rows import PreparedFile, PreparedReader, is_begun, is_prepared, open_prepared
@@ -14,7 +16,7 @@ DataFile = CriteoFile | ParquetFile | PreparedFile
 FileReader = CriteoReader | ParquetReader | PreparedReader
 
 
-def schema_of(path: str | Path, named: str | Path | Schema | None = None) -> Schema:
+def schema_of(path: AnyPath, named: str | Path | Schema | None = None) -> Schema:
     """Of the rows at a path: what was named, what prepared rows say of themselves, or Criteo's.
 
     Raises:
@@ -32,7 +34,7 @@ def schema_of(path: str | Path, named: str | Path | Schema | None = None) -> Sch
 
 
 def find_rows_files(
-    path: str | Path, schema: Schema = CRITEO_SCHEMA, cache_dir: str | Path | None = None
+    path: AnyPath, schema: Schema = CRITEO_SCHEMA, cache_dir: str | Path | None = None
 ) -> list[DataFile]:
     """Prepared rows, Parquet, or text: Criteo's, or that of another schema.
 
@@ -60,10 +62,10 @@ def find_rows_files(
 def reader_of(files: Sequence[DataFile], schema: Schema = CRITEO_SCHEMA, max_bad_rows: int = 100) -> FileReader:
     """Of files that `find_rows_files` found."""
     if files and isinstance(files[0], PreparedFile):
-        return PreparedReader(files)
+        return PreparedReader(cast(Sequence[PreparedFile], files))
     if files and isinstance(files[0], ParquetFile):
-        return ParquetReader(files, schema, max_bad_rows)
-    return CriteoReader(files, max_bad_rows)
+        return ParquetReader(cast(Sequence[ParquetFile], files), schema, max_bad_rows)
+    return CriteoReader(cast(Sequence[CriteoFile], files), max_bad_rows)
 
 
 def texts_of(files: Sequence[DataFile], schema: Schema = CRITEO_SCHEMA) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from torchrec_pss.datasets.arrow_columns import as_text, lengths_of
@@ -13,7 +13,7 @@ from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_kinds import regular_file
 from torchrec_pss.datasets.file_roles import TRAIN, arrange, check_doubled, roles_of
 from torchrec_pss.datasets.file_signature import FileSignature, refuse_copies
-from torchrec_pss.datasets.locations import is_remote, location
+from torchrec_pss.datasets.locations import AnyPath, Location, entries, is_remote, location
 from torchrec_pss.datasets.schema import Schema
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _NOT_DATA = (".", "_")  # what the names of hidden files and of others' marks be
 class ParquetFile:
     """A file, its number of rows, what it is for (see `file_roles.arrange`), and what it was when it was opened first."""
 
-    path: Path
+    path: Location
     num_rows: int
     role: str | None
     signature: FileSignature
@@ -38,7 +38,7 @@ class ParquetFile:
     constants: Mapping[str, int | str | None] = field(default_factory=dict)  # columns that its partitions give
 
 
-def is_parquet(path: str | Path) -> bool:
+def is_parquet(path: AnyPath) -> bool:
     """Whether a file is one, or a folder has some."""
     path = location(path)
     try:
@@ -54,7 +54,7 @@ def is_parquet(path: str | Path) -> bool:
         return False
 
 
-def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
+def open_parquet(path: AnyPath, schema: Schema) -> list[ParquetFile]:
     """The files that ``path`` names, itself or those of a folder that end in .parquet or .pq, in the order of their rows. Subfolders are looked
     into where they are partitions, ``day=2014-10-21``: a column that files lack is theirs. What a folder has beside is logged, and so are files
     without rows, and files to validate or test on that have no labels.
@@ -70,7 +70,7 @@ def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
         return _of_one_type(path, {"": opened_parquet(path)}, [("", None)], schema)
     opened, names = {}, _names(path)
     tops = {name.partition("/")[0] for name in names}
-    others = [p.name for p in sorted(path.iterdir()) if p.name not in tops and not p.name.startswith(_NOT_DATA)]
+    others = [p.name for p in entries(path) if p.name not in tops and not p.name.startswith(_NOT_DATA)]
     if others:
         logger.info("left out, for they are no Parquet files: %s", ", ".join(others[:_LISTED]))
     for name in names:
@@ -94,12 +94,14 @@ def open_parquet(path: str | Path, schema: Schema) -> list[ParquetFile]:
 
 
 def _of_one_type(
-    path: Path, opened: Mapping[str, object], arranged: Sequence[tuple[str, str | None]], schema: Schema
+    path: Location, opened: Mapping[str, Any], arranged: Sequence[tuple[str, str | None]], schema: Schema
 ) -> list[ParquetFile]:
     """Of files by their names below ``path``, and what they are for."""
     import pyarrow as pa
 
-    constants, files, kinds, times = _constants(list(opened)), [], {}, []
+    constants, files = _constants(list(opened)), []
+    kinds: dict[str, tuple[Location, str]] = {}
+    times: list[tuple[Location, str]] = []
     for name, role in arranged:
         here, file = path / name if name else path, opened[name]
         added = {k: v for k, v in constants[name].items() if k not in file.schema_arrow.names}
@@ -137,7 +139,9 @@ def _of_one_type(
 
 def _constants(names: Sequence[str]) -> dict[str, dict[str, int | str | None]]:
     """Of each name the columns that its partitions give: whole numbers where all values of a key are."""
-    found = {name: {key: _value(text) for key, text in _PARTITION.findall(name)} for name in names}
+    found: dict[str, dict[str, Any]] = {
+        name: {key: _value(text) for key, text in _PARTITION.findall(name)} for name in names
+    }
     for key in {key for of in found.values() for key in of}:
         values = [of[key] for of in found.values() if key in of]
         if all(value is None or _is_whole(value) for value in values) and any(values):
@@ -155,7 +159,7 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdigit() and len(text) < 19 and str(int(text)) == text  # of 64 bits, surely
 
 
-def first_columns(path: Path, number: int) -> dict[str, list[bytes] | list[list[bytes]]]:
+def first_columns(path: Location, number: int) -> dict[str, list[bytes] | list[list[bytes]]]:
     """The first rows of a file, or of a folder's first one: each column that a model can read as text, lists as lists of it; b"" is missing.
 
     Raises:
@@ -173,7 +177,7 @@ def first_columns(path: Path, number: int) -> dict[str, list[bytes] | list[list[
     if not seen:
         raise DataError(f"data file {file} has no rows")
     rows = Table.from_batches(batches).slice(0, number)
-    found = {}
+    found: dict[str, Any] = {}
     for name in rows.schema.names:
         column = rows.column(name).combine_chunks()
         if not is_list(column.type):
@@ -184,7 +188,7 @@ def first_columns(path: Path, number: int) -> dict[str, list[bytes] | list[list[
     return {name: column for name, column in found.items() if column is not None}
 
 
-def partition_keys(path: str | Path) -> list[str]:
+def partition_keys(path: AnyPath) -> list[str]:
     """Of a folder's files."""
     path = location(path)
     return (
@@ -194,10 +198,10 @@ def partition_keys(path: str | Path) -> list[str]:
     )
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Location) -> list[str]:
     """Of the files in it and in its partitions, from the folder on."""
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         if path.name.startswith(_NOT_DATA):
             continue
         if _PARTITION.fullmatch(f"{path.name}/") and path.is_dir():
@@ -207,7 +211,7 @@ def _names(folder: Path) -> list[str]:
     return found
 
 
-def opened_parquet(path: Path):
+def opened_parquet(path: Location) -> Any:
     """
     Raises:
         DataError: it is no Parquet that can be read, or pyarrow is missing.

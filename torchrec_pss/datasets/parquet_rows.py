@@ -1,6 +1,7 @@
 """`ParquetReader`: rows of Parquet files, by a schema; only its columns are read, and only the row groups that are wanted."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from torchrec_pss.datasets.schema import Schema
 _ROWS = 1 << 14  # decoded at a time
 
 
-class ParquetReader(BadRows):
+class ParquetReader(BadRows[ParquetFile]):
     """A `RowSource` over Parquet files.
 
     Args:
@@ -38,7 +39,8 @@ class ParquetReader(BadRows):
             DataChangedError: a file that is not what it was when it was opened first.
             DataError: a file that is unreadable.
         """
-        files, start, rows = list(self.files), 0, None
+        files, start = list(self.files), 0
+        rows: _Rows | None = None
         for window in windows:
             blocks, position = [], window.start
             while position < window.stop:
@@ -68,8 +70,9 @@ class _Rows:
         self._columns = [name for name in schema.used if name not in file.constants]
         groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
         self._ends = np.cumsum(groups)  # rows up to that of each group
-        self._batches: Iterator = iter(())
-        self._group, self._start, self._held = -1, 0, None  # the batch in hand, and its first row
+        self._batches: Iterator[Any] = iter(())
+        self._group, self._start = -1, 0
+        self._held: Any = None  # the batch in hand, and its first row
 
     def _check_unchanged(self) -> None:
         """
@@ -89,7 +92,7 @@ class _Rows:
         if difference:
             raise DataChangedError(f"data file {self._path} has changed since it was opened first: {difference}")
 
-    def take(self, rows: range) -> Iterator[tuple[int, object]]:
+    def take(self, rows: range) -> Iterator[tuple[int, Any]]:
         """Record batches of those rows, each with its first row."""
         position = rows.start
         while position < rows.stop:
@@ -100,7 +103,7 @@ class _Rows:
             yield position, self._with_constants(part)
             position += part.num_rows
 
-    def _with_constants(self, part):
+    def _with_constants(self, part: Any) -> Any:
         import pyarrow as pa
 
         if not self._constants:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.datasets.schema import Schema
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 
 _CHUNK = 1 << 22
 # As csrc/prepared_rows.cpp has it.
@@ -47,16 +48,19 @@ def write_part(path: Path, block: RowBlock, schema: Schema) -> None:
         if name not in of_bags:
             columns[name] = _shortened(bags.ids)
             continue
+        assert bags.lengths is not None  # bags have
         offsets = pa.array(np.concatenate([[0], bags.lengths.cumsum(dtype=np.int64)]).astype(np.int32))
         columns[name] = pa.ListArray.from_arrays(offsets, _shortened(bags.ids))
-        if of_bags[name].weights is not None:
-            columns[of_bags[name].weights] = pa.ListArray.from_arrays(offsets, _shortened(bags.weights))
+        weights = of_bags[name].weights
+        if weights is not None:
+            assert bags.weights is not None
+            columns[weights] = pa.ListArray.from_arrays(offsets, _shortened(bags.weights))
     batch = pa.record_batch(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
 
-def _shortened(values: np.ndarray):
+def _shortened(values: np.ndarray) -> Any:
     """An Arrow array; by its distinct values where that takes fewer bytes."""
     import pyarrow as pa
 
@@ -73,10 +77,10 @@ def _shortened(values: np.ndarray):
 class _Column:
     """Values ``[n]`` that are looked up as they are wanted; of a list column those of its lists, which ``offsets`` divide."""
 
-    def __init__(self, column) -> None:
+    def __init__(self, column: Any) -> None:
         from pyarrow import types as is_
 
-        self.offsets = None
+        self.offsets: np.ndarray | None = None
         if is_.is_list(column.type):
             self.offsets, column = column.offsets.to_numpy(), column.values
         self._places = None
@@ -97,6 +101,7 @@ class _Column:
 
     def bags(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of lists, and their lengths int32."""
+        assert self.offsets is not None
         ends = self.offsets[start : stop + 1]
         return self.read(int(ends[0]), int(ends[-1])), np.diff(ends)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from torchrec_pss.datasets.bad_rows import BadRows
 from torchrec_pss.datasets.errors import DataError
 from torchrec_pss.datasets.file_roles import HELD_OUT, TEST, TRAIN, VAL
 from torchrec_pss.datasets.file_signature import FileSignature
-from torchrec_pss.datasets.locations import is_remote, location
+from torchrec_pss.datasets.locations import AnyPath, is_remote, location
 from torchrec_pss.datasets.prepared_part import Part, require_pyarrow
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
 from torchrec_pss.datasets.schema import Schema
@@ -62,7 +63,7 @@ class PreparedFile:
     texts: tuple[str, ...]
 
 
-def is_prepared(path: str | Path) -> bool:
+def is_prepared(path: AnyPath) -> bool:
     """Whether it is a folder of prepared rows.
 
     Raises:
@@ -81,22 +82,22 @@ def is_prepared(path: str | Path) -> bool:
     return True
 
 
-def is_begun(path: str | Path) -> bool:
+def is_begun(path: AnyPath) -> bool:
     """Whether `torchrec_pss.datasets.preparing` has not ended there."""
     found = location(path)
     return not is_remote(found) and (found / RECORDS).is_dir()
 
 
-def open_prepared(folder: str | Path) -> list[PreparedFile]:
+def open_prepared(folder: AnyPath) -> list[PreparedFile]:
     """
     Raises:
         FileNotFoundError: it has no manifest.
         DataError: pyarrow is missing.
         ValueError: that is damaged, or of another version; names it, and the field.
     """
-    folder = location(folder)
-    require_pyarrow(folder)
-    manifest = folder / MANIFEST
+    found_at = cast(Path, location(folder))  # `is_prepared` refuses others
+    require_pyarrow(found_at)
+    manifest = found_at / MANIFEST
     said = read_json(manifest)
     try:
         _check(said, "")
@@ -116,11 +117,11 @@ def open_prepared(folder: str | Path) -> list[PreparedFile]:
         )
         own = replace(signature, name=file["name"])
         rows = sum(p.rows for p in parts)
-        found.append(PreparedFile(folder / file["name"], rows, file.get("role"), own, parts, schema, texts))
+        found.append(PreparedFile(found_at / file["name"], rows, file.get("role"), own, parts, schema, texts))
     return found
 
 
-def _check_parts(said: dict, schema: Schema) -> None:
+def _check_parts(said: dict[str, Any], schema: Schema) -> None:
     """
     Raises:
         ValueError: nothing is there, a file of another folder, or numbers of rows that cannot be; names the field.
@@ -143,7 +144,7 @@ def _check_parts(said: dict, schema: Schema) -> None:
                 raise ValueError(f"{where}.left_out are no ascending rows below {part['rows']}")
 
 
-class PreparedReader(BadRows):
+class PreparedReader(BadRows[PreparedFile]):
     """A `RowSource` over prepared rows. Sums are compared where a part is opened first.
 
     Args:

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class _Task:
 def prepare(
     path: str | Path, output: str | Path, schema: Schema, *, workers: int | None = None, part_rows: int = PART_ROWS, max_bad_rows: int = 100,
     cache_dir: str | Path | None = None,
-) -> dict:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Writes a folder that `open_prepared` reads. What an earlier call has written there of the same rows is kept, so that one which was stopped
     goes on; until the last part is there, the folder has no manifest.
 
@@ -94,7 +95,7 @@ def prepare(
         return _prepared(_Task(files, schema, read, output, [], max_bad_rows), part_rows, workers, str(path))
 
 
-def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> dict:
+def _prepared(task: _Task, part_rows: int, workers: int | None, source: str) -> dict[str, Any]:
     """The manifest, once all parts are there."""
     files, schema, output, max_bad_rows = task.files, task.schema, task.output, task.max_bad_rows
     for left_behind in output.glob("*.tmp"):  # by a process that was killed
@@ -127,7 +128,7 @@ def _workers(files: Sequence[DataFile]) -> int:
     return min(os.cpu_count() or 1, 1 + sum(file.num_rows for file in files) // _ROWS_OF_A_START)
 
 
-def _claim(output: Path, settings: dict) -> None:
+def _claim(output: Path, settings: dict[str, Any]) -> None:
     """
     Raises:
         ValueError: the folder is there and holds other things, or other rows.
@@ -224,7 +225,7 @@ def _work(task: _Task, step: Callable[[], None] = lambda: None) -> None:
         step()
 
 
-def _write(task: _Task, name: str, block: RowBlock, rows: int, left_out: list[int]) -> dict:
+def _write(task: _Task, name: str, block: RowBlock, rows: int, left_out: list[int]) -> dict[str, Any]:
     path = task.output / name
     with written_aside(path) as aside:
         write_part(aside, block, task.schema)
@@ -239,6 +240,8 @@ def _divided(block: RowBlock, task: _Task, is_text: bool) -> dict[str, RowBlock]
         DataError: a value of the rule is none of the column's.
     """
     schema, rule = task.schema, task.schema.split
+    assert rule is not None
+    marks: np.ndarray | None
     if rule.column is None:
         marks = block.times
     else:
@@ -246,11 +249,12 @@ def _divided(block: RowBlock, task: _Task, is_text: bool) -> dict[str, RowBlock]
         marks = features[task.read.features.index(rule.column)].ids
         kept = [of for of, name in zip(features, task.read.features, strict=True) if name in schema.features]
         block = RowBlock.of(block.dense, kept, block.labels)
+    assert marks is not None  # a split by times needs a time
     parts = rule.parts(marks, is_text)
     return {role: block.take(parts == number) for number, role in enumerate(_ROLES)}
 
 
-def _of_split(records: list[dict]) -> list[dict]:
+def _of_split(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Raises:
         DataError: no row is for a part.
@@ -266,8 +270,10 @@ def _of_split(records: list[dict]) -> list[dict]:
     return found
 
 
-def _of_files(files: Sequence[DataFile], pieces: Sequence[_Piece], records: Sequence[dict]) -> list[dict]:
-    parts: list[list[dict]] = [[] for _ in files]
+def _of_files(
+    files: Sequence[DataFile], pieces: Sequence[_Piece], records: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    parts: list[list[dict[str, Any]]] = [[] for _ in files]
     for piece, record in zip(pieces, records, strict=True):
         parts[piece.file] += map(_of_part, record["parts"])
     return [
@@ -275,5 +281,5 @@ def _of_files(files: Sequence[DataFile], pieces: Sequence[_Piece], records: Sequ
     ]
 
 
-def _of_part(record: dict) -> dict:
+def _of_part(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "role"}

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.1  # between looks at whether anybody still wants the next item
@@ -27,7 +27,8 @@ class ReadAhead(Generic[T]):
 
     def __init__(self, items: Iterator[T], ahead: int = 2) -> None:
         self.waited = 0.0
-        self._items, self._made = items, queue.Queue(ahead)
+        self._items = items
+        self._made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._make, name="read_ahead")
         self._thread.start()
@@ -48,7 +49,7 @@ class ReadAhead(Generic[T]):
             raise StopIteration
         raise error
 
-    def _next(self) -> tuple[object, BaseException | None]:
+    def _next(self) -> tuple[Any, BaseException | None]:
         while True:
             try:
                 return self._made.get(timeout=_LOOK_SECONDS)

@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torchrec_pss.datasets import remote_stores
 from torchrec_pss.datasets.errors import DataError
@@ -60,13 +60,13 @@ def retried(url: str, work: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def is_missing(error: Exception) -> bool:
+def is_missing(error: BaseException) -> bool:
     """Whether a store's error says that there is nothing."""
     cause = _behind(error)
     return isinstance(cause, FileNotFoundError) or _status(cause) in _MISSING_STATUS
 
 
-def _behind(error: Exception) -> BaseException:
+def _behind(error: BaseException) -> BaseException:
     """fsspec's HTTP says "not found" of whatever went wrong where it looks for a file's size."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and _status(cause) not in _MISSING_STATUS:
@@ -95,7 +95,7 @@ def _status(error: BaseException | None) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = getattr(error, "status", None) or getattr(error, "code", None)
+    found: Any = getattr(error, "status", None) or getattr(error, "code", None)
     return int(found) if str(found).isdigit() else None
 
 

@@ -1,7 +1,7 @@
 """`RemoteFile`: the bytes of a store's file, by requests of ranges that are repeated where they fail."""
 
 import io
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from torchrec_pss.datasets.errors import DataChangedError, DataError
 from torchrec_pss.datasets.remote_errors import is_missing, retried
@@ -50,7 +50,7 @@ class RemoteFile(io.RawIOBase):
         self._at = max(start + offset, 0)
         return self._at
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         """As many bytes as there is room for, unless the file ends.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from torchrec_pss.datasets import remote_stores
@@ -56,7 +56,7 @@ class RemotePath:
         DataError: see `remote_stores.require`.
     """
 
-    def __init__(self, url: str, options: dict | None = None) -> None:
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
         remote_stores.require(url)
         self._url, self._given = url, options or {}
         self._made: tuple[int, Any] | None = None  # by which process, and its UPath
@@ -67,7 +67,7 @@ class RemotePath:
     def __repr__(self) -> str:
         return f"RemotePath({self._url!r})"
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["RemotePath"], tuple[str, dict[str, Any]]]:
         return RemotePath, (self._url, self._given)
 
     def __eq__(self, other: object) -> bool:
@@ -128,7 +128,7 @@ class RemotePath:
         if mode != "rb":
             raise ValueError(f"{self._url} can be read only, mode {mode!r}")
         if not buffering:
-            return RemoteFile(self, read_ahead=0)
+            return cast(BinaryIO, RemoteFile(self, read_ahead=0))
         return io.BufferedReader(RemoteFile(self), _BUFFER if buffering < 0 else buffering)
 
     def read_bytes(self) -> bytes:
@@ -151,7 +151,7 @@ class RemotePath:
         return remote_stores.protocol_of(self._url) in ("http", "https")
 
     @property
-    def _upath(self):
+    def _upath(self) -> Any:
         # A filesystem's thread is not there in a process that was forked.
         if self._made is None or self._made[0] != os.getpid():
             self._made = os.getpid(), remote_stores.filesystem_path(self._url, self._given)
@@ -164,7 +164,7 @@ class RemotePath:
             return 0
 
 
-def _status(info: dict) -> RemoteStatus:
+def _status(info: dict[str, Any]) -> RemoteStatus:
     is_folder = info.get("type") == "directory" or urlsplit(info.get("url", "")).path.endswith("/")  # of HTTP
     tag = next((str(info[name]) for name in _TAGS if info.get(name)), "")
     partial = info.get("partial", True) and info.get("size") is not None
@@ -172,10 +172,10 @@ def _status(info: dict) -> RemoteStatus:
     return RemoteStatus(mode, int(info.get("size") or 0), _time_of(info), tag, partial)
 
 
-def _time_of(info: dict) -> int:
+def _time_of(info: dict[str, Any]) -> int:
     """Nanoseconds; 0: it is not said."""
     for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified", "created"):
-        said = info.get(name)
+        said: Any = info.get(name)
         if isinstance(said, str):
             said = _parsed(said)
         if hasattr(said, "timestamp"):

@@ -1,5 +1,7 @@
 """How a protocol's store is reached: its package, its options, where it looks for credentials."""
 
+from typing import Any
+
 from torchrec_pss.datasets.errors import DataError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
@@ -34,7 +36,7 @@ def require(url: str) -> None:
         raise DataError(f"{url}: {protocol}:// lacks its package: {error}{hint}") from error
 
 
-def filesystem_path(url: str, given: dict):
+def filesystem_path(url: str, given: dict[str, Any]) -> Any:
     """The `UPath` of a URL, whose filesystem is this process's own. ``given``: options above those of fsspec's configuration."""
     from fsspec.config import conf
     from upath import UPath
@@ -69,10 +71,10 @@ def protocol_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def _options(protocol: str, conf: dict[str, dict]) -> dict:
+def _options(protocol: str, conf: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a person has configured, ``conf``, comes before these."""
     extra = _EXTRAS.get(protocol)
-    configured: dict = {}
+    configured: dict[str, Any] = {}
     for alike in (name for name, of in _EXTRAS.items() if of == extra):
         configured |= conf.get(alike, {})
     if extra == "s3":

@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
-from pathlib import Path
+from typing import Any
 
 from torchrec_pss import json_fields
 from torchrec_pss.datasets.columns import BagPlace, Columns
 from torchrec_pss.datasets.file_kinds import regular_file
-from torchrec_pss.datasets.locations import is_remote, location
+from torchrec_pss.datasets.locations import AnyPath, Location, is_remote, location
 from torchrec_pss.datasets.rows import DENSE_NAMES, SPARSE_NAMES, RowBlock
 from torchrec_pss.datasets.split_rule import SplitRule
 from torchrec_pss.datasets.table_list import check_name
@@ -50,7 +50,7 @@ class BagColumn:
     def columns(self) -> tuple[str, ...]:
         return (self.name,) if self.weights is None else (self.name, self.weights)
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         """As a JSON file has it: what says nothing is left out."""
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"pooling": self.pooling, "separator": self.separator} | weights
@@ -58,7 +58,8 @@ class BagColumn:
 
 @dataclass(frozen=True)
 class Schema:
-    """
+    """What the columns of rows are: labels, dense values, features, and how rows are divided.
+
     Attributes:
         label: the column that is 0 or 1.
         sparse: columns of tokens or ids, one a row; a feature and a table each.
@@ -73,6 +74,14 @@ class Schema:
     Raises:
         ValueError: neither a sparse column nor bags, a column named twice, a name that a table cannot have, a mean beside weights, or a group
             that is no sparse column; names it.
+
+    Examples:
+        >>> from torchrec_pss.datasets import Schema
+        >>> schema = Schema.of({"label": "click", "sparse": ["user", "item"], "dense": {"price": "log"}, "bags": ["tags"]})
+        >>> schema.features
+        ('user', 'item', 'tags')
+        >>> schema.as_json()["dense"]
+        {'price': 'log'}
     """
 
     label: str
@@ -110,7 +119,7 @@ class Schema:
         if self.group is not None and self.group not in self.sparse:
             raise ValueError(f"group is {self.group!r}, which is no sparse column{_nearest(self.group, self.sparse)}")
 
-    def __reduce__(self) -> str | tuple:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         """Criteo's stays the one that it is: text of its columns needs no header, and that of an equal schema does."""
         if self is CRITEO_SCHEMA:
             return "CRITEO_SCHEMA"
@@ -147,7 +156,7 @@ class Schema:
         return replace(self, fields=None, time=None, split=None)
 
     @classmethod
-    def read(cls, path: str | Path) -> "Schema":
+    def read(cls, path: AnyPath) -> "Schema":
         """
         Raises:
             FileNotFoundError: there is none.
@@ -162,7 +171,7 @@ class Schema:
             raise ValueError(f"schema {path}: {error}") from error
 
     @classmethod
-    def of(cls, said: object) -> "Schema":
+    def of(cls, said: Any) -> "Schema":
         """What `as_json` returned, or a file says.
 
         Raises:
@@ -205,8 +214,8 @@ class Schema:
             found.columns(found.fields)
         return found
 
-    def as_json(self) -> dict:
-        """As a JSON file has it: what says nothing is left out."""
+    def as_json(self) -> dict[str, Any]:
+        """What `of` takes, JSON-ready; what is not there is left out."""
         may = {
             "bags": {bag.name: bag.as_json() for bag in self.bags} or None,
             "fields": self.fields and list(self.fields),
@@ -247,7 +256,7 @@ class Schema:
 CRITEO_SCHEMA = Schema("label", tuple(SPARSE_NAMES), tuple(DENSE_NAMES), ("log",) * len(DENSE_NAMES))
 
 
-def _bags(said: object) -> tuple[BagColumn, ...]:
+def _bags(said: Any) -> tuple[BagColumn, ...]:
     """Names, or what is said of each."""
     if isinstance(said, list):
         _names(said, "bags")
@@ -277,11 +286,11 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f": is it {' or '.join(map(repr, found))}?" if found else f"; there are {', '.join(map(repr, names[:40]))}"
 
 
-def _read_json(path: Path) -> object:
+def _read_json(path: Location) -> Any:
     return parse_json(path, path.read_bytes()) if is_remote(path) else read_json(path)
 
 
-def _read_yaml(path: Path) -> object:
+def _read_yaml(path: Location) -> Any:
     try:
         import yaml
     except ImportError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class SplitRule:
             raise ValueError(f"{both!r} is in split.val and in split.test")
 
     @classmethod
-    def of(cls, said: object) -> "SplitRule":
+    def of(cls, said: Any) -> "SplitRule":
         """What a schema's file says.
 
         Raises:
@@ -80,7 +80,7 @@ class SplitRule:
                     )
         return cls(said["column"], tuple(values["val"]), tuple(values["test"]))
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         if self.column is None:
             return {"val_from": self.val_from, "test_from": self.test_from}
         return {"column": self.column, "val": list(self.val), "test": list(self.test)}

@@ -93,7 +93,8 @@ def describe(splits: Splits, names: Sequence[str], rows_per_file: Sequence[int])
 
 def _by_time(roles: Sequence[str | None]) -> list[str | None]:
     """Where no file has a role, the last is held out."""
-    return list(roles) if set(roles) != {None} else [TRAIN] * (len(roles) - 1) + [HELD_OUT]
+    held_out: list[str | None] = [*[TRAIN] * (len(roles) - 1), HELD_OUT]
+    return list(roles) if set(roles) != {None} else held_out
 
 
 def _num_train(num_rows: int, train_fraction: float) -> int:

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from torchrec_pss.datasets.file_kinds import UTF8_MARK, regular_file, why_no_text
 
@@ -15,7 +16,7 @@ class NumberText(str):
     """A number of a JSON file as it is written there: nothing is rounded before it is checked."""
 
 
-def read_entries(file: Path) -> list[dict]:
+def read_entries(file: Path) -> list[dict[str, Any]]:
     """A dict for each table, its fields in lower case. Values are text, `NumberText`, or what else JSON has.
 
     Raises:
@@ -46,7 +47,7 @@ def read_entries(file: Path) -> list[dict]:
     return entries
 
 
-def _of_json(file: Path, text: str) -> list[dict]:
+def _of_json(file: Path, text: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(
             text, parse_int=NumberText, parse_float=NumberText, parse_constant=NumberText, object_pairs_hook=_once_each
@@ -63,7 +64,7 @@ def _of_json(file: Path, text: str) -> list[dict]:
     return entries
 
 
-def _once_each(pairs: list[tuple[str, object]]) -> dict:
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, Any]:
     found: dict[str, object] = {}
     for written, value in pairs:
         field = _field(written)
@@ -78,7 +79,7 @@ def _field(written: str) -> str:
     return written.strip().lower()
 
 
-def _of_csv(file: Path, text: str) -> list[dict]:
+def _of_csv(file: Path, text: str) -> list[dict[str, Any]]:
     lines = text.splitlines(keepends=True)
     head = next((line for line in lines if line.strip()), "")
     delimiter = max(_DELIMITERS, key=head.count)

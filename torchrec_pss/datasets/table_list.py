@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -76,7 +77,7 @@ def read_table_list(source: str, embedding_dim: int | None = None, skew: float =
     return list(tables.values())
 
 
-def _table(entry: dict, dim: int, skew: float) -> ListedTable:
+def _table(entry: dict[str, Any], dim: int, skew: float) -> ListedTable:
     if _is_missing(entry.get("name")) or _is_missing(entry.get("rows")):
         missing = "name" if _is_missing(entry.get("name")) else "rows"
         raise ValueError(f"needs name and rows: {missing} is missing")
@@ -116,7 +117,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"name is {_shown(name)}: torch's ModuleDict has an attribute of that name")
 
 
-def _whole_number(entry: dict, field: str, default: int | None, largest: int) -> int:
+def _whole_number(entry: dict[str, Any], field: str, default: int | None, largest: int) -> int:
     value = entry.get(field)
     if _is_missing(value) and default is not None:
         return default
@@ -130,7 +131,7 @@ def _whole_number(entry: dict, field: str, default: int | None, largest: int) ->
     return int(number)
 
 
-def _real_number(entry: dict, field: str, default: float, largest: float) -> float:
+def _real_number(entry: dict[str, Any], field: str, default: float, largest: float) -> float:
     value = entry.get(field)
     if _is_missing(value):
         return default

@@ -10,7 +10,7 @@ from torchrec_pss.datasets.criteo_lines import BadLine, parse_lines, token_ids
 from torchrec_pss.datasets.kernels import kernel
 from torchrec_pss.datasets.line_stream import Lines
 from torchrec_pss.datasets.rows import RowBlock, join_blocks
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
 
 
 def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tuple[RowBlock, list[BadLine]]:
@@ -39,7 +39,7 @@ def parse_text(lines: Lines, delimiter: bytes, columns: Columns = CRITEO) -> tup
     places = np.flatnonzero(odd)
     if not len(places):
         return block, []
-    rest, bad = parse_lines([lines[place] for place in places], delimiter, columns)
+    rest, bad = parse_lines([lines[place] for place in places.tolist()], delimiter, columns)
     good = np.delete(places, [line.position for line in bad])
     order = np.argsort(np.concatenate([np.flatnonzero(~odd), good]), kind="stable")
     reported = [BadLine(int(places[line.position]), line.reason) for line in bad]
@@ -66,7 +66,8 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids or numbers ``[V]`` of fields int64 ``[n, 2]``, and how many each has, int32 ``[n]``. A row with what is no plain number becomes odd."""
     most = int(((spans[:, 1] - spans[:, 0] + 1) // 2).sum())
-    found, lengths = np.empty(most, kind), np.empty(len(spans), np.int32)
+    found: np.ndarray = np.empty(most, kind)
+    lengths = np.empty(len(spans), np.int32)
     spans = np.ascontiguousarray(spans)
     number = kernel("split_ids" if kind is np.int64 else "split_numbers")(
         text, spans.ctypes.data, len(spans), separator, found.ctypes.data, lengths.ctypes.data, odd.ctypes.data

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
@@ -88,7 +89,7 @@ def measured(folder: Path, parts: Iterable[Part]) -> list[Part]:
 
 def write_manifest(folder: Path, parts: Iterable[Part]) -> None:
     """Of all the folder's files."""
-    files: dict[str, list] = {}
+    files: dict[str, list[Any]] = {}
     for part in sorted(parts, key=lambda part: (part.file, part.offset)):
         files.setdefault(part.file, []).append([part.tensor, part.length, part.crc])
     write_bytes(folder / MANIFEST, _encode({"format_version": _FORMAT_VERSION, "files": files}))
@@ -208,7 +209,7 @@ def _files(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _encode(body: Mapping) -> bytes:
+def _encode(body: Mapping[str, Any]) -> bytes:
     """Canonical JSON with its own checksum."""
     own = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**body, "sha256": own}, sort_keys=True) + "\n").encode()

@@ -49,7 +49,7 @@ class Reader(FileSystemReader):
             OSError: there is none.
             ValueError: it is damaged, or crafted.
         """
-        path = self._get_metadata_path(kwargs.get("rank"))
+        path: Any = self._get_metadata_path(kwargs.get("rank"))
         with self.fs.create_stream(path, "rb") as stream:
             try:
                 found = _Unpickler(stream).load()
@@ -61,7 +61,7 @@ class Reader(FileSystemReader):
         return super().read_metadata(*args, **kwargs)
 
 
-def _is_entry(entry: tuple) -> bool:
+def _is_entry(entry: tuple[Any, ...]) -> bool:
     index, info = entry
     return (
         isinstance(index, MetadataIndex)
@@ -106,7 +106,7 @@ def require_loadable(state: Mapping[str, Any], prefix: str = "") -> None:
 class Writer(FileSystemWriter):
     """Says what the disk said: `torch.save` covers it with an error of its own."""
 
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future:
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> "Future[Any]":
         try:
             return super().write_data(plan, planner)
         except Exception as error:

@@ -12,7 +12,17 @@ from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
 
 
 class ShardedPSSEmbeddingCollection(PSSEmbeddingCollection, ReplicatedArray):
-    """A `PSSEmbeddingCollection` whose array is replicated on every rank: KJT in, awaitable dict out."""
+    """A `PSSEmbeddingCollection` whose array is replicated on every rank: KJT in, awaitable dict out.
+
+    Args:
+        module: what is sharded; its parameters are taken over, those of the first rank on every rank.
+        env: the ranks.
+        device: of this rank; None for that of the module's array.
+        reduction: of the array's gradient.
+
+    Raises:
+        ValueError: ranks disagree, or the optimizer in backward has no counterpart, see `ReplicatedArray.replicate`.
+    """
 
     def __init__(
         self,

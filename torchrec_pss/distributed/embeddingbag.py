@@ -12,7 +12,17 @@ from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollect
 
 
 class ShardedPSSEmbeddingBagCollection(PSSEmbeddingBagCollection, ReplicatedArray):
-    """A `PSSEmbeddingBagCollection` whose array is replicated on every rank: KJT in, awaitable `KeyedTensor` out."""
+    """A `PSSEmbeddingBagCollection` whose array is replicated on every rank: KJT in, awaitable `KeyedTensor` out.
+
+    Args:
+        module: what is sharded; its parameters are taken over, those of the first rank on every rank.
+        env: the ranks.
+        device: of this rank; None for that of the module's array.
+        reduction: of the array's gradient.
+
+    Raises:
+        ValueError: ranks disagree, or the optimizer in backward has no counterpart, see `ReplicatedArray.replicate`.
+    """
 
     def __init__(
         self,

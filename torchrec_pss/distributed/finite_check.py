@@ -40,7 +40,13 @@ def require_dense(state: Mapping[str, Any]) -> None:
     Raises:
         ValueError: on every rank; names the tensor and its kind.
     """
-    together(lambda: [_check_dense(name, tensor) for name, value in _leaves("", state) for tensor, _ in _local(value)])
+
+    def check() -> None:
+        for name, value in _leaves("", state):
+            for tensor, _ in _local(value):
+                _check_dense(name, tensor)
+
+    together(check)
 
 
 def _check_dense(name: str, tensor: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -22,9 +22,13 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.counterparts import optimizer_of
 from torchrec_pss.ranges import shown
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing's from Python 3.11 on
+
 # A table's sharding type and compute kernels in a plan; TorchRec's own sharders refuse them by name.
 SHARED_ARRAY = "shared_array"
 EXACT, SHARED = "exact_in_array", "shared_in_array"
+Source = tuple[int, str]  # of an output: the part of a mixed collection that has it, 0 the array, and its key there
 
 
 @dataclass
@@ -50,17 +54,19 @@ class PSSModuleShardingPlan(EmbeddingModuleShardingPlan):
 
 def configs_of(collection: nn.Module) -> list[BaseEmbeddingConfig]:
     """Of an EBC's or an EC's tables."""
-    return list(getattr(collection, "embedding_bag_configs", getattr(collection, "embedding_configs", None))())
+    configs: Any = getattr(collection, "embedding_bag_configs", getattr(collection, "embedding_configs", None))
+    return list(configs())
 
 
 def tables_of(collection: nn.Module) -> nn.ModuleDict:
     """The modules that have the tables of TorchRec's EBC or EC, by name."""
-    return collection.embedding_bags if isinstance(collection, EmbeddingBagCollection) else collection.embeddings
+    bags = isinstance(collection, EmbeddingBagCollection)
+    return cast(nn.ModuleDict, collection.embedding_bags if bags else collection.embeddings)
 
 
 def weight_of(collection: nn.Module, table: str) -> nn.Parameter:
     """Of a table of TorchRec's EBC or EC."""
-    return tables_of(collection)[table].weight
+    return cast(nn.Parameter, tables_of(collection)[table].weight)
 
 
 class MixedCollection(nn.Module):
@@ -109,7 +115,7 @@ class MixedCollection(nn.Module):
         self._configs = configs
         self._rest = [c.name for c in rest]
         # A part may know a feature by its name alone that the whole knows as feature@table.
-        own = {}
+        own: dict[str, list[Source]] = {}
         for number, part in enumerate((inside, rest)):
             names = get_embedding_names_by_table(part)
             own |= {c.name: [(number, key) for key in keys] for c, keys in zip(part, names, strict=True)}
@@ -124,7 +130,7 @@ class MixedCollection(nn.Module):
         *,
         device: torch.device | str = "cpu",
         **others: Any,
-    ) -> Self:
+    ) -> "Self":
         """What a plan makes of a collection of these tables, unsharded: it loads the state dict of the planned model's.
 
         Args:
@@ -155,11 +161,11 @@ class MixedCollection(nn.Module):
     _config_of_table: ClassVar[type[BaseEmbeddingConfig]]
 
     @staticmethod
-    def _array_of(tables: list, whole: nn.Module, config: PSSConfig, device: torch.device | str) -> SharedArrayModule:
+    def _array_of(tables: list[Any], whole: Any, config: PSSConfig, device: torch.device | str) -> SharedArrayModule:
         raise NotImplementedError
 
     @staticmethod
-    def _tables_of(tables: list, whole: nn.Module) -> nn.Module:
+    def _tables_of(tables: list[Any], whole: Any) -> nn.Module:
         """On "meta"."""
         raise NotImplementedError
 
@@ -174,10 +180,10 @@ def _hand_over_optimizers(whole: nn.Module, tables: Sequence[BaseEmbeddingConfig
                 f"tables {first!r} and {name!r} have different optimizers in backward, {optimizer} and {other}; in one array "
                 "they must have the same"
             )
-    weight = weight_of(whole, first)
-    for parameter in (
-        array.parameters() if optimizer else ()
-    ):  # as it is written, for a sharder's fused_params may fill it up
+    weight: Any = weight_of(whole, first)
+    parameter: Any
+    for parameter in array.parameters() if optimizer else ():
+        # As it is written, for a sharder's fused_params may fill it up.
         parameter._optimizer_classes = list(weight._optimizer_classes)
         parameter._optimizer_kwargs = list(weight._optimizer_kwargs)
 
@@ -187,14 +193,14 @@ class MixedCollectionSharder:
     `PSSModuleShardingPlan`."""
 
     mixed_type: ClassVar[type[MixedCollection]]
-    array_sharder_type: ClassVar[type[ReplicatedArraySharder]]
+    array_sharder_type: ClassVar[type[ReplicatedArraySharder[Any]]]
     fused_params: dict[str, Any] | None
 
     def __init__(self, *args: Any, reduction: ArrayReduction | str = ArrayReduction.DDP, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reduction = ArrayReduction(reduction)
 
-    def array_sharder(self) -> ReplicatedArraySharder:
+    def array_sharder(self) -> ReplicatedArraySharder[Any]:
         """What shards the array of a plan."""
         return self.array_sharder_type(self.fused_params, reduction=self._reduction)
 

@@ -1,6 +1,7 @@
 """An `EmbeddingCollection` of which a plan keeps some tables in a shared array."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -10,7 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_pss.distributed.embedding import PSSEmbeddingCollectionSharder
-from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder
+from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder, Source
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.tracing import is_traced
@@ -21,15 +22,16 @@ class MixedEmbeddingCollection(MixedCollection):
 
     _whole_of = EmbeddingCollection
     _config_of_table = EmbeddingConfig
+    array: PSSEmbeddingCollection
 
     @staticmethod
     def _array_of(
-        tables: list, whole: EmbeddingCollection, config: PSSConfig, device: torch.device | str
+        tables: list[EmbeddingConfig], whole: EmbeddingCollection, config: PSSConfig, device: torch.device | str
     ) -> PSSEmbeddingCollection:
         return PSSEmbeddingCollection(tables, device, whole.need_indices(), config=config)
 
     @staticmethod
-    def _tables_of(tables: list, whole: EmbeddingCollection) -> EmbeddingCollection:
+    def _tables_of(tables: list[EmbeddingConfig], whole: EmbeddingCollection) -> EmbeddingCollection:
         return EmbeddingCollection(tables, torch.device("meta"), whole.need_indices())
 
     def embedding_configs(self) -> list[EmbeddingConfig]:
@@ -37,15 +39,15 @@ class MixedEmbeddingCollection(MixedCollection):
         return self._configs
 
     def need_indices(self) -> bool:
-        """Whether the output has the ids beside the embeddings, as in `EmbeddingCollection`."""
+        """Whether outputs carry the ids as their weights."""
         return self.array.need_indices()
 
     def embedding_dim(self) -> int:
-        """Columns of an embedding, the same for all tables."""
+        """Of all tables, the same."""
         return self._configs[0].embedding_dim
 
     def embedding_names_by_table(self) -> list[list[str]]:
-        """Names of the output's embeddings, a list for each table in the order of the configs."""
+        """Keys of the output, of each table, in the EC's order."""
         names = iter(self._keys)
         return [[next(names) for _ in config.feature_names] for config in self._configs]
 
@@ -61,13 +63,17 @@ class MixedEmbeddingCollection(MixedCollection):
             return found | {
                 name: _in_dtype(found[name], self.array.output_dtype, self.need_indices()) for name in of_tables
             }
-        return merge_sequences(*parts, self._keys, self._sources, self.array.output_dtype, self.need_indices())
+        return merge_sequences(
+            parts[0], parts[1], self._keys, self._sources, self.array.output_dtype, self.need_indices()
+        )
 
 
 class _Merged(LazyAwaitable[dict[str, JaggedTensor]]):
     """Both parts' outputs, waited for only when they are used."""
 
-    def __init__(self, parts: Sequence, keys: list, sources: list, dtype: torch.dtype, need_indices: bool) -> None:
+    def __init__(
+        self, parts: Sequence[Any], keys: list[str], sources: list[Source], dtype: torch.dtype, need_indices: bool
+    ) -> None:
         super().__init__()
         self._parts, self._keys, self._sources = parts, keys, sources
         self._dtype, self._need_indices = dtype, need_indices
@@ -89,7 +95,7 @@ def _in_dtype(jagged: JaggedTensor, dtype: torch.dtype, need_indices: bool) -> J
 
 @torch.fx.wrap
 def merge_sequences(
-    array, tables, keys: list, sources: list, dtype: torch.dtype, need_indices: bool
+    array: Any, tables: Any, keys: list[str], sources: list[Source], dtype: torch.dtype, need_indices: bool
 ) -> dict[str, JaggedTensor]:
     """One dict of the two parts'; a leaf where pipelines trace the model."""
     merged = _Merged([array, tables], keys, sources, dtype, need_indices)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -11,7 +12,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from torchrec_pss.distributed.embeddingbag import PSSEmbeddingBagCollectionSharder
-from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder
+from torchrec_pss.distributed.mixed_collection import MixedCollection, MixedCollectionSharder, Source
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.tracing import is_traced
@@ -22,6 +23,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
 
     _whole_of = EmbeddingBagCollection
     _config_of_table = EmbeddingBagConfig
+    array: PSSEmbeddingBagCollection
 
     def __init__(
         self, whole: EmbeddingBagCollection, shared: Sequence[str], config: PSSConfig, device: torch.device | str
@@ -32,12 +34,12 @@ class MixedEmbeddingBagCollection(MixedCollection):
 
     @staticmethod
     def _array_of(
-        tables: list, whole: EmbeddingBagCollection, config: PSSConfig, device: torch.device | str
+        tables: list[EmbeddingBagConfig], whole: EmbeddingBagCollection, config: PSSConfig, device: torch.device | str
     ) -> PSSEmbeddingBagCollection:
         return PSSEmbeddingBagCollection(tables, whole.is_weighted(), device, config=config)
 
     @staticmethod
-    def _tables_of(tables: list, whole: EmbeddingBagCollection) -> EmbeddingBagCollection:
+    def _tables_of(tables: list[EmbeddingBagConfig], whole: EmbeddingBagCollection) -> EmbeddingBagCollection:
         return EmbeddingBagCollection(tables, whole.is_weighted(), torch.device("meta"))
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
@@ -45,7 +47,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
         return self._configs
 
     def is_weighted(self) -> bool:
-        """Whether bags have weights, as in `EmbeddingBagCollection`."""
+        """Whether the KJT's weights scale the rows, of all tables."""
         return self.array.is_weighted()
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -59,7 +61,7 @@ class MixedEmbeddingBagCollection(MixedCollection):
             columns = [parts[part][key] for part, key in self._sources]
             return KeyedTensor(self._keys, self._lengths, torch.cat(columns, dim=1).to(self.array.output_dtype))
         parts = [self.array(features), self.tables(features)]
-        return merge(*parts, self._keys, self._lengths, self._sources, self.array.output_dtype)
+        return merge(parts[0], parts[1], self._keys, self._lengths, self._sources, self.array.output_dtype)
 
     def _warn_of_weights(self, features: KeyedJaggedTensor) -> None:
         """TorchRec's exchange of ids and weights has no backward, so that a gradient would have the array's part alone."""
@@ -83,7 +85,9 @@ class MixedEmbeddingBagCollection(MixedCollection):
 class _Merged(LazyAwaitable[KeyedTensor]):
     """Both parts' outputs, waited for only when they are used."""
 
-    def __init__(self, parts: Sequence, keys: list, lengths: list, sources: list, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parts: Sequence[Any], keys: list[Any], lengths: list[Any], sources: list[Any], dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self._parts, self._keys, self._lengths, self._sources, self._dtype = parts, keys, lengths, sources, dtype
 
@@ -94,7 +98,9 @@ class _Merged(LazyAwaitable[KeyedTensor]):
 
 
 @torch.fx.wrap
-def merge(array, tables, keys: list, lengths: list, sources: list, dtype: torch.dtype) -> KeyedTensor:
+def merge(
+    array: Any, tables: Any, keys: list[str], lengths: list[int], sources: list[Source], dtype: torch.dtype
+) -> KeyedTensor:
     """One `KeyedTensor` of the two parts'; a leaf where pipelines trace the model."""
     merged = _Merged([array, tables], keys, lengths, sources, dtype)
     awaitable = isinstance(array, LazyAwaitable) or isinstance(tables, LazyAwaitable)

@@ -1,6 +1,7 @@
 """`require_agreement`: ranks that would replicate different arrays, or run different software, are refused before anything is exchanged."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ def require_agreement(layout: ArrayLayout, dtype: torch.dtype, group: dist.Proce
             rank and what differs.
     """
     own = {"layout": layout.fingerprint(), "data type": str(dtype), **{p: _version(p) for p in _PACKAGES}}
-    all_of_them: list = [None] * group.size()
+    all_of_them: list[Any] = [None] * group.size()
     dist.all_gather_object(all_of_them, own, group=group)
     first = all_of_them[0]
     for rank, other in enumerate(all_of_them):

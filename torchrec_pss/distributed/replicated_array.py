@@ -11,7 +11,7 @@ Forward needs no communication. The gradient is averaged over the ranks, by one 
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,9 @@ from torchrec_pss.optim.counterparts import optimizer_of, set_optimizer
 from torchrec_pss.optim.fresh_state import make_state
 from torchrec_pss.optim.stand_in import stand_in, widened
 from torchrec_pss.optim.step_in_backward import StepInBackward
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing's from Python 3.11 on
 
 
 class ReplicatedArray(ShardedModule, FusedOptimizerModule):
@@ -121,7 +124,8 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
         keyed = KeyedOptimizerWrapper({name: stepped}, make)
         make_state(keyed._optimizer)
         self._in_backward_optims.append(("", keyed))
-        new._in_backward_optimizers = [keyed._optimizer]
+        marked: Any = new
+        marked._in_backward_optimizers = [keyed._optimizer]
         set_optimizer(new, found)
         if in_lookup:
             self.step_in_backward(keyed._optimizer)
@@ -174,7 +178,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
         Variable._execution_engine.queue_callback(at_end)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ReplicatedArray":
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Self":
         """
         Raises:
             TypeError: another dtype; data-parallel wrapper and optimizers were made for this one.
@@ -186,7 +190,9 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
             )
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, state_dict, prefix: str, local_metadata: dict, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
         if local_metadata.get("assign_to_params_buffers", False):
             raise ValueError(
                 f"{prefix or 'a sharded array'}: load_state_dict(assign=True) would take the parameters from the optimizers and reductions "

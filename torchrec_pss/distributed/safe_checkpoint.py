@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 def save_checkpoint(
     state_dict: dict[str, Any],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     files: Mapping[str, bytes] | None = None,
     allow_not_finite: bool = False,
 ) -> None:
@@ -45,6 +45,7 @@ def save_checkpoint(
     Written to ``<path>.new``, then renamed; what was at ``path`` stays until then, and stays where anything fails.
 
     Args:
+        state_dict: as `torch.distributed.checkpoint.save` takes it: tensors, sharded ones too, and plain values.
         path: a folder on a file system that all ranks share.
         files: more files of the folder, by name; those of rank 0 are written.
         allow_not_finite: whether floating-point tensors may hold NaN or infinite elements. Python's numbers always may (``best_loss=inf``), and
@@ -55,6 +56,15 @@ def save_checkpoint(
         OSError: the disk is full, or otherwise does not take it.
         ValueError: a tensor is sparse or nested, or a value such as `load_checkpoint` does not read; names it. One of the places is a symbolic link, or no folder; one of ``files`` has a path or a
             name that is taken.
+
+    Examples:
+        >>> from torchrec import EmbeddingBagConfig
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> from torchrec_pss.distributed import check_checkpoint, load_checkpoint, save_checkpoint
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=16, feature_names=["user"])
+        >>> ebc = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB"))
+        >>> save_checkpoint({"model": ebc.state_dict(), "epoch": 3}, "checkpoint")
+        >>> check_checkpoint("checkpoint")
     """
     folder = Path(path)
     for name in files or ():
@@ -63,12 +73,17 @@ def save_checkpoint(
     together(lambda: require_loadable(state_dict))
     (require_dense if allow_not_finite else require_finite)(state_dict)
     new = on_first_rank(lambda: empty_aside(folder))
+
+    def write_files() -> None:
+        for name, content in (files or {}).items():
+            write_bytes(new / name, content)
+
     try:
         try:
             dcp.save(state_dict, storage_writer=Writer(new))
         except CheckpointException as error:
             raise OSError(f"checkpoint {folder} cannot be saved: {_reason(error)}") from error
-        on_first_rank(lambda: [write_bytes(new / name, content) for name, content in (files or {}).items()])
+        on_first_rank(write_files)
         add_checksums(new)
         on_first_rank(lambda: replace_folder(folder))
     except Exception:
@@ -77,9 +92,12 @@ def save_checkpoint(
         raise
 
 
-def add_checksums(path: str | os.PathLike) -> None:
+def add_checksums(path: str | os.PathLike[str]) -> None:
     """Gives a checkpoint of `torch.distributed.checkpoint.save` or ``async_save`` the checksums that `load_checkpoint` checks.
     Collective; after it no file of the folder may change, and none may come.
+
+    Args:
+        path: the checkpoint's folder.
 
     Raises:
         OSError, ValueError: the folder does not exist, or is none; a file cannot be read or written.
@@ -100,9 +118,13 @@ def _writer(file: str) -> int:
     return int(found[1]) % ranks if found else 0
 
 
-def check_checkpoint(path: str | os.PathLike, files: Collection[str] | None = None) -> None:
+def check_checkpoint(path: str | os.PathLike[str], files: Collection[str] | None = None) -> None:
     """Names and sizes of all files of a checkpoint against its checksums, and the contents of ``files`` (all by default); where it has
     none, the checksums that `torch.save` has put beside each value, and a warning of what could not be checked. Collective.
+
+    Args:
+        path: the checkpoint's folder.
+        files: names of those whose contents are read; None for all.
 
     Raises:
         ValueError: on every rank; the folder does not exist, or is none. A file is damaged, truncated or missing, or was not there: names it,
@@ -143,15 +165,28 @@ def _require_folder(folder: Path) -> None:
         raise ValueError(f"folder {folder} {'is no folder' if folder.exists() else 'does not exist'}")
 
 
-def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None:
+def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Fills ``state_dict`` in place, as `torch.distributed.checkpoint.load`. Collective.
 
     All files are checked first (`check_checkpoint`), whatever of them is wanted. Where a killed `save_checkpoint` has left no ``path``,
     what was there before is loaded.
 
+    Args:
+        state_dict: as `torch.distributed.checkpoint.load` takes it: tensors of the wanted shapes, on their devices.
+        path: the checkpoint's folder.
+
     Raises:
         ValueError: the checkpoint does not exist, is damaged, truncated or otherwise unreadable, has no value for an entry, or one of another shape, or
             would call what it has no business with; says which file or value. ``state_dict`` is as it was.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec_pss.distributed import load_checkpoint, save_checkpoint
+        >>> save_checkpoint({"array": torch.arange(4.0)}, "checkpoint")
+        >>> state = {"array": torch.zeros(4)}
+        >>> load_checkpoint(state, "checkpoint")
+        >>> state["array"]
+        tensor([0., 1., 2., 3.])
     """
     folder = whole_folder(Path(path))
     check_checkpoint(folder)
@@ -161,7 +196,7 @@ def load_checkpoint(state_dict: dict[str, Any], path: str | os.PathLike) -> None
         raise ValueError(f"checkpoint {folder} cannot be loaded: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What the first rank that failed says."""
     reasons = error.failures.values() if isinstance(error, CheckpointException) else [error]
     first = next((getattr(r, "error", r[0] if isinstance(r, tuple) else r) for r in reasons), error)

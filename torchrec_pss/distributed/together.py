@@ -1,7 +1,7 @@
 """`together`: work that fails on one rank fails on all, so that none waits for another that has given up."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -25,7 +25,7 @@ def together(work: Callable[[], T]) -> list[T]:
     except Exception as error:
         own = error
     kind = None if own is None else next((n for n, k in enumerate(_KINDS) if isinstance(own, k)), len(_KINDS))
-    outcomes: list = [None] * dist.get_world_size()
+    outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, (result, kind, str(own) or type(own).__name__))
     if own is not None:
         raise own
@@ -37,4 +37,5 @@ def together(work: Callable[[], T]) -> list[T]:
 
 def on_first_rank(work: Callable[[], T]) -> T:
     """What ``work`` returns on rank 0, on every rank. Collective. Raises as `together`."""
-    return together(lambda: work() if not dist.is_initialized() or dist.get_rank() == 0 else None)[0]
+    results = together(lambda: work() if not dist.is_initialized() or dist.get_rank() == 0 else None)
+    return cast(T, results[0])

@@ -39,8 +39,9 @@ def _difference(device: str) -> float:
     in_order = ("total_width", "read_width", "pooling_mode", "hash_kind", "sign")
 
     def by_reference(array: torch.Tensor) -> torch.Tensor:
-        matrices = (of_layout[name] for name in ("features", "hot_keys", "projections"))
-        return reference.lookup(array, *matrices, ids, offsets, None, *(of_layout[name] for name in in_order))[0]
+        features, hot_keys, projections = (of_layout[name] for name in ("features", "hot_keys", "projections"))
+        others = (of_layout[name] for name in in_order)
+        return reference.lookup(array, features, hot_keys, projections, ids, offsets, None, *others)[0]
 
     def by_kernel(array: torch.Tensor) -> torch.Tensor:
         return lookup(array, indices=ids, offsets=offsets, **of_layout)
@@ -53,4 +54,5 @@ def _read(array: torch.Tensor, read: Callable[[torch.Tensor], torch.Tensor]) -> 
     leaf = array.detach().clone().requires_grad_()
     out = read(leaf)
     out.square().sum().backward()
+    assert leaf.grad is not None
     return torch.cat([out.detach().flatten(), leaf.grad])

@@ -8,6 +8,7 @@ through the file; how far they are apart stands in the file and is printed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def export_run(
     run: Path, output: Path, part: str | None, bits: int | None, dense_dtype: str | None, aoti: bool, out_of_range: str
-) -> dict:
+) -> dict[str, Any]:
     """The file's metadata.
 
     Raises:
@@ -78,7 +79,7 @@ def export_run(
     model, names = runs.part_of(saved, part)
     if saved.kind != "click" and out_of_range != "error":
         raise ValueError(f"--out_of_range {out_of_range} is of embedding bags, and a two-tower model has none")
-    said = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
+    said: dict[str, Any] = {"run": saved.results, "part": part, "features": saved.collection._feature_names}
     if saved.kind == "click":
         number = max(saved.rows.dense.shape[1], 1)
         transforms = saved.schema.transforms if saved.schema is not None else ("log",) * number
@@ -88,7 +89,7 @@ def export_run(
         said["bags"] = [] if saved.schema is None else [bag.name for bag in saved.schema.bags]
         said |= {"num_dense": number, "dense_transforms": list(transforms) or ["none"], "transforms": TRANSFORMS}
     return exporting.export(
-        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=dense_dtype and getattr(torch, dense_dtype), aoti=aoti, out_of_range=out_of_range, names=names, said=said,
+        model, runs.arguments(saved, part, slice(0, 2)), output, bits=bits, dense_dtype=getattr(torch, dense_dtype) if dense_dtype else None, aoti=aoti, out_of_range=out_of_range, names=names, said=said,
         check=lambda file: runs.compare(model, file, saved, part),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
@@ -42,15 +42,16 @@ def compiled(program: ExportedProgram, metadata: dict[str, str]) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
+            files: Any = torch._inductor.aot_compile(program.module(), *program.example_inputs, options=options)
         except Exception as error:  # of many kinds
             first = str(error).strip().splitlines()[:1]
             raise ValueError(
                 f"AOTInductor cannot compile the program: {type(error).__name__}: {''.join(first)}"
             ) from error
+    return cast(list[Any], files)
 
 
-def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict) -> None:
+def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata: dict[str, Any]) -> None:
     """
     Args:
         path: ends in .pt2.
@@ -74,7 +75,7 @@ def write(path: Path, program: ExportedProgram, aoti: list[Any] | None, metadata
             named.unlink(missing_ok=True)
 
 
-def read_metadata(path: Path) -> dict:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What the file says of itself, once every byte of it has been checked.
 
     Raises:
@@ -117,6 +118,21 @@ class Served:
 
     Raises:
         FileNotFoundError, DamagedFileError: see `read_metadata`.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> from torchrec_pss.export import Served, export
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=4, feature_names=["user"])
+        >>> model = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB", bits=4))
+        >>> values, lengths = torch.tensor([7, 8, 9]), torch.tensor([1, 2])
+        >>> _ = export(model, [KeyedJaggedTensor.from_lengths_sync(["user"], values, lengths)], "model.pt2")
+        >>> served = Served("model.pt2")
+        >>> [(i["name"], i["dtype"], i["shape"]) for i in served.metadata["inputs"]]
+        [('values', 'int64', ['L']), ('lengths', 'int64', [1, 'B'])]
+        >>> served(values, lengths.view(1, 2)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, path: str | Path, threads_apart: int = 1) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from torchrec_pss.export.program import flattened, inputs_of, plain, to_program,
 logger: logging.Logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torchrec", "torchrec_pss")
-Argument = torch.Tensor | KeyedJaggedTensor
+Argument: TypeAlias = torch.Tensor | KeyedJaggedTensor
 
 
 def export(
@@ -35,9 +36,9 @@ def export(
     aoti: bool = False,
     out_of_range: str = "error",
     names: Sequence[str] | None = None,
-    said: dict | None = None,
-    check: Callable[[archive.Served], dict] | None = None,
-) -> dict:
+    said: dict[str, Any] | None = None,
+    check: Callable[[archive.Served], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Writes a file that serves a model with collections of a shared array. `torchrec_pss.export.Served` opens it; compiled, a C++ program does.
 
     Args:
@@ -61,6 +62,20 @@ def export(
     Raises:
         ValueError: no collection of ours; a path that does not end in .pt2; else see `to_serve` and `to_program`.
         OSError: the file cannot be written.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> from torchrec_pss.export import export
+        >>> table = EmbeddingBagConfig(name="user", num_embeddings=10**6, embedding_dim=4, feature_names=["user"])
+        >>> model = PSSEmbeddingBagCollection([table], config=PSSConfig(array_bytes="64kB", bits=4))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 8, 9]), torch.tensor([1, 2]))
+        >>> metadata = export(model, [features], "model.pt2")
+        >>> metadata["check"]["largest_difference"]
+        0.0
+        >>> [i["name"] for i in metadata["inputs"]]
+        ['values', 'lengths']
     """
     path = Path(path)
     if path.suffix != ".pt2":
@@ -86,7 +101,7 @@ def export(
     return archive.read_metadata(path)
 
 
-def _check(model: nn.Module, example: Sequence[Argument], file: archive.Served) -> dict:
+def _check(model: nn.Module, example: Sequence[Argument], file: archive.Served) -> dict[str, Any]:
     was_training = model.training
     try:
         with torch.no_grad():
@@ -97,8 +112,8 @@ def _check(model: nn.Module, example: Sequence[Argument], file: archive.Served) 
     return {"largest_difference": max((float((e - f).abs().max()) for e, f in pairs if e.numel()), default=0.0)}
 
 
-def _of_arrays(served: nn.Module) -> dict:
-    ours = [m for m in served.modules() if hasattr(m, "layout") and hasattr(m, "array")]
+def _of_arrays(served: nn.Module) -> dict[str, Any]:
+    ours: list[Any] = [m for m in served.modules() if hasattr(m, "layout") and hasattr(m, "array")]
     numbered = [m for m in served.modules() if isinstance(m, NumberedIds)]
     tables = []
     for m in ours:

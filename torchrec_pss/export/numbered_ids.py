@@ -11,6 +11,10 @@ from torchrec_pss.quant.out_of_range import bags_of
 class NumberedIds(nn.Module):
     """Of the features of a model, in their order. An id that was not in the training rows has row 0."""
 
+    first: torch.Tensor
+    ids: torch.Tensor
+    rows: torch.Tensor
+
     def __init__(self, numbering: Numbering) -> None:
         super().__init__()
         known, rows = numbering.sorted_rows()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ class Input:
     shape: list[int | str]
     features: list[str] | None = None
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
 
@@ -134,7 +135,7 @@ def to_serve(
         ValueError: none of our collections in it; else see `torchrec_pss.quant`.
     """
 
-    def reading(module: nn.Module) -> nn.Module:
+    def reading(module: PSSEmbeddingBagCollection | PSSEmbeddingCollection) -> nn.Module:
         if isinstance(module, PSSEmbeddingBagCollection):
             return quant.PSSEmbeddingBagCollection(module, bits, dense_dtype, out_of_range)
         return quant.PSSEmbeddingCollection(module, bits, dense_dtype)
@@ -176,5 +177,5 @@ def to_program(
     tensors = tuple(flattened(example))
     wrapped = _PlainInputs(served, example, dense_dtype).eval()
     shape = [{d: Dim.DYNAMIC for d, size in enumerate(i.shape) if isinstance(size, str)} for i in inputs_of(example)]
-    with torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # or a batch of one would be another program
+    with torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it. Or a batch of one would be another program
         return torch.export.export(wrapped, tensors, dynamic_shapes=(tuple(shape),), strict=False)

@@ -1,5 +1,7 @@
 """What of a run is exported: a click model's probabilities, a two-tower model's towers or pairs."""
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torchrec_pss.export.archive import Served
 from torchrec_pss.export.numbered_ids import NumberedIds
 from torchrec_pss.export.program import flattened
 from torchrec_pss.export.saved_model import SavedModel
+from torchrec_pss.models import ClickModel, TwoTower
 from torchrec_pss.quant import PSSEmbeddingCollection
 
 PARTS = {"click": ("probability",), "two_tower": ("pairs", "user", "item")}
@@ -35,7 +38,7 @@ class Probability(nn.Module):
 class Pairs(nn.Module):
     """Probabilities of users and items, ``[B]`` each."""
 
-    def __init__(self, two_tower: nn.Module) -> None:
+    def __init__(self, two_tower: TwoTower) -> None:
         super().__init__()
         self.two_tower = two_tower
 
@@ -47,7 +50,7 @@ class Pairs(nn.Module):
 class Tower(nn.Module):
     """Embeddings ``[B, D]`` of ids ``[B]`` of one feature."""
 
-    def __init__(self, two_tower: nn.Module, feature: str) -> None:
+    def __init__(self, two_tower: TwoTower, feature: str) -> None:
         super().__init__()
         self.embeddings = two_tower.embeddings
         self._feature = feature
@@ -69,8 +72,9 @@ def part_of(saved: SavedModel, part: str) -> tuple[nn.Module, list[str]]:
     if part not in PARTS[saved.kind]:
         raise ValueError(f"--part {part} is none of a {saved.kind} model, which has {', '.join(PARTS[saved.kind])}")
     if saved.kind == "click":
-        return Probability(saved.model.dlrm, saved.numbering), ["dense", "sparse"]
-    return (Pairs(saved.model), ["sparse"]) if part == "pairs" else (Tower(saved.model, part), ["ids"])
+        return Probability(cast(ClickModel, saved.model).dlrm, saved.numbering), ["dense", "sparse"]
+    two_tower = cast(TwoTower, saved.model)
+    return (Pairs(two_tower), ["sparse"]) if part == "pairs" else (Tower(two_tower, part), ["ids"])
 
 
 def arguments(saved: SavedModel, part: str, rows: slice) -> list[torch.Tensor | KeyedJaggedTensor]:
@@ -82,7 +86,7 @@ def arguments(saved: SavedModel, part: str, rows: slice) -> list[torch.Tensor | 
     return [batch.sparse_features if part == "pairs" else batch.sparse_features[part].values()]
 
 
-def compare(model: nn.Module, file: Served, saved: SavedModel, part: str) -> dict:
+def compare(model: nn.Module, file: Served, saved: SavedModel, part: str) -> dict[str, Any]:
     """Of the held-out rows: how far the file's answers are from the model's at most, and, of probabilities, the AUROC of both."""
     number, ours, theirs = len(saved.rows), [], []
     with torch.no_grad():
@@ -91,7 +95,7 @@ def compare(model: nn.Module, file: Served, saved: SavedModel, part: str) -> dic
             ours.append(model(*given))
             theirs.append(file(*flattened(given)))
     expected, found = torch.cat(ours), torch.cat(theirs)
-    check = {"rows": number, "largest_difference": float((expected - found).abs().max())}
+    check: dict[str, Any] = {"rows": number, "largest_difference": float((expected - found).abs().max())}
     if expected.dim() == 1:
         labels = torch.from_numpy(saved.rows.labels).long()
         check |= {"auroc_of_model": _auroc(expected, labels), "auroc_of_file": _auroc(found, labels)}

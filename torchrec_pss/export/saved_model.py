@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class SavedModel:
     model: nn.Module
     collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection
     numbering: Numbering | None
-    results: dict
+    results: dict[str, Any]
     rows: RowBlock
     schema: Schema | None
     texts: list[str] | None
@@ -51,8 +52,8 @@ class SavedModel:
 
 
 def save(
-    folder: Path, kind: str, config: Mapping, collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
-    rows: RowBlock, results: Mapping, numbering: Numbering | None = None, schema: Schema | None = None,
+    folder: Path, kind: str, config: Mapping[str, Any], collection: PSSEmbeddingBagCollection | PSSEmbeddingCollection, weights: Mapping[str, torch.Tensor],
+    rows: RowBlock, results: Mapping[str, Any], numbering: Numbering | None = None, schema: Schema | None = None,
     texts: Sequence[str] | None = None, separators: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """
@@ -82,14 +83,15 @@ def save(
         files[_IDS] = buffer.getvalue()
     for name, content in files.items():
         write_bytes(folder / name, content)
-    configs = collection.embedding_bag_configs() if kind == "click" else collection.embedding_configs()
+    read: Any = collection
+    configs = read.embedding_bag_configs() if kind == "click" else read.embedding_configs()
     tables = [
         {"name": t.name, "num_embeddings": t.num_embeddings, "embedding_dim": t.embedding_dim, "feature_names": list(t.feature_names)}
         | ({"pooling": t.pooling.value} if kind == "click" else {})
         for t in configs
     ]  # fmt: skip
     write_json(folder / _MODEL, {
-        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "weighted": kind == "click" and collection.is_weighted(), "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts), "separators": dict(separators or {}),
+        "format": _FORMAT, "kind": kind, "model": dict(config), "tables": tables, "array": collection.config.to_json(), "numbered": numbering is not None, "weighted": kind == "click" and read.is_weighted(), "schema": schema and schema.as_json(), "texts": None if texts is None else list(texts), "separators": dict(separators or {}),
         "results": dict(results), "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     })  # fmt: skip
 
@@ -145,7 +147,7 @@ def load(folder: Path) -> SavedModel:
     )
 
 
-def _built(said: dict) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:
+def _built(said: dict[str, Any]) -> tuple[nn.Module, PSSEmbeddingBagCollection | PSSEmbeddingCollection]:
     config = PSSConfig.from_json(said["array"])
     if said["kind"] == "click":
         tables = [EmbeddingBagConfig(**t | {"pooling": PoolingType(t["pooling"])}) for t in said["tables"]]

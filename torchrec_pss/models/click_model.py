@@ -14,7 +14,16 @@ INTERACTIONS = ("original", "dcn", "projection")
 
 @dataclass(frozen=True)
 class ClickModelConfig:
-    """What there is beside the embeddings, by the names of torchrec_dlrm's flags."""
+    """What there is beside the embeddings, by the names of torchrec_dlrm's flags.
+
+    Attributes:
+        dense_in_features: dense values of a row.
+        dense_arch_layer_sizes: of the bottom MLP; the last is the embedding_dim.
+        over_arch_layer_sizes: of the top MLP; the last is 1.
+        interaction_type: one of `INTERACTIONS`.
+        dcn_num_layers, dcn_low_rank_dim: of "dcn" alone.
+        interaction_branch1_layer_sizes, interaction_branch2_layer_sizes: of "projection" alone, which needs both.
+    """
 
     dense_in_features: int
     dense_arch_layer_sizes: list[int]
@@ -42,7 +51,11 @@ class ClickModelConfig:
 
 
 class ClickModel(nn.Module):
-    """A DLRM and its loss; rows with a negative label are padding and count for nothing."""
+    """A DLRM and its loss; rows with a negative label are padding and count for nothing.
+
+    Args:
+        dlrm: TorchRec's, such as `ClickModelConfig.dlrm` makes.
+    """
 
     def __init__(self, dlrm: DLRM) -> None:
         super().__init__()

@@ -13,6 +13,10 @@ class TwoTower(nn.Module):
 
     The bias starts at the log odds of a pair among ``negatives`` sampled ones; without it the embeddings must say
     first that most pairs are none, and shrink to nothing before they learn.
+
+    Args:
+        embeddings: of two tables, the users' and the items', read by the features ``user`` and ``item``.
+        negatives: sampled pairs beside each true one.
     """
 
     def __init__(self, embeddings: EmbeddingCollectionInterface, negatives: int) -> None:

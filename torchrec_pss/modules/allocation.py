@@ -110,7 +110,7 @@ def allocate(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) ->
     least = _least_shared(shapes, config)
     shared = budget - own if least else 0
     if shared < least or own > budget:
-        smallest = stored_bytes(own + least, config.bits, itemsize) + _bytes_beside(shapes, config)
+        smallest = stored_bytes(own + least, config.element_bits, itemsize) + _bytes_beside(shapes, config)
         raise ValueError(
             f"array_bytes = {config.array_bytes} is too small for {_names(shapes)}: the smallest budget that works "
             f"for this choice of exact tables, widths, prefixes and hot rows is {smallest} bytes"
@@ -136,7 +136,7 @@ def allocate(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) ->
         itemsize,
         tuple(layouts),
         hot_keys,
-        config.bits,
+        config.element_bits,
         config.has_short_keys,
     )
 
@@ -169,9 +169,9 @@ def check_tables(tables: Sequence[TableConfig], config: PSSConfig) -> None:
                 _check_ids(table, "hot", config.hot[table.name])
 
 
-def _check_ids(table: TableConfig, kind: str, ids: Sequence[int]) -> None:
-    ids = torch.as_tensor(ids, dtype=torch.int64)
-    bad = ids[(ids < 0) | (ids >= table.num_embeddings)]
+def _check_ids(table: TableConfig, kind: str, ids: Sequence[int] | np.ndarray | torch.Tensor) -> None:
+    found = torch.as_tensor(ids, dtype=torch.int64)
+    bad = found[(found < 0) | (found >= table.num_embeddings)]
     if bad.numel():
         raise ValueError(f"table {table.name!r}: {kind} id {int(bad[0])} is out of range [0, {table.num_embeddings})")
 
@@ -286,16 +286,16 @@ def _least_shared(shapes: Sequence[_Shape], config: PSSConfig) -> int:
 
 def _array_numel(config: PSSConfig, shapes: Sequence[_Shape], itemsize: int) -> int:
     left = max(config.array_bytes - _bytes_beside(shapes, config), 0)
-    numel = int(left // cell_bytes(config.bits, itemsize)) // ALIGNMENT * ALIGNMENT
+    numel = int(left // cell_bytes(config.element_bits, itemsize)) // ALIGNMENT * ALIGNMENT
     return (
-        numel if stored_bytes(numel, config.bits, itemsize) <= left else numel - ALIGNMENT
+        numel if stored_bytes(numel, config.element_bits, itemsize) <= left else numel - ALIGNMENT
     )  # the last scale is of fewer elements
 
 
 def _bytes_beside(shapes: Sequence[_Shape], config: PSSConfig) -> int:
     """Of what is not in the array: projections and hot keys."""
     keys, numel = sum(len(s.hot_keys) for s in shapes), sum(s.projection_numel for s in shapes)
-    return projection_bytes(numel, config.bits) + key_bytes(keys, config.has_short_keys)
+    return projection_bytes(numel, config.element_bits) + key_bytes(keys, config.has_short_keys)
 
 
 def _place(

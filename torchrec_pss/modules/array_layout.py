@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -134,7 +135,7 @@ class ArrayLayout:
         """Bytes of the tables that the array stands for, at the array's data type."""
         return sum(t.rows * t.embedding_dim for t in self.tables) * self.itemsize
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree in, JSON-ready and independent of table order."""
         tables = {}
         for t in sorted(self.tables, key=lambda t: t.name):
@@ -158,7 +159,7 @@ class ArrayLayout:
             "tables": tables,
         }
 
-    def _version(self) -> dict:
+    def _version(self) -> dict[str, Any]:
         """Of the format, with what version 2 has not."""
         if self.bits < 32:
             return {"format_version": 3, "bits": self.bits}
@@ -185,7 +186,7 @@ class ArrayLayout:
 
 
 def describe_difference(
-    saved: Mapping, wanted: Mapping, where: tuple[str, str] = ("in the checkpoint", "here")
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], where: tuple[str, str] = ("in the checkpoint", "here")
 ) -> str | None:
     """Names the first difference between two fingerprints, found ``where``; None where they agree."""
     there, here = where
@@ -214,7 +215,7 @@ def describe_difference(
     return None if old == new else "the tables' places in the array differ"
 
 
-def _upgraded(saved: Mapping) -> Mapping:
+def _upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """Version 1 had no slices, hot rows or biases; every address of such a layout is the same in version 2."""
     if saved.get("format_version") != 1:
         return saved
@@ -222,11 +223,11 @@ def _upgraded(saved: Mapping) -> Mapping:
     return {**saved, "format_version": FORMAT_VERSION, "tables": tables}
 
 
-def encode_fingerprint(fingerprint: Mapping) -> torch.Tensor:
+def encode_fingerprint(fingerprint: Mapping[str, Any]) -> torch.Tensor:
     """Canonical JSON as a uint8 tensor: loads with ``weights_only`` and from any tensor format."""
     text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def decode_fingerprint(encoded: torch.Tensor) -> dict:
+def decode_fingerprint(encoded: torch.Tensor) -> dict[str, Any]:
     return json.loads(bytes(encoded.cpu().tolist()))

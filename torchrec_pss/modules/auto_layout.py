@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from torchrec_pss.modules.allocation import aligned, cell_bytes, check_tables, largest_fitting
-from torchrec_pss.modules.id_counts import examples_of
+from torchrec_pss.modules.id_counts import IdCounts, examples_of
 from torchrec_pss.modules.pss_config import PSSConfig
 from torchrec_pss.modules.searched_layout import searched
 from torchrec_pss.modules.table_config import TableConfig
@@ -59,14 +59,14 @@ def choose(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> P
     if config.layout == "plain" or config.hash == "robe":
         return config
     check_tables(tables, config)
-    itemsize_trained, itemsize = itemsize, cell_bytes(config.bits, itemsize)
+    cell = cell_bytes(config.element_bits, itemsize)
     plain = replace(config, layout="plain", counts=None)
     stated = [getattr(config, field) for field in ("width", "prefix", "hot", "slices")]
     contiguous = config.exact == "auto" and stated == [None] * 4
-    if contiguous and _all_exact(tables, config, itemsize):
+    if contiguous and _all_exact(tables, config, cell):
         return replace(plain, exact=[t.name for t in tables])
     if _may_search(config):
-        found = searched(tables, config, itemsize_trained)
+        found = searched(tables, config, itemsize)
         if found is not None:
             return found[0]
     plain = replace(
@@ -85,19 +85,19 @@ def choose(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int) -> P
     )
     if contiguous and config.exact_fraction is None:
         least = 1 if config.head == "dot" or not config.counts else _MOST_WIDTH
-        everything = _own_elements_for_every_row(tables, plain, itemsize, least)
+        everything = _own_elements_for_every_row(tables, plain, cell, least)
         if everything is not None:
             return everything
-    all_rows_fit = _widest_exact(tables, plain, itemsize)
+    all_rows_fit = _widest_exact(tables, plain, cell)
     if config.width is None and projected:
-        width = max(all_rows_fit, few_bytes_width or _read_width(tables, plain, itemsize, config.counts))
+        width = max(all_rows_fit, few_bytes_width or _read_width(tables, plain, cell, config.counts))
         plain = replace(plain, width={t.name: min(width, t.embedding_dim) for t in tables})
     if config.exact == "auto":
         small = contiguous and all_rows_fit >= few_bytes_width  # of few bytes, all tables or none
-        plain = replace(plain, exact=_small_tables(tables, plain, itemsize) if small else [])
+        plain = replace(plain, exact=_small_tables(tables, plain, cell) if small else [])
     if config.hot is None and config.counts:
         share = _FEW_BYTES_HOT_SHARE if few_bytes_width else _HOT_SHARE
-        plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, itemsize, share))
+        plain = replace(plain, hot=_hot_rows(tables, plain, config.counts, cell, share))
     return plain
 
 
@@ -109,7 +109,7 @@ def choose_folded(tables: Sequence[TableConfig], config: PSSConfig) -> tuple[PSS
         ValueError: see `choose`.
     """
     itemsize, rows = 4, [t.num_embeddings for t in tables]
-    if not _may_search(config) or _all_exact(tables, config, cell_bytes(config.bits, itemsize)):
+    if not _may_search(config) or _all_exact(tables, config, cell_bytes(config.element_bits, itemsize)):
         return config, rows
     check_tables(tables, config)
     return searched(tables, config, itemsize, folds=True) or (config, rows)
@@ -118,7 +118,10 @@ def choose_folded(tables: Sequence[TableConfig], config: PSSConfig) -> tuple[PSS
 def _all_exact(tables: Sequence[TableConfig], config: PSSConfig, itemsize: int | Fraction) -> bool:
     """Whether all rows fit at their embedding_dim."""
     widest = max(t.embedding_dim for t in tables)
-    return config.exact == "auto" and _exact_bytes(tables, widest, itemsize, False, config.bits) <= config.array_bytes
+    return (
+        config.exact == "auto"
+        and _exact_bytes(tables, widest, itemsize, False, config.element_bits) <= config.array_bytes
+    )
 
 
 def _may_search(config: PSSConfig) -> bool:
@@ -131,17 +134,17 @@ def _may_search(config: PSSConfig) -> bool:
         config.prefix,
         config.hot,
         config.segments,
+        config.slices,
+        config.bias,
     )
-    stated += (config.slices, config.bias)
     is_open = all(value is None for value in stated) and config.exact in ("auto", ())
     return config.layout == "auto" and config.head == "mlp" and bool(config.counts) and is_open
 
 
-def _exact_bytes(
-    tables: Sequence[TableConfig], width: int, itemsize: int | Fraction, bias: bool, bits: int
-) -> int | Fraction:
+def _exact_bytes(tables: Sequence[TableConfig], width: int, itemsize: int | Fraction, bias: bool, bits: int) -> int:
     """Bytes of all tables exact at ``width`` or their embedding_dim."""
     own = sum(aligned(t.num_embeddings * min(width, t.embedding_dim)) for t in tables)
+    itemsize = int(itemsize)  # of 32 bits a whole number; of fewer nobody asks
     return stored_bytes(own, bits, itemsize) + _projection_bytes(tables, width, bias, bits)
 
 
@@ -159,8 +162,8 @@ def _own_elements_for_every_row(
         return None
     # The shared region is at least 1/32 of the prefixes.
     shared = width + _SHARED_BESIDE_PREFIX
-    needed = _exact_bytes(tables, width, itemsize, bias, plain.bits) * 33 // 32
-    needed += _projection_bytes(tables, shared, bias, plain.bits)
+    needed = _exact_bytes(tables, width, itemsize, bias, plain.element_bits) * 33 // 32
+    needed += _projection_bytes(tables, shared, bias, plain.element_bits)
     if needed > plain.array_bytes or width >= (_EXACT_ALONE if plain.head == "dot" else _LEAST_WIDTH):
         widths = {t.name: min(width, t.embedding_dim) for t in tables}
         return replace(plain, width=widths, exact=list(widths))
@@ -170,7 +173,9 @@ def _own_elements_for_every_row(
 
 
 def _projections_fit(tables: Sequence[TableConfig], plain: PSSConfig, width: int) -> bool:
-    return _projection_bytes(tables, width, bool(plain.bias), plain.bits) <= _PROJECTION_SHARE * plain.array_bytes
+    return (
+        _projection_bytes(tables, width, bool(plain.bias), plain.element_bits) <= _PROJECTION_SHARE * plain.array_bytes
+    )
 
 
 def _few_bytes_width(tables: Sequence[TableConfig], config: PSSConfig) -> int:
@@ -180,22 +185,24 @@ def _few_bytes_width(tables: Sequence[TableConfig], config: PSSConfig) -> int:
     if config.head != "mlp" or stated != [None] * len(stated) or not _has_few_examples(config.counts):
         return 0
     room = _FEW_BYTES_PROJECTION_SHARE * config.array_bytes
-    return largest_fitting(0, _FEW_BYTES_WIDTH, lambda w: _projection_bytes(tables, w, False, config.bits) <= room)
+    return largest_fitting(
+        0, _FEW_BYTES_WIDTH, lambda w: _projection_bytes(tables, w, False, config.element_bits) <= room
+    )
 
 
-def _least_width(plain: PSSConfig, counts: Mapping | None) -> int:
+def _least_width(plain: PSSConfig, counts: Mapping[str, IdCounts] | None) -> int:
     """That rows that share may be read at. From few examples, a narrow read is learned better than a wide one."""
     if plain.head == "dot":
         return _DOT_WIDTH
     return _FEW_LEAST_WIDTH if _has_few_examples(counts) else _LEAST_WIDTH
 
 
-def _has_few_examples(counts: Mapping | None) -> bool:
-    return bool(counts) and examples_of(counts) < _FEW_READS
+def _has_few_examples(counts: Mapping[str, IdCounts] | None) -> bool:
+    return examples_of(counts) < _FEW_READS if counts else False
 
 
 def _read_width(
-    tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction, counts: Mapping | None
+    tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int | Fraction, counts: Mapping[str, IdCounts] | None
 ) -> int:
     """Of rows that share: `_DOT_WIDTH` with ``head="dot"``, else even and in proportion to the array's elements a row. A wide
     read says more of a row, leaves fewer rows elements of their own, and from few examples is learned by heart sooner. Narrower
@@ -220,7 +227,7 @@ def _widest_exact(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int
     """The largest width at which the array would hold all rows of all tables; 0 where there is none."""
     widest, bias = max(t.embedding_dim for t in tables), bool(plain.bias)
     return largest_fitting(
-        0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias, plain.bits) <= plain.array_bytes
+        0, widest, lambda w: _exact_bytes(tables, w, itemsize, bias, plain.element_bits) <= plain.array_bytes
     )
 
 
@@ -229,9 +236,11 @@ def _array_room(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int |
     width = _widths(plain, tables)
     projected = [(t, w) for t, w in zip(tables, width, strict=True) if w < t.embedding_dim]
     numel = sum((w + bool(plain.bias)) * t.embedding_dim for t, w in projected)
-    left = max(plain.array_bytes - projection_bytes(numel, plain.bits), 0)
+    left = max(plain.array_bytes - projection_bytes(numel, plain.element_bits), 0)
     room = int(left // itemsize)
-    while plain.bits < 32 and stored_bytes(room, plain.bits) > left:  # the last scale is of fewer elements
+    while (
+        plain.element_bits < 32 and stored_bytes(room, plain.element_bits) > left
+    ):  # the last scale is of fewer elements
         room -= 1
     return room
 
@@ -260,7 +269,11 @@ def _small_tables(tables: Sequence[TableConfig], plain: PSSConfig, itemsize: int
 
 
 def _hot_rows(
-    tables: Sequence[TableConfig], plain: PSSConfig, counts: Mapping, itemsize: int | Fraction, share: float
+    tables: Sequence[TableConfig],
+    plain: PSSConfig,
+    counts: Mapping[str, IdCounts],
+    itemsize: int | Fraction,
+    share: float,
 ) -> dict[str, np.ndarray]:
     """The most frequent ids of all tables that are not exact, as many as ``share`` of the array holds with their keys."""
     room, widths = _array_room(tables, plain, itemsize), _widths(plain, tables)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def as_plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def from_plain(fields: dict) -> dict:
+def from_plain(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with their counts as `IdCounts`. What else they are the constructor checks.
 
     Raises:
@@ -45,18 +46,18 @@ def _id_counts(table: str, known: object) -> IdCounts:
         raise ValueError(f"counts of table {table!r}: {error}") from error
 
 
-def written(fields: dict) -> str:
+def written(fields: dict[str, Any]) -> str:
     return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
 
-def parsed(text: str | bytes) -> dict:
+def parsed(text: str | bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
         ValueError: something else, or a name that comes twice.
     """
 
-    def once(pairs: list[tuple[str, object]]) -> dict:
+    def once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]

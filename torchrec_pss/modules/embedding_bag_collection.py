@@ -1,6 +1,7 @@
 """`PSSEmbeddingBagCollection`: TorchRec's `EmbeddingBagCollection` on one shared array."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -41,12 +42,15 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
     Raises:
         ValueError: see `PSSConfig` and `torchrec_pss.modules.array_layout.allocate`.
 
-    Example::
-
-        tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
-        ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
-        features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
-        ebc(features).values()  # [2, 16]
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
+        >>> tables = [EmbeddingBagConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        >>> ebc = PSSEmbeddingBagCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        >>> ebc(features).values().shape
+        torch.Size([2, 16])
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         kjt = checked_select(features, [self._feature_names[p] for p in positions])
         return self._read(kjt, positions, pooling, self._is_weighted)
 
-    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode):
+    def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode) -> Any:
         kjt = permuted(features, [self._feature_names[p] for p in positions])
         weights = kjt.weights() if self._is_weighted else None
         return self._traced_read(kjt.values(), kjt.offsets(), weights, positions, pooling)

@@ -49,6 +49,16 @@ class PSSEmbeddingCollection(SharedArrayModule, DescribedSequences):
 
     Raises:
         ValueError: embedding_dims differ; else see `torchrec_pss.modules.array_layout.allocate`.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingConfig, KeyedJaggedTensor
+        >>> from torchrec_pss import PSSConfig, PSSEmbeddingCollection
+        >>> tables = [EmbeddingConfig(name="t1", num_embeddings=10**9, embedding_dim=16, feature_names=["f1"])]
+        >>> ec = PSSEmbeddingCollection(tables, config=PSSConfig(array_bytes=1 << 20))
+        >>> features = KeyedJaggedTensor.from_lengths_sync(["f1"], torch.tensor([7, -1, 10**12]), torch.tensor([1, 2]))
+        >>> ec(features)["f1"].values().shape
+        torch.Size([3, 16])
     """
 
     def __init__(

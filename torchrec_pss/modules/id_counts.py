@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class IdCounts:
     def __hash__(self) -> int:
         return hash((len(self.ids), self.total))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _from_bytes, (self.ids.astype("<i8").tobytes(), self.counts.astype("<i8").tobytes(), self.total)
 
 

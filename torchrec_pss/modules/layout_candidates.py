@@ -50,17 +50,20 @@ def candidates(tables: Sequence[TableConfig], config: PSSConfig) -> dict[str, Ca
         found["prefixed"] = prefixed, rows
     narrow = 0
     with suppress(ValueError):
-        narrow = narrow_width(tables, config.array_bytes, config.bits)
+        narrow = narrow_width(tables, config.array_bytes, config.element_bits)
         found["narrow"] = _exact(tables, config, narrow), rows
     with suppress(ValueError):
-        width = row_hashing_width(tables, config.array_bytes, bits=config.bits)
+        width = row_hashing_width(tables, config.array_bytes, bits=config.element_bits)
         if width != narrow:
-            found["hashed"] = _exact(tables, config, width), capped_rows(tables, config.array_bytes, width, config.bits)
+            found["hashed"] = (
+                _exact(tables, config, width),
+                capped_rows(tables, config.array_bytes, width, config.element_bits),
+            )
     return found
 
 
 def _exact(tables: Sequence[TableConfig], config: PSSConfig, width: int) -> PSSConfig:
-    made = exact_tables(tables, config.array_bytes, width, config.init_range, config.head, config.bits)
+    made = exact_tables(tables, config.array_bytes, width, config.init_range, config.head, config.element_bits)
     return replace(made, seed=config.seed)
 
 
@@ -69,7 +72,7 @@ def _prefixed(tables: Sequence[TableConfig], config: PSSConfig) -> PSSConfig | N
     large = [t for t in tables if t.num_embeddings > _SMALL]
     if not large:
         return None
-    elements = config.array_bytes / float(cell_bytes(config.bits, _ITEMSIZE))
+    elements = config.array_bytes / float(cell_bytes(config.element_bits, _ITEMSIZE))
     left = elements - sum(t.num_embeddings * t.embedding_dim for t in small)
     own = int(_OWN_SHARE * left / sum(t.num_embeddings for t in large))
     if own < _LEAST_OF_DIM * max(t.embedding_dim for t in large):

@@ -1,7 +1,8 @@
 """`PSSConfig`: what a user decides about the shared array."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ LAYOUTS = ("auto", "rules", "plain")
 HEADS = ("mlp", "dot")
 BITS = (32, *FEW_BITS)
 AUTO_BITS = "auto"
+
+if TYPE_CHECKING:
+
+    class _Size:
+        """To type checkers, a field that is given as a number or as text, and that is a number."""
+
+        def __get__(self, config: object, kind: object = None) -> int: ...
+        def __set__(self, config: object, value: int | str) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +72,24 @@ class PSSConfig:
     Raises:
         ValueError: a value out of range or of the wrong kind, or a combination that means nothing; names the field and the value.
         TypeError: counts that are no `IdCounts`.
+
+    Examples:
+        >>> from torchrec_pss import PSSConfig
+        >>> config = PSSConfig(array_bytes="10MB", bits=4)
+        >>> config.array_bytes
+        10000000
+        >>> PSSConfig.from_json(config.to_json()) == config
+        True
+        >>> PSSConfig(array_bytes="10MB", bits=5)
+        Traceback (most recent call last):
+            ...
+        ValueError: bits must be one of (32, 8, 4, 3, 2) or 'auto', got 5
     """
 
-    array_bytes: int | str
+    if not TYPE_CHECKING:
+        array_bytes: int | str
+    else:
+        array_bytes: _Size = _Size()
     layout: str = "auto"
     head: str = "mlp"
     block_size: int | None = None
@@ -76,7 +100,7 @@ class PSSConfig:
     exact_fraction: float | None = None
     width: int | Mapping[str, int] | None = None
     prefix: int | Mapping[str, int] | None = None
-    hot: Mapping[str, Sequence[int]] | None = None
+    hot: Mapping[str, Sequence[int] | np.ndarray] | None = None
     segments: bool | None = None
     slices: Mapping[str, int] | None = None
     short_keys: bool | None = None
@@ -126,8 +150,15 @@ class PSSConfig:
             object.__setattr__(self, name, value)
 
     @property
+    def element_bits(self) -> int:
+        """`bits` as a number, which `torchrec_pss.modules.auto_bits.with_bits` has made of "auto"."""
+        bits = self.bits
+        assert isinstance(bits, int), "bits='auto': with_bits says which"
+        return bits
+
+    @property
     def has_short_keys(self) -> bool:
-        """Whether keys of hot rows take 11 bits at most; they do beside elements of few bits."""
+        """Whether keys of hot rows are kept in some 11 bits, see ``short_keys``."""
         return bool(self.short_keys) or self.bits != 32
 
     @property
@@ -163,10 +194,10 @@ class PSSConfig:
     def __hash__(self) -> int:
         return hash((self.array_bytes, self.layout, self.head, self.hash, self.seed, self.exact, self.init_range))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Callable[[str], "PSSConfig"], tuple[str]]:
         return _from_json, (self.to_json(),)
 
-    def __deepcopy__(self, _: dict) -> "PSSConfig":
+    def __deepcopy__(self, _: dict[int, Any]) -> "PSSConfig":
         return self  # nothing in it changes
 
 
@@ -189,7 +220,7 @@ def _names(exact: object) -> str | tuple[str, ...]:
     return tuple(sorted(exact) if isinstance(exact, set | frozenset) else exact)
 
 
-def _mapping(field: str, value: object) -> dict:
+def _mapping(field: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{field} must be given by table name, got {shown(value)}")
     for name in value:
@@ -201,11 +232,15 @@ def _mapping(field: str, value: object) -> dict:
 def _by_table(field: str, value: object) -> int | dict[str, int] | None:
     if isinstance(value, Mapping):
         value = _mapping(field, value)
-        return {table: RANGES[field].checked(f"{field} of table {table!r}", number) for table, number in value.items()}
+        return {table: _of_table(field, table, number) for table, number in value.items()}
     return None if value is None else checked(field, value)
 
 
-def _equal(one: object, other: object) -> bool:
+def _of_table(field: str, table: str, number: object) -> Any:
+    return RANGES[field].checked(f"{field} of table {table!r}", number)
+
+
+def _equal(one: Any, other: Any) -> bool:
     """Of two values of a field, arrays element by element."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())

@@ -5,6 +5,7 @@ rows, row hashing caps the number of rows and takes ids modulo the cap.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torchrec_pss.modules.allocation import aligned, largest_fitting
 from torchrec_pss.modules.pss_config import PSSConfig
@@ -25,15 +26,15 @@ def narrow_width(tables: Sequence[TableConfig], array_bytes: int | str, bits: in
     Raises:
         ValueError: width 1 does not fit; names the smallest budget and its compression.
     """
-    array_bytes = checked("array_bytes", array_bytes)
+    budget: int = checked("array_bytes", array_bytes)
     rows = [t.num_embeddings for t in tables]
     widest = max(t.embedding_dim for t in tables)
     for width in range(widest, 0, -1):
-        if _bytes(tables, rows, width, bits) <= array_bytes:
+        if _bytes(tables, rows, width, bits) <= budget:
             return width
     smallest = _bytes(tables, rows, 1, bits)
     raise ValueError(
-        f"array_bytes = {array_bytes} is too small for narrow tables: width 1 needs {smallest} bytes, "
+        f"array_bytes = {budget} is too small for narrow tables: width 1 needs {smallest} bytes, "
         f"{_as_compression(tables, smallest)}"
     )
 
@@ -44,12 +45,12 @@ def row_hashing_width(
     """The width, at most ``widest``, at which row hashing is best: as many coordinates as `_PROJECTION_SHARE` of ``array_bytes``
     can project; one where that is `_PROJECTION_SHARE_OF_WIDTH_1`; below that the embedding_dim, without projections.
     docs/research/2026-11-28-width-of-row-hashing.md has what it rests on."""
-    array_bytes = checked("array_bytes", array_bytes)
+    budget: int = checked("array_bytes", array_bytes)
     dim = max(t.embedding_dim for t in tables)
     a_coordinate = projection_bytes(sum(t.embedding_dim for t in tables), bits)
-    if a_coordinate > _PROJECTION_SHARE_OF_WIDTH_1 * array_bytes:
+    if a_coordinate > _PROJECTION_SHARE_OF_WIDTH_1 * budget:
         return dim
-    return min(max(int(_PROJECTION_SHARE * array_bytes / a_coordinate), 1), widest, dim)
+    return min(max(int(_PROJECTION_SHARE * budget / a_coordinate), 1), widest, dim)
 
 
 def capped_rows(tables: Sequence[TableConfig], array_bytes: int | str, width: int, bits: int = 32) -> list[int]:
@@ -58,17 +59,17 @@ def capped_rows(tables: Sequence[TableConfig], array_bytes: int | str, width: in
     Raises:
         ValueError: not even one row a table fits; names the smallest budget and its compression.
     """
-    array_bytes = checked("array_bytes", array_bytes)
+    budget: int = checked("array_bytes", array_bytes)
 
     def capped(cap: int) -> list[int]:
         return [min(t.num_embeddings, cap) for t in tables]
 
     most = max(t.num_embeddings for t in tables)
-    cap = largest_fitting(0, most, lambda c: _bytes(tables, capped(c), width, bits) <= array_bytes)
+    cap = largest_fitting(0, most, lambda c: _bytes(tables, capped(c), width, bits) <= budget)
     if cap == 0:
         smallest = _bytes(tables, capped(1), width, bits)
         raise ValueError(
-            f"array_bytes = {array_bytes} is too small for row hashing at width {width}: "
+            f"array_bytes = {budget} is too small for row hashing at width {width}: "
             f"one row a table needs {smallest} bytes, {_as_compression(tables, smallest)}"
         )
     return capped(cap)
@@ -84,7 +85,7 @@ def exact_tables(
 ) -> PSSConfig:
     """All tables exact at ``width`` (or their embedding_dim, if that is less). ``head``: `PSSConfig.head`."""
     widths = {t.name: min(width, t.embedding_dim) for t in tables}
-    given = {} if init_range is None else {"init_range": init_range}
+    given: dict[str, Any] = {} if init_range is None else {"init_range": init_range}
     return PSSConfig(
         array_bytes=array_bytes, layout="plain", exact=list(widths), width=widths, head=head, bits=bits, **given
     )

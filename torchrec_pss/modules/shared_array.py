@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from torchrec_pss.optim.step_in_backward import StepInBackward
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+    from typing_extensions import Self  # typing's from Python 3.11 on
 
 _BIAS_RANGE = 0.1
 _ARRAY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -62,7 +63,7 @@ class SharedArrayModule(nn.Module):
                 table.feature_names = [table.name]
         dtype = _common_dtype(tables)
         config = with_bits(tables, config)
-        if config.bits < 32 and dtype != torch.float32:
+        if config.element_bits < 32 and dtype != torch.float32:
             raise ValueError(f"bits={config.bits}: tables must be FP32, in which the array is trained, got {dtype}")
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):  # where the layout is made, also inside `with torch.device("meta")`
@@ -75,10 +76,10 @@ class SharedArrayModule(nn.Module):
         self.array = nn.Parameter(torch.empty(self._layout.numel, dtype=dtype, device=device))
         projected = self._layout.projection_numel
         self.projections = nn.Parameter(torch.empty(projected, device=device)) if projected else None
-        if self._is_padded:
+        if self.projections is not None and self._is_padded:
             self.projections.requires_grad_(False)
         # Follow the array to its device at the first lookup there; never on "meta", so never moved as state.
-        self._metadata: dict[tuple, dict] = {}
+        self._metadata: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._step_in_backward: StepInBackward | None = None
         self._steps_at_end = False  # whether an optimizer steps at the end of backward, on the array's `stand_in`
         self._warned_of_half = False
@@ -158,6 +159,7 @@ class SharedArrayModule(nn.Module):
         if not layout.is_projected:
             raise ValueError(f"table {table!r} is read at its embedding_dim: it has no projection")
         rows, columns = layout.projection_shape
+        assert self.projections is not None  # there is one a table that is projected
         return self.projections.narrow(0, self._layout.projection_places[table], rows * columns).view(rows, columns)
 
     def _read(
@@ -207,7 +209,7 @@ class SharedArrayModule(nn.Module):
     @property
     def _read_bits(self) -> int:
         """Of an element, where it must be made of what is trained; 32, if it is read as it is."""
-        return 32 if self._holds_levels() else self._config.bits
+        return 32 if self._holds_levels() else self._layout.bits
 
     def _holds_levels(self) -> bool:
         """Whether elements are what is read of them: `load_packed` has given them, and nothing has written to them or wanted a gradient
@@ -246,7 +248,7 @@ class SharedArrayModule(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             if getattr(parameter, "_ddp_ignored", False):
                 continue
-            given = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
+            given: Any = parameter if hasattr(parameter, "_in_backward_optimizers") else self._meta_parameters.get(name)
             if hasattr(given, "_in_backward_optimizers"):
                 raise RuntimeError(
                     f"the shared array's parameter {name!r} has an optimizer in backward ({given._optimizer_classes[0].__name__}), and "
@@ -254,21 +256,29 @@ class SharedArrayModule(nn.Module):
                     "given, sharders=get_default_pss_sharders(), which replicate it and take along the optimizer that it has by then"
                 )
 
-    def _traced_read(self, ids, offsets, weights, positions: Sequence[int], pooling: PoolingMode) -> torch.fx.Proxy:
+    def _traced_read(
+        self,
+        ids: torch.fx.Proxy,
+        offsets: torch.fx.Proxy,
+        weights: torch.fx.Proxy | None,
+        positions: Sequence[int],
+        pooling: PoolingMode,
+    ) -> torch.fx.Proxy:
         """As `_read`, of proxies: a call of a `TracedLookup`, which the traced module has in this one's place."""
-        name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", ids.tracer
+        name, tracer = f"traced_lookup_{pooling.name.lower()}_{positions[0]}", cast(torch.fx.Tracer, ids.tracer)
         # No child of this module: one would be in its repr, and in what walks over modules.
         array = self._parameters["array"]  # of the attribute FX makes a proxy
+        assert array is not None
         device = torch.device("cpu") if array.is_meta else array.device
         object.__setattr__(
             self,
             name,
-            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._config.bits),
+            TracedLookup(self._of_the_layout(positions, pooling, device), self.output_dtype, self._layout.bits),
         )
         path = ".".join(part for part in (tracer.path_of_module(self), name) if part)
         return tracer.create_proxy("call_module", path, (self.array, self.projections, ids, offsets, weights), {})
 
-    def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict:
+    def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict[str, Any]:
         """What `lookup` is told beside the array and a batch."""
         device, dtype = self.array.device, self._accumulator
         key = (tuple(positions), pooling, device, dtype)
@@ -279,14 +289,14 @@ class SharedArrayModule(nn.Module):
                 known["projections"] = torch.empty(0, device=device, dtype=dtype)
             if type(known["features"]) is torch.Tensor:  # not one of torch.export's fakes
                 self._metadata[key] = known
-        projections = self.projections
+        projections: torch.Tensor | None = self.projections
         if projections is not None and self._read_bits < 32:
             projections = quantize(projections, PROJECTION_BITS)
         elif projections is not None and hasattr(projections, "_in_backward_optimizers"):
             projections = projections.clone()  # stepped perhaps between this lookup's forward and its backward
         return known | ({} if projections is None else {"projections": projections})
 
-    def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict:
+    def _of_the_layout(self, positions: Sequence[int], pooling: PoolingMode, device: torch.device) -> dict[str, Any]:
         """Those of the arguments that follow from the layout."""
         tables = [self._table_of_feature[p] for p in positions]
         dims = [self._layout.tables[t].embedding_dim for t in tables]
@@ -357,7 +367,11 @@ class SharedArrayModule(nn.Module):
         raise ValueError(f"no table {name!r}; there are {[t.name for t in self._layout.tables]}")
 
     def _read_rows(
-        self, array: torch.Tensor, ids: torch.Tensor, arguments: dict, reader: Callable[..., torch.Tensor] = lookup
+        self,
+        array: torch.Tensor,
+        ids: torch.Tensor,
+        arguments: dict[str, Any],
+        reader: Callable[..., torch.Tensor] = lookup,
     ) -> torch.Tensor:
         """One bag an id."""
         offsets = torch.arange(len(ids) + 1, device=ids.device)
@@ -371,7 +385,7 @@ class SharedArrayModule(nn.Module):
         """
         if optimizer is not None and self._num_lookups() > 1:
             raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
-        if optimizer is not None and self._config.bits < 32:
+        if optimizer is not None and self._layout.bits < 32:
             raise ValueError(
                 f"no step in backward: elements of {self._config.bits} bits are read, and fp32 ones stepped"
             )
@@ -389,7 +403,7 @@ class SharedArrayModule(nn.Module):
     def _require(self, features: "KeyedJaggedTensor", weighted: bool) -> None:
         require_features(features, self._feature_names, self._table_of_feature, self._layout, weighted, self.array)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SharedArrayModule":
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Self":
         """
         Raises:
             TypeError: ``fn`` makes of the array what no lookup reads; nothing is changed.
@@ -397,19 +411,20 @@ class SharedArrayModule(nn.Module):
         made = fn(torch.empty(0, dtype=self.array.dtype, device=self.array.device))
         if made.dtype not in _APPLIED_DTYPES:
             raise TypeError(f"a shared array must be fp32, fp16, bf16 or fp64, not {made.dtype}")
-        if self._config.bits < 32 and made.dtype != torch.float32:
+        if self._layout.bits < 32 and made.dtype != torch.float32:
             raise TypeError(
                 f"a shared array of bits={self._config.bits} is fp32, from which they are made, not {made.dtype}"
             )
         held = self._holds_levels()
-        before = [] if self.projections is None else [self.projections, self.projections.grad]
-        before = [t.detach() for t in before if t is not None]  # what `_apply` makes of them has other values
+        both = [] if self.projections is None else [self.projections, self.projections.grad]
+        before = [t.detach() for t in both if t is not None]  # what `_apply` makes of them has other values
         super()._apply(fn, recurse)
-        if before and self.projections.dtype != self._accumulator:
-            values, *gradient = (_in_dtype(t, self.projections, self._accumulator) for t in before)
-            self.projections.grad = None
-            self.projections.data = values
-            self.projections.grad = next(iter(gradient), None)
+        projections = self.projections
+        if projections is not None and projections.dtype != self._accumulator:
+            values, *gradient = [_in_dtype(t, projections, self._accumulator) for t in before]
+            projections.grad = None
+            projections.data = values
+            projections.grad = next(iter(gradient), None)
         if held:
             self._levels = self._marks()
         self._describe_array()
@@ -428,7 +443,7 @@ class SharedArrayModule(nn.Module):
         """Checks the layout; see `_load_from_state_dict`, which does so before anything is copied."""
         self._refuse_other_layout(state)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(prefix + "_extra_state")
         if saved is not None:
             self._refuse_other_layout(saved)
@@ -450,12 +465,12 @@ class SharedArrayModule(nn.Module):
             self.projections.data = self.projections.data.to(self._accumulator)
         self._describe_array()
 
-    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._layout.hot_keys.numel():
             destination[prefix + "hot_keys"] = self.hot_keys
 
-    def _join_projections(self, state_dict, prefix: str) -> None:
+    def _join_projections(self, state_dict: dict[str, Any], prefix: str) -> None:
         """State dicts once had a matrix a table, ``projections.<table>``."""
         apart = [f"{prefix}projections.{name}" for name in self._layout.projection_places]
         if apart and all(key in state_dict for key in apart):
@@ -521,4 +536,5 @@ def _common_dtype(tables: Sequence[TableConfig]) -> torch.dtype:
                 f"table {table.name!r}: data_type {table.data_type} differs from {tables[0].data_type} of table "
                 f"{tables[0].name!r}; one array has one data type"
             )
+    assert dtype is not None
     return dtype

@@ -1,6 +1,7 @@
 """`TracedLookup`: the lookup of a traced or scripted collection."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ class TracedLookup(nn.Module):
     `to_empty` would change it.
     """
 
-    def __init__(self, given: dict, output_dtype: torch.dtype, bits: int) -> None:
+    def __init__(self, given: dict[str, Any], output_dtype: torch.dtype, bits: int) -> None:
         super().__init__()
         self.bits = bits
         self.projection_bits: int = PROJECTION_BITS

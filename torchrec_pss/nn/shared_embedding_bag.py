@@ -47,7 +47,7 @@ class SharedEmbeddingBag(SharedArrayModule):
     Raises:
         ValueError: an unknown mode; tables or a config that do not fit each other, see `PSSConfig`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torchrec_pss import PSSConfig
         >>> from torchrec_pss.nn import SharedEmbeddingBag, Table

@@ -50,7 +50,12 @@ class PoolingMode(IntEnum):
 
 
 def feature_matrix(rows: Sequence[dict[FeatureColumn, int]], device: torch.device) -> torch.Tensor:
-    """Packs one dict a feature into the int64 ``[F, len(FeatureColumn)]`` matrix the op reads; absent columns are 0."""
+    """Packs one dict a feature into the int64 ``[F, len(FeatureColumn)]`` matrix the op reads; absent columns are 0.
+
+    Args:
+        rows: of each feature its columns.
+        device: of the matrix.
+    """
     values = [[row.get(column, 0) for column in FeatureColumn] for row in rows]
     return torch.tensor(values, dtype=torch.int64, device=device).view(len(rows), len(FeatureColumn))
 

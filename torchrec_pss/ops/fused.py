@@ -11,6 +11,7 @@ array that the first has updated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -45,7 +46,16 @@ class _FusedLookup(torch.autograd.Function):
     """``leaf`` is there for autograd: what needs the array's gradient, or is given it."""
 
     @staticmethod
-    def forward(ctx, leaf, array, arguments, update, gives_gradient, weights, projections):
+    def forward(
+        ctx: Any,
+        leaf: torch.Tensor,
+        array: torch.Tensor,
+        arguments: Any,
+        update: Any,
+        gives_gradient: bool,
+        weights: torch.Tensor | None,
+        projections: torch.Tensor | None,
+    ) -> torch.Tensor:
         features, hot_keys, indices, offsets, widths, flags = arguments
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
             out, saved = torch.ops.torchrec_pss.lookup(
@@ -57,7 +67,7 @@ class _FusedLookup(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
         update = ctx.update()
         grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(

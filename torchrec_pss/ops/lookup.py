@@ -6,6 +6,9 @@ reference serves where those cannot be had.
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 
@@ -21,6 +24,7 @@ if not HAS_CPU_KERNEL:
         in_place = _schema.partition("(")[0].endswith("_")
         _library.define(_schema, tags=() if in_place else (torch.Tag.pt2_compliant_tag,))
 
+_on_gpu: ModuleType
 if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference
 else:
@@ -93,7 +97,18 @@ def lookup(
 
 @torch.library.register_fake("torchrec_pss::lookup")
 def _fake_lookup(
-    array, features, hot_keys, projections, indices, offsets, weights, total_width, read_width, pooling_mode, hash, sign
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    total_width: int,
+    read_width: int,
+    pooling_mode: int,
+    hash: int,
+    sign: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     check_devices(array, features, hot_keys, projections, indices, offsets, weights)
     rows = indices.shape[0] if pooling_mode == PoolingMode.NONE else (offsets.shape[0] - 1) // max(features.shape[0], 1)
@@ -111,7 +126,18 @@ def _fake_lookup(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
 def _(
-    grad, saved, array, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    pooling_mode: int,
+    hash: int,
+    sign: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_devices(array, features, hot_keys, projections, indices, offsets, weights, grad, *saved)
     num_weights = 0 if weights is None else indices.shape[0]
@@ -120,7 +146,19 @@ def _(
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
 def _(
-    grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, weights, *_
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    *_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     states = (grad, *saved, sink, state, second)
     check_devices(array, features, hot_keys, projections, indices, offsets, weights, *states)
@@ -128,7 +166,7 @@ def _(
     return torch.empty_like(projections), grad.new_empty(num_weights)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     array, features, hot_keys, projections, indices, offsets, weights, _, _, pooling_mode, hash_kind, sign = inputs
     ctx.mark_non_differentiable(*output[1])
     ctx.set_materialize_grads(False)
@@ -136,7 +174,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.flags = (pooling_mode, hash_kind, sign)
 
 
-def _backward(ctx, grad, _):
+def _backward(ctx: Any, grad: torch.Tensor | None, _: Any) -> tuple[torch.Tensor | None, ...]:
     array, features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
     if grad is None:
         return (None,) * 12
@@ -148,7 +186,7 @@ def _backward(ctx, grad, _):
     return grad_array, None, None, grad_projections, None, None, grad_weights, *[None] * 5
 
 
-def _no_second_derivative(ctx, *_):
+def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
     raise NotImplementedError(
         "the lookup in a shared array has no second derivative: do not differentiate through its gradient (create_graph=True), "
         "or take gradient penalties of what follows the embeddings only"

@@ -4,13 +4,17 @@ What is read are codes and scales as they are stored, and behind the codes some 
 array; one that is trained is given the gradient, straight through.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _fake_lookup, _library, _no_second_derivative, _on_gpu
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
+from torchrec_pss.ops.lookup import _fake_lookup, _library, _no_second_derivative, _on_gpu
 from torchrec_pss.ops.quantize import codes_of, scales_of, values_of
 
 
@@ -32,13 +36,23 @@ def unpack_reference(codes: torch.Tensor, scales: torch.Tensor, numel: int, bits
     return values_of((unsigned.flatten()[:numel] - 2 ** (bits - 1)).to(torch.int8), scales)
 
 
-def lookup_packed_reference(codes, scales, array, numel, bits, *arguments):
+def lookup_packed_reference(
+    codes: torch.Tensor, scales: torch.Tensor, array: torch.Tensor | None, numel: int, bits: int, *arguments: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The op in plain PyTorch: the lookup in what the codes stand for."""
     check_packed(codes, scales, numel, bits, array)
     return reference.lookup(unpack_reference(codes, scales, numel, bits), *arguments)
 
 
-def lookup_packed_backward_reference(grad, saved, codes, scales, numel, bits, *arguments):
+def lookup_packed_backward_reference(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    numel: int,
+    bits: int,
+    *arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Its gradients, that of an fp32 array among them."""
     return reference.lookup_backward(grad, saved, unpack_reference(codes, scales, numel, bits), *arguments)
 
@@ -108,7 +122,7 @@ def lookup_packed(
 
 def lookup_trained(
     array: torch.Tensor, features: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor,
-    per_sample_weights: torch.Tensor | None = None, *, bits: int, **arguments,
+    per_sample_weights: torch.Tensor | None = None, *, bits: int, **arguments: Any,
 ) -> torch.Tensor:  # fmt: skip
     """`lookup` in an array that is trained in fp32 and read in few bits: packed anew, for nothing says
     whether it has changed."""
@@ -130,32 +144,46 @@ for _name, _reference in _REFERENCES.items():
 
 
 @torch.library.register_fake("torchrec_pss::pack")
-def _(array, bits) -> tuple[torch.Tensor, torch.Tensor]:
+def _(array: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     numel = array.shape[0]
     codes = array.new_empty(code_bytes(numel, bits), dtype=torch.uint8)
     return codes, array.new_empty(-(-numel // GROUP), dtype=torch.bfloat16)
 
 
 @torch.library.register_fake("torchrec_pss::lookup_packed")
-def _(codes, scales, array, numel, bits, *arguments) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _(
+    codes: torch.Tensor, scales: torch.Tensor, array: torch.Tensor, numel: int, bits: int, *arguments: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     check_packed(codes, scales, numel, bits, array)
     return _fake_lookup(codes.new_empty(numel, dtype=torch.float32), *arguments)
 
 
 @torch.library.register_fake("torchrec_pss::lookup_packed_backward")
 def _(
-    grad, saved, codes, scales, numel, bits, features, hot_keys, projections, indices, offsets, weights, *_
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    numel: int,
+    bits: int,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    *_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_devices(codes, features, hot_keys, projections, indices, offsets, weights, grad, *saved, scales)
     num_weights = 0 if weights is None else indices.shape[0]
     return grad.new_empty(numel), torch.empty_like(projections), grad.new_empty(num_weights)
 
 
-def _setup_pack(ctx, inputs, output) -> None:
+def _setup_pack(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.mark_non_differentiable(*output)
 
 
-def _setup_lookup(ctx, inputs, output) -> None:
+def _setup_lookup(ctx: Any, inputs: Any, output: Any) -> None:
     codes, scales, _, numel, bits, *tensors, _, _, pooling_mode, hash_kind, sign = inputs
     ctx.mark_non_differentiable(*output[1])
     ctx.set_materialize_grads(False)
@@ -163,7 +191,7 @@ def _setup_lookup(ctx, inputs, output) -> None:
     ctx.flags = (numel, bits), (pooling_mode, hash_kind, sign)
 
 
-def _backward(ctx, grad, _):
+def _backward(ctx: Any, grad: torch.Tensor | None, _: Any) -> tuple[torch.Tensor | None, ...]:
     codes, scales, *tensors = ctx.saved_tensors
     (arguments, saved), (sizes, flags) = (tensors[:6], tensors[6:]), ctx.flags
     if grad is None:

@@ -13,7 +13,8 @@ from torchrec_pss.ops.arguments import refuse_forward_mode
 from torchrec_pss.ops.few_bits import FEW_BITS as FEW_BITS
 from torchrec_pss.ops.few_bits import GROUP, check_trained
 from torchrec_pss.ops.hashing import shortened
-from torchrec_pss.ops.lookup import HAS_CPU_KERNEL, _library
+from torchrec_pss.ops.library import HAS_CPU_KERNEL
+from torchrec_pss.ops.lookup import _library
 
 SCALE_BYTES = 2  # bf16
 PROJECTION_BITS = 8

@@ -6,6 +6,7 @@ what runs where no kernel was built.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -155,6 +156,7 @@ def lookup_backward(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
+    *,
     wide: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the array (its dtype; ``wide``: the accumulator's), of the projections ``[P]``, and of the weights (empty where
@@ -203,12 +205,12 @@ def lookup_backward_update_(
     sink: torch.Tensor,
     state: torch.Tensor | None,
     second: torch.Tensor | None,
-    *arguments,
+    *arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`lookup_backward` whose gradient of the array becomes a step on it, or is left in ``sink``, see
     `torchrec_pss.ops.update_kinds`; the last of ``arguments`` are the kind and its numbers. The other gradients are returned."""
-    *arguments, kind, numbers = arguments
-    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *arguments, wide=True)
+    *others, kind, numbers = arguments
+    gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *others, wide=True)
     if kind == UpdateKind.NONE:
         sink += gradient
     else:

@@ -12,7 +12,8 @@ def schemas() -> list[str]:
     """Of all operators, in the order of the header."""
     text = re.sub(r"//.*", "", _HEADER.read_text())
     macros = dict(_MACRO.findall(text))
-    found, parts = [], []
+    found: list[str] = []
+    parts: list[str] = []
     for literal, name, comma in _TOKEN.findall(
         text[text.index("kSchemas[] = {") + len("kSchemas[] = {") : text.index("};")]
     ):

@@ -45,6 +45,7 @@ def apply_update(
     if kind == UpdateKind.SGD:
         values = values - rate * gradient
     elif kind == UpdateKind.ADAGRAD:
+        assert state is not None
         state += gradient**2
         values = values - torch.where(gradient == 0, 0, rate * gradient / (state.sqrt() + eps))
     else:
@@ -52,6 +53,7 @@ def apply_update(
             values = values - rate * decay * values
         else:
             gradient = gradient + decay * values
+        assert state is not None and second is not None
         state.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         values = values - rate / correction1 * state / (second.sqrt() / correction2 + eps)

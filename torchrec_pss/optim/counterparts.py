@@ -92,8 +92,8 @@ def counterpart(optimizer_class: OptimizerClass, kwargs: Mapping[str, Any]) -> t
     options = _with_lr(kwargs)
     if optimizer_class not in _KINDS:
         name = next((base for base in _KINDS if issubclass(optimizer_class, base)), None)
-        named = name not in (None, torchrec_optim.RowWiseAdagrad)
-        if named and inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
+        named = name is not None and name is not torchrec_optim.RowWiseAdagrad
+        if name is not None and named and inspect.unwrap(optimizer_class.step) is inspect.unwrap(name.step):
             raise ValueError(
                 f"{optimizer_class.__name__} is derived from torchrec.optim.{name.__name__}, which is the name of an FBGEMM kernel and has no "
                 f"step; give torchrec.optim.{name.__name__} itself, or derive from torch.optim's"
@@ -138,7 +138,8 @@ def optimizer_of(
     try:
         if not classes:
             return of_fused_params(fused_params)
-        given = _with_lr(parameter._optimizer_kwargs[0])
+        marked: Any = parameter  # by `apply_optimizer_in_backward`
+        given = _with_lr(marked._optimizer_kwargs[0])
         return counterpart(classes[0], _left_open(classes[0], given, fused_params or {}) | given)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -170,7 +171,8 @@ def _left_open(
 def set_optimizer(parameter: nn.Parameter, optimizer: tuple[OptimizerClass, dict[str, Any]] | None) -> None:
     """Puts on a parameter what `optimizer_of` found."""
     if optimizer is not None:
-        parameter._optimizer_classes, parameter._optimizer_kwargs = [optimizer[0]], [optimizer[1]]
+        marked: Any = parameter
+        marked._optimizer_classes, marked._optimizer_kwargs = [optimizer[0]], [optimizer[1]]
 
 
 def optimizer_options(fused_params: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def _adam(name: str, given: dict[str, Any]) -> tuple[OptimizerClass, dict[str, A
     return optimizer_class, {"lr": _RATE, "eps": 1e-8, "betas": betas} | given
 
 
-_MAKERS: dict[EmbOptimType, Callable] = {
+_MAKERS: dict[EmbOptimType, Callable[..., Any]] = {
     EmbOptimType.EXACT_SGD: _sgd,
     EmbOptimType.EXACT_ADAGRAD: _adagrad,
     EmbOptimType.EXACT_ROWWISE_ADAGRAD: _adagrad,

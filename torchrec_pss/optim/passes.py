@@ -8,7 +8,7 @@ of dense logs are kept, for as many passes as validation says.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrec_pss.modules.density import DENSE_READS, reads_a_row
+from torchrec_pss.density import DENSE_READS, reads_a_row
 from torchrec_pss.optim.best_pass import has_lost
 from torchrec_pss.optim.recipe import num_passes
 

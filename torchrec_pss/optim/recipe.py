@@ -23,7 +23,7 @@ def default_batch_size(num_rows: int, world_size: int = 1) -> int:
 
 
 def num_passes(num_rows: int, cross_layers: bool = False) -> int:
-    """Over so many training rows, the array begun anew before each (`torchrec_pss.optim.array_restart`): from few rows the dense
+    """Over so many training rows, the array begun anew before each (`torchrec_pss.modules.array_restart`): from few rows the dense
     layers do not learn in one pass what they could. More rows are worth less of it, and cost more time. With
     ``cross_layers`` (DCN) two at most: in a third they learn the rows of a small array by heart."""
     passes = next((passes for limit, passes in _PASSES_BELOW if num_rows < limit), 1)

@@ -7,6 +7,7 @@ FBGEMM's fp16 tables; the result is rounded to the array.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ def widened(array: nn.Parameter) -> Iterator[None]:
         array.copy_(wide)
 
 
-def state_of(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict:
+def state_of(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict[str, Any]:
     """What an optimizer (or a `torchrec.optim.keyed.KeyedOptimizer`) keeps of the array, or of its stand-in."""
     state = optimizer.state
     return state.get(array) or state.get(getattr(array, _ATTRIBUTE, array)) or {}

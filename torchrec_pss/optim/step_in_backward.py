@@ -1,6 +1,7 @@
 """`StepInBackward`: an optimizer of torch.optim whose step on the shared array is part of the lookup's backward."""
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -52,17 +53,23 @@ class StepInBackward:
         self._sink = torch.zeros(0)
         self._open: WeakSet[_Lookup] = WeakSet()  # lookups whose backward may come
         # Of the backward that is running: which one, and what it has met.
-        self._backward, self._gradients = _NO_BACKWARD, []
+        self._backward = _NO_BACKWARD
+        self._gradients: list[torch.Tensor] = []
         self._state = WideState(optimizer, array)
         state = self._started()
         if self._kind == UpdateKind.ADAGRAD and not state["step"]:  # in half precision it was rounded
-            state["sum"].fill_(_group(optimizer, array)["initial_accumulator_value"])
+            state["sum"].fill_(self._group()["initial_accumulator_value"])
 
     def release(self) -> None:
         """Leaves the steps to the optimizer again."""
         self._state.release()
 
-    def _started(self) -> dict:
+    def _group(self) -> dict[str, Any]:
+        group = _group(self.optimizer, self._array)
+        assert group is not None  # see `obstacle`
+        return group
+
+    def _started(self) -> dict[str, Any]:
         """The optimizer's state of the array; Adam's begins as in torch.optim, which makes it at the first step."""
         state = self._state.get()
         if self._kind in (UpdateKind.ADAM, UpdateKind.ADAMW) and not (state or self._array.is_meta):
@@ -75,7 +82,7 @@ class StepInBackward:
         """The formula; a group's option tells Adam from AdamW."""
         kind = _KINDS[type(self.optimizer)]
         if kind in (UpdateKind.ADAM, UpdateKind.ADAMW):
-            decoupled = _group(self.optimizer, self._array).get("decoupled_weight_decay", kind == UpdateKind.ADAMW)
+            decoupled = self._group().get("decoupled_weight_decay", kind == UpdateKind.ADAMW)
             return UpdateKind.ADAMW if decoupled else UpdateKind.ADAM
         return kind
 
@@ -143,7 +150,7 @@ class StepInBackward:
 
     def _step(self, sink: torch.Tensor) -> ArrayUpdate:
         """The optimizer's next step; counts it."""
-        group, state = _group(self.optimizer, self._array), self._started()
+        group, state = self._group(), self._started()
         rate = float(group["lr"])
         kind = self._kind
         if kind == UpdateKind.SGD:
@@ -170,6 +177,6 @@ class _Lookup:
         return self._step.update_of(self)
 
 
-def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict | None:
+def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict[str, Any] | None:
     """The parameter group of the array."""
     return next((g for g in optimizer.param_groups if any(p is array for p in g["params"])), None)

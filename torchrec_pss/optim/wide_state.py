@@ -1,6 +1,7 @@
 """`WideState`: what an optimizer keeps of an fp16 or bf16 array stays in fp32, where torch.optim would round it to the array's dtype."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +18,10 @@ class WideState:
     def __init__(self, optimizer: torch.optim.Optimizer, array: nn.Parameter) -> None:
         self._optimizer = optimizer
         self._array = array
-        self._loaded: Mapping | None = None
+        self._loaded: Mapping[str, Any] | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def get(self) -> dict:
+    def get(self) -> dict[str, Any]:
         """The state, on the array's device, in fp32 or fp64; empty where there is none."""
         if not any(array is self._array for array in getattr(self._optimizer, _ATTACHED, ())):
             self._attach()
@@ -45,12 +46,12 @@ class WideState:
             self._optimizer.register_load_state_dict_post_hook(self._after_load),
         ]
 
-    def _convert(self, state: dict, dtype: torch.dtype) -> None:
+    def _convert(self, state: dict[str, Any], dtype: torch.dtype) -> None:
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == self._array.shape:
                 state[name] = value.to(self._array.device, dtype)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Zeros are what asks an optimizer for its state (`KeyedOptimizer.init_state`, torch.distributed.checkpoint)."""
         gradient = self._array.grad
         if gradient is None or self._array.dtype not in (torch.float16, torch.bfloat16):
@@ -62,12 +63,13 @@ class WideState:
             )
         self._array.grad = None
 
-    def _before_load(self, optimizer: torch.optim.Optimizer, state_dict: Mapping) -> None:
+    def _before_load(self, optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
         self._loaded = state_dict
 
     def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes the array's part from what was loaded, unrounded."""
         loaded, self._loaded = self._loaded, None
+        assert loaded is not None  # `_before_load` was called
         for group, saved in zip(optimizer.param_groups, loaded["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 if parameter is not self._array:

@@ -22,7 +22,7 @@ from torchrec_pss.distributed.mixed_collection import EXACT, SHARED
 from torchrec_pss.distributed.planner.machines import MACHINES, topology
 from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
-from torchrec_pss.flags import add_number, command_parser
+from torchrec_pss.flags import add_number, command_parser, plot_path
 from torchrec_pss.modules.pss_config import BITS
 from torchrec_pss.plan.dry_run import dry_run
 from torchrec_pss.progress import told
@@ -122,12 +122,17 @@ def main(argv: list[str] | None = None) -> int:
     add_number(parser, "--max_compression", help="full tables' bytes over the array's, at most")
     add_number(parser, "--min_speedup", default=1.1, help='of "auto": what sharing tables that fit must be worth')
     parser.add_argument("--json", type=Path, help="writes the plans of all three modes")
+    parser.add_argument(
+        "--plot", type=plot_path, help="draws bytes of each rank and parts of a step of all three (needs matplotlib)"
+    )
     args = parser.parse_args(argv)
     if args.world_size % (args.local_world_size or args.world_size):
         parser.error(f"--world_size {args.world_size} is no multiple of --local_world_size {args.local_world_size}")
     found: dict[str, PlanReport | str] = {}
     try:
-        refuse_overwriting({"--json": args.json}, {"--tables": args.tables, "--data_path": args.data_path})
+        refuse_overwriting(
+            {"--json": args.json, "--plot": args.plot}, {"--tables": args.tables, "--data_path": args.data_path}
+        )
         if args.schema is not None and not args.data_path:
             raise ValueError("--schema makes no sense without --data_path")
         if args.data_path:
@@ -160,6 +165,13 @@ def main(argv: list[str] | None = None) -> int:
             write_json(args.json, plans)
         except (OSError, ValueError) as error:
             parser.error(f"--json {args.json} cannot be written: {error}")
+    if args.plot:
+        from torchrec_pss.plan.plots import draw  # matplotlib, only where it is asked for
+
+        try:
+            draw(args.plot, found)
+        except (OSError, ValueError) as error:
+            parser.error(f"--plot {args.plot} cannot be written: {error}")
     return 0 if isinstance(found[args.pss], PlanReport) else 1
 
 

@@ -1,37 +1,27 @@
 """`dry_run`: a plan of tables that nobody has, for a topology that is not here."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torchrec.distributed.planner import Topology
-from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner, ShardingOptionGroup
-from torchrec.distributed.planner.types import DeviceHardware, ParameterConstraints, ShardingOption
+from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_pss.datasets.table_list import ListedTable
 from torchrec_pss.distributed.planner import PSSShardingPlanner
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.report import PlanReport, report_of
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import PSSConfig
 
 
-class _Devices(list[DeviceHardware]):
-    """A host's devices. TorchRec's partitioner copies them for every table that it tries there, deeply: half of a plan's time."""
-
-    def __deepcopy__(self, memo: dict) -> "_Devices":
-        return _Devices(DeviceHardware(d.rank, d.storage, d.perf) for d in self)  # what is added to them makes new ones
-
-
-class _Counted(GreedyPerfPartitioner):
+class _Counted(FlatCopyPartitioner):
     """The planner's default one, which says when it has placed a proposal."""
 
     def __init__(self, step: Callable[[], None]) -> None:
         super().__init__()
         self._step = step
-
-    @classmethod
-    def _cohost_partition(cls, group: ShardingOptionGroup, hosts: list[list[DeviceHardware]]) -> None:
-        super()._cohost_partition(group, [_Devices(host) for host in hosts])
 
     def partition(self, *given: object, **named: object) -> list[ShardingOption]:
         try:
@@ -68,7 +58,7 @@ def dry_run(
     planner = PSSShardingPlanner(
         topology,
         pss=pss,
-        config=None if pss == "never" else PSSConfig(array_bytes=array_bytes, bits=bits),
+        config=None if pss == "never" else PSSConfig(array_bytes=cast("int | str", array_bytes), bits=bits),
         max_compression=max_compression,
         min_speedup=min_speedup,
         batch_size=batch_size,

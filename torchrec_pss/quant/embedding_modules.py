@@ -7,6 +7,8 @@ torchrec.inference.modules.quantize_embeddings(
 )
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torchrec.fx import symbolic_trace
@@ -14,6 +16,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
+from torchrec_pss.modules.array_layout import ArrayLayout
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection as _Bags
 from torchrec_pss.modules.embedding_collection import DescribedSequences
 from torchrec_pss.modules.embedding_collection import PSSEmbeddingCollection as _Sequences
@@ -50,7 +53,7 @@ class _Reading(nn.Module):
             raise ValueError(
                 "the collection is on the meta device, where it has no elements: load its checkpoint first"
             )
-        self.array = PackedArray(module, module.config.bits if bits is None else bits)
+        self.array = PackedArray(module, module.layout.bits if bits is None else bits)
         self._layout = module.layout
         self._output_dtype: torch.dtype = output_dtype or module.output_dtype
         self._feature_names: list[str] = list(module._feature_names)
@@ -63,13 +66,14 @@ class _Reading(nn.Module):
         Raises:
             ValueError: a dtype that stands for no bits; else see the constructor.
         """
-        dtype = module.qconfig.weight().dtype
+        qconfig: Any = module.qconfig
+        dtype = qconfig.weight().dtype
         if dtype not in _BITS:
             raise ValueError(f"a shared array is stored as one of {', '.join(map(str, _BITS))}, got {dtype}")
-        return cls(module, _BITS[dtype], module.qconfig.activation().dtype)
+        return cls(module, _BITS[dtype], qconfig.activation().dtype)
 
     @property
-    def layout(self):
+    def layout(self) -> ArrayLayout:
         """How the array is divided, see `torchrec_pss.modules.array_layout.ArrayLayout`."""
         return self._layout
 
@@ -89,8 +93,18 @@ class _Reading(nn.Module):
 class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
     """`torchrec_pss.PSSEmbeddingBagCollection`, to read from: buffers alone, the same KJT in and the same KeyedTensor out.
 
-    ``out_of_range``: of ids that an exact table has no row for. "error" raises IndexError, "mean" reads the mean of the table's rows.
+    Args:
+        module: a trained collection, unsharded and not on the meta device.
+        bits: of a stored element: 32, 16 (fp16), 8, 4, 3 or 2; None for those of its config.
+        output_dtype: of what is returned; None for the collection's.
+        out_of_range: of ids that an exact table has no row for. "error" raises IndexError, "mean" reads the mean of the table's rows.
+
+    Raises:
+        ValueError: another word; a collection on the meta device; see `PackedArray`.
     """
+
+    is_mean: torch.Tensor
+    feature_of: torch.Tensor
 
     def __init__(
         self,
@@ -131,7 +145,7 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
         if self.others is not None:
             ids, weights, lost = self.others.split(ids, kjt.offsets(), weights)
         values = self.lookup(self.array, ids, kjt.offsets(), weights)
-        if lost is not None:
+        if self.others is not None and lost is not None:
             values = values + self.others(lost)
         if self._divides:
             lengths = kjt.lengths().view(len(self._feature_names), -1)[self.feature_of].t()
@@ -148,7 +162,16 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
 
 
 class PSSEmbeddingCollection(_Reading, DescribedSequences):
-    """`torchrec_pss.PSSEmbeddingCollection`, to read from."""
+    """`torchrec_pss.PSSEmbeddingCollection`, to read from.
+
+    Args:
+        module: a trained collection, unsharded and not on the meta device.
+        bits: of a stored element: 32, 16 (fp16), 8, 4, 3 or 2; None for those of its config.
+        output_dtype: of what is returned; None for the collection's.
+
+    Raises:
+        ValueError: a collection on the meta device; see `PackedArray`.
+    """
 
     def __init__(self, module: _Sequences, bits: int | None = None, output_dtype: torch.dtype | None = None) -> None:
         super().__init__(module, bits, output_dtype)

@@ -1,5 +1,7 @@
 """`MeanForOthers`: what is read of an id that an exact table has no row for, if not an error: the mean of its rows."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,6 +13,10 @@ _NO_LIMIT = (1 << 63) - 1
 
 class MeanForOthers(nn.Module):
     """Of the features of a bag collection, in their order."""
+
+    limits: torch.Tensor
+    means: torch.Tensor
+    feature_of: torch.Tensor
 
     def __init__(self, module: SharedArrayModule) -> None:
         super().__init__()
@@ -51,7 +57,7 @@ def bags_of(ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
 
 
 def _mean(module: SharedArrayModule, table: str, rows: int) -> torch.Tensor:
-    total = sum(
+    total: Any = sum(
         module.materialize(table, torch.arange(first, min(first + _ROWS, rows), device=module.device)).double().sum(0)
         for first in range(0, rows, _ROWS)
     )

@@ -25,6 +25,11 @@ class PackedArray(nn.Module):
         ValueError: other bits; elements that are not finite, or whose fp16 is not.
     """
 
+    elements: torch.Tensor
+    scales: torch.Tensor | None
+    projections: torch.Tensor
+    hot_keys: torch.Tensor
+
     def __init__(self, module: SharedArrayModule, bits: int) -> None:
         super().__init__()
         if bits not in STORED_BITS:
@@ -35,8 +40,8 @@ class PackedArray(nn.Module):
             raise ValueError(f"the array is not finite{' in fp16' if bits == 16 else ''}: it cannot be stored")
         if bits in FEW_BITS:
             elements, scales = pack(array, bits)
-        projections = module.projections
-        projections = array.new_empty(0) if projections is None else projections.detach().float()
+        trained = module.projections
+        projections = array.new_empty(0) if trained is None else trained.detach().float()
         if bits in FEW_BITS and projections.numel():
             projections = quantize(projections, PROJECTION_BITS)
         self.bits: int = bits if bits in FEW_BITS else 32  # of the op, which takes arrays of other dtypes as they are
@@ -49,6 +54,8 @@ class PackedArray(nn.Module):
 
 class PackedLookup(nn.Module):
     """Some features' lookup in a `PackedArray`."""
+
+    features: torch.Tensor
 
     def __init__(self, module: SharedArrayModule, positions: Sequence[int], pooling: PoolingMode) -> None:
         super().__init__()

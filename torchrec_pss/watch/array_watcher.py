@@ -10,6 +10,9 @@ class ArrayWatcher:
 
     Call `measure` after the optimizer's step and before ``zero_grad``. Under DDP the gradient is by then the mean over the ranks,
     so that one rank's figures stand for all.
+
+    Args:
+        module: of the array, on its device.
     """
 
     def __init__(self, module: SharedArrayModule) -> None:

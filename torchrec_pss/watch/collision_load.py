@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from torchrec_pss.advise.unresolved import unresolved_of_table
 from torchrec_pss.modules.array_layout import ArrayLayout, TableLayout
 from torchrec_pss.modules.id_counts import IdCounts, checked_counts
+from torchrec_pss.modules.unresolved import unresolved_of_table
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,12 @@ class TableLoad:
     unresolved: float
 
 
-def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict]:
+def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = None) -> dict[str, dict[str, Any]]:
     """A `TableLoad` as a dict, by table, JSON-ready.
+
+    Args:
+        layout: of a module of the array, ``module.layout``.
+        counts: by table name, how often ids are read; a table without is taken to be read evenly.
 
     Raises:
         TypeError: counts that are no `IdCounts`.
@@ -44,7 +49,7 @@ def collision_load(layout: ArrayLayout, counts: Mapping[str, IdCounts] | None = 
 
 def _of_table(layout: ArrayLayout, table: TableLayout, counts: IdCounts | None) -> TableLoad:
     region = 0 if table.is_exact else table.slots * table.block
-    hashed = (table.rows - table.num_hot) * (table.width - table.prefix)
+    hashed = max(table.rows - table.num_hot, 0) * (table.width - table.prefix)  # rows of logs are an estimate
     return TableLoad(
         kind=table.kind,
         rows=table.rows,

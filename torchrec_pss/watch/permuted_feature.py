@@ -11,6 +11,7 @@ def with_permuted_bags(features: KeyedJaggedTensor, feature: str, generator: tor
 
     Args:
         features: batch size B, the same for every feature.
+        feature: the name of the one.
         generator: of the permutation, on the CPU.
 
     Raises:

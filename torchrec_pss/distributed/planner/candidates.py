@@ -159,8 +159,8 @@ def _table(
     path: str,
     config: BaseEmbeddingConfig,
     collection: nn.Module,
-    constraints: Mapping,
-    fused_params: Mapping | None,
+    constraints: Mapping[str, Any],
+    fused_params: Mapping[str, Any] | None,
     bits: int,
 ) -> Table:
     """With what there is to say of a plain collection's table by itself."""

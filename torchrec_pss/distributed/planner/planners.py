@@ -3,10 +3,10 @@
 import copy
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import nn
@@ -36,12 +36,15 @@ from torchrec_pss.distributed.mixed_collection import (
 from torchrec_pss.distributed.mixed_embedding import MixedEmbeddingCollection
 from torchrec_pss.distributed.mixed_embeddingbag import MixedEmbeddingBagCollection, MixedEmbeddingBagCollectionSharder
 from torchrec_pss.distributed.planner.candidates import Table, budgets, nested_sets, tables_of
+from torchrec_pss.distributed.planner.partitioners import FlatCopyPartitioner
 from torchrec_pss.distributed.planner.shard_estimators import ReplicatedArrayEstimator
 from torchrec_pss.distributed.planner.types import MODES, check_constraints
 from torchrec_pss.distributed.sharding_plan import get_default_pss_sharders
 from torchrec_pss.modules.pss_config import AUTO_BITS, PSSConfig
 from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.ranges import checked, shown
+
+Sharders = list[ModuleSharder[nn.Module]]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -101,7 +104,25 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
 
     Raises:
         ValueError: an unknown mode, no budget, or a number that is none or out of range, of the constraints too; names it.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+        >>> from torchrec.distributed.planner import Topology
+        >>> from torchrec_pss import PSSShardingPlanner, get_default_pss_sharders
+        >>> tables = [
+        ...     EmbeddingBagConfig(name="user", num_embeddings=10_000_000, embedding_dim=64, feature_names=["user"]),
+        ...     EmbeddingBagConfig(name="country", num_embeddings=200, embedding_dim=64, feature_names=["country"]),
+        ... ]
+        >>> model = torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta"))})
+        >>> topology = Topology(world_size=2, compute_device="cuda", hbm_cap=1 << 30, ddr_cap=1 << 30)  # bytes a rank
+        >>> planner = PSSShardingPlanner(topology, array_bytes="10MB")
+        >>> plan = planner.plan(model, get_default_pss_sharders())
+        >>> plan.plan["ebc"].shared_tables
+        ['user']
     """
+
+    _stats: list[Any]
 
     def __init__(
         self,
@@ -131,6 +152,8 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 f"config: bits={AUTO_BITS!r} goes by an array's tables, which the planner chooses: give a number, such as 4"
             )
         check_constraints(constraints or {})
+        if pss != "never" and others.get("partitioner") is None:  # which plans many times
+            others["partitioner"] = FlatCopyPartitioner()
         super().__init__(topology=topology, constraints=constraints, **others)
         self.pss = pss
         self._config = config or (PSSConfig(array_bytes=array_bytes) if array_bytes is not None else None)
@@ -154,7 +177,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
     def collective_plan(
         self,
         module: nn.Module,
-        sharders: list[ModuleSharder[nn.Module]] | None = None,
+        sharders: Sharders | None = None,
         pg: dist.ProcessGroup | None = None,
     ) -> ShardingPlan:
         """`plan` on the group's first rank, the plan on every rank; and its error on every rank, where TorchRec leaves the others
@@ -165,18 +188,19 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             pg: the default group by default.
         """
         pg = dist.group.WORLD if pg is None else pg
-        result: list = [None, None]
+        result: list[Any] = [None, None]
         if dist.get_rank(pg) == 0:
             try:
                 result[0] = self.plan(module, get_default_pss_sharders() if sharders is None else sharders)
             except Exception as error:
                 result[1] = _sendable(error)
+        assert pg is not None  # or there is no rank
         dist.broadcast_object_list(result, src=dist.get_global_rank(pg, 0), group=pg)
         if result[1] is not None:
             raise result[1]
         return result[0]
 
-    def plan(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> ShardingPlan:
+    def plan(self, module: nn.Module, sharders: Sharders) -> ShardingPlan:
         """The plan; ``self.chosen`` keeps what it rests on, ``self.tables`` the model's tables, with the reason why an array cannot have
         one.
 
@@ -197,29 +221,35 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             return plan
         check_sharders(sharders)
         sharders = [*sharders, *_array_sharders(sharders)]
-        self.tables = tables_of(module, constraints, sharders, self._config.bits)
+        self.tables = tables_of(module, constraints, sharders, self._array.element_bits)
         self._check_config(module)
         sets = nested_sets(self.tables, self.pss)
         allowed = [shared for shared in sets if self._within_compression(shared)]
         if not allowed:
             raise ValueError(
                 f"max_compression {self._max_compression:g}: the tables that must be in the array have "
-                f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._config.array_bytes:.1f} times the budget of "
-                f"{self._config.array_bytes:,}"
+                f"{_bytes(sets[0]):,} bytes, {_bytes(sets[0]) / self._array.array_bytes:.1f} times the budget of "
+                f"{self._array.array_bytes:,}"
             )
         try:
-            self.chosen = self._best(self._candidates(module, sharders, allowed))
+            chosen = self.chosen = self._best(self._candidates(module, sharders, allowed))
         finally:
             self._tried = {}  # the next model may be another
-        if self.chosen.plan is None:
-            raise self._no_plan(module, sharders, sets, allowed)
-        with self._array_in_place(module, self.chosen.shared) as root:
+        if chosen.plan is None:
+            raise self._no_plan(module, sharders, sets, allowed, chosen.error)
+        with self._array_in_place(module, chosen.shared) as root:
             if self._stats:  # once more, for they print what was planned last
-                self.chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
-            self._best_plan = self.chosen.options
-            plan = self._carried_out(self.chosen.plan, root, self.chosen.shared)
-        self._log_choice()
+                chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
+            self._best_plan: list[ShardingOption] | None = chosen.options
+            plan = self._carried_out(chosen.plan, root, chosen.shared)
+        self._log_choice(chosen.shared)
         return plan
+
+    @property
+    def _array(self) -> PSSConfig:
+        """Of the array, which there is unless ``pss="never"``."""
+        assert self._config is not None
+        return self._config
 
     def _check_config(self, module: nn.Module) -> None:
         """
@@ -229,7 +259,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         inside = (m.layout.tables for m in module.modules() if isinstance(m, SharedArrayModule))
         there = {t.name for t in self.tables} | {t.name for tables in inside for t in tables}
         for field in ("exact", *_BY_TABLE):
-            value = getattr(self._config, field)
+            value = getattr(self._array, field)
             unknown = [] if isinstance(value, str | int | None) else sorted(set(value) - there)
             if unknown:
                 raise ValueError(
@@ -237,9 +267,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
                 )
 
     def _within_compression(self, shared: list[Table]) -> bool:
-        return self._max_compression is None or _bytes(shared) <= self._max_compression * self._config.array_bytes
+        return self._max_compression is None or _bytes(shared) <= self._max_compression * self._array.array_bytes
 
-    def _candidates(self, module: nn.Module, sharders: list, allowed: list[list[Table]]) -> list[Candidate]:
+    def _candidates(self, module: nn.Module, sharders: Sharders, allowed: list[list[Table]]) -> list[Candidate]:
         """Of n nested sets: the smallest that fits, found by halving, those of 1, 2, 4, ... tables more, and the largest."""
         found = self._tried
 
@@ -258,8 +288,9 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         steps = [low, *(low + (1 << e) for e in range(len(allowed).bit_length())), len(allowed) - 1]
         return [at(k) for k in sorted({k for k in steps if k < len(allowed)})]
 
-    def _candidate(self, module: nn.Module, sharders: list, shared: list[Table]) -> Candidate:
-        stats, self._stats = self._stats, []
+    def _candidate(self, module: nn.Module, sharders: Sharders, shared: list[Table]) -> Candidate:
+        stats: list[Any] = self._stats
+        self._stats = []
         try:
             with self._array_in_place(module, shared) as root:
                 # Copies, for the enumerator keeps its search space while module and sharders are the same objects.
@@ -279,7 +310,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         return next(c for c in candidates if c.rating <= _AS_FAST * fastest)
 
     @contextmanager
-    def _array_in_place(self, module: nn.Module, shared: list[Table]):
+    def _array_in_place(self, module: nn.Module, shared: list[Table]) -> Iterator[nn.Module]:
         """The model with the array in place of its tables, on "meta", for as long as it is planned."""
         if not shared:
             yield module
@@ -303,24 +334,24 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
 
     def _mixed(self, whole: nn.Module, names: list[str], shared: list[Table], path: str) -> MixedCollection:
         bags = isinstance(whole, EmbeddingBagCollection)
-        exact = () if isinstance(self._config.exact, str) else self._config.exact
-        own = budgets(shared, self._config.array_bytes, exact, self._config.bits)[path]
+        exact = () if isinstance(self._array.exact, str) else self._array.exact
+        own = budgets(shared, self._array.array_bytes, exact, self._array.element_bits)[path]
         try:
             config = self._config_of(shared, path, own)
             return (MixedEmbeddingBagCollection if bags else MixedEmbeddingCollection)(whole, names, config, "meta")
         except ValueError as error:
-            if own == self._config.array_bytes:
+            if own == self._array.array_bytes:
                 raise
             raise ValueError(
-                f"{path}: of the array_bytes {self._config.array_bytes:,} its tables have {own:,} by their rows: {error}"
+                f"{path}: of the array_bytes {self._array.array_bytes:,} its tables have {own:,} by their rows: {error}"
             ) from error
 
     def _config_of(self, shared: list[Table], path: str, array_bytes: int) -> PSSConfig:
         inside = [t for t in shared if t.path == path]
         names = {t.name for t in inside}
-        config = self._config
+        config = self._array
 
-        def kept(value):
+        def kept(value: Any) -> Any:
             return {k: v for k, v in value.items() if k in names} if isinstance(value, Mapping) else value
 
         exact = config.exact
@@ -341,7 +372,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         found = dict(plan.plan)
         for path in dict.fromkeys(t.path for t in shared):
             prefix = f"{path}." if path else ""
-            mixed = root.get_submodule(path)
+            mixed = cast(MixedCollection, root.get_submodule(path))
             entry = PSSModuleShardingPlan()
             entry.array = found.pop(f"{prefix}array")
             entry.config = mixed.array.config
@@ -357,22 +388,24 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             found[path] = entry
         return ShardingPlan(found)
 
-    def _no_plan(self, module: nn.Module, sharders: list, sets: list, allowed: list) -> PlannerError:
+    def _no_plan(
+        self, module: nn.Module, sharders: Sharders, sets: list[list[Table]], allowed: list[list[Table]], error: str
+    ) -> PlannerError:
         more = ""
         if len(allowed) < len(sets) and self._candidate(module, sharders, sets[-1]).plan is not None:
-            more = f" With max_compression {-(-_bytes(sets[-1]) // self._config.array_bytes)} (all tables shared) a plan fits."
+            more = f" With max_compression {-(-_bytes(sets[-1]) // self._array.array_bytes)} (all tables shared) a plan fits."
         return PlannerError(
             error_type=PlannerErrorType.INSUFFICIENT_STORAGE,
-            message=f"no plan fits, with up to {len(allowed[-1])} tables in an array of {self._config.array_bytes:,} bytes.{more} "
-            f"TorchRec's planner says of the last one: {self.chosen.error}",
+            message=f"no plan fits, with up to {len(allowed[-1])} tables in an array of {self._array.array_bytes:,} bytes.{more} "
+            f"TorchRec's planner says of the last one: {error}",
         )
 
-    def _log_choice(self) -> None:
-        shared = _bytes(self.chosen.shared)
+    def _log_choice(self, tables: list[Table]) -> None:
+        shared = _bytes(tables)
         if shared:
             logger.info(
                 "%d of the tables, %s bytes, are in a shared array of %s bytes (%.0fx)",
-                len(self.chosen.shared), f"{shared:,}", f"{self._config.array_bytes:,}", shared / self._config.array_bytes,
+                len(tables), f"{shared:,}", f"{self._array.array_bytes:,}", shared / self._array.array_bytes,
             )  # fmt: skip
         for table in self.tables:
             if table.reason:
@@ -399,7 +432,7 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def check_sharders(sharders: list[ModuleSharder[nn.Module]]) -> None:
+def check_sharders(sharders: Sharders) -> None:
     """
     Raises:
         ValueError: none of them carries out a plan with an array, or another takes its place.
@@ -411,7 +444,7 @@ def check_sharders(sharders: list[ModuleSharder[nn.Module]]) -> None:
         raise ValueError(f"these sharders cannot put tables into a shared array; {why}give get_default_pss_sharders()")
 
 
-def check_none_is_lost(sharders: list[ModuleSharder[nn.Module]]) -> None:
+def check_none_is_lost(sharders: Sharders) -> None:
     """Of several sharders of one type `DistributedModelParallel` takes the last.
 
     Raises:
@@ -431,7 +464,7 @@ def check_none_is_lost(sharders: list[ModuleSharder[nn.Module]]) -> None:
             raise ValueError(f"{two} what {kind} does; give one sharder of that type, derived from both classes")
 
 
-def _array_sharders(sharders: list[ModuleSharder[nn.Module]]) -> list[ModuleSharder[nn.Module]]:
+def _array_sharders(sharders: Sharders) -> Sharders:
     """Those that TorchRec asks about the arrays and that are not among ``sharders``: the ones that carry out the plan have their own."""
     types = {s.module_type for s in sharders}
     own = [s.array_sharder() for s in sharders if isinstance(s, MixedCollectionSharder)]

@@ -1,6 +1,7 @@
 """A plan as a table that one can read: where each table is, its bytes, and the parts of a step."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from torchrec.distributed.planner.types import Perf, ShardingOption
 from torchrec.distributed.types import ShardingPlan
@@ -38,13 +39,14 @@ class PlannedTable:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan: its tables, the array's bytes (None without one), the largest bytes of a rank (weights, states, a batch's activations)
-    and milliseconds of the slowest rank's step, in parts."""
+    """A plan: its tables, the array's bytes (None without one), the largest bytes of a rank (weights, states, a batch's activations),
+    milliseconds of the slowest rank's step, in parts, and the bytes of every rank."""
 
     tables: list[PlannedTable]
     array_bytes: int | None
     rank_bytes: int
     milliseconds: dict[str, float]
+    bytes_of_ranks: list[int]
 
     @property
     def total_milliseconds(self) -> float:
@@ -54,7 +56,7 @@ class PlanReport:
     def parts(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.milliseconds.items())
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"total_milliseconds": self.total_milliseconds}
 
     def __str__(self) -> str:
@@ -94,15 +96,16 @@ def report_of(planner: PSSShardingPlanner, plan: ShardingPlan, world_size: int) 
         for name, sharding in entry.items():
             if (path, name) in tables:
                 planned.append(_planned(tables[path, name], sharding, layouts.get(name)))
+    assert planner.chosen is not None  # it has planned
     options = planner.chosen.options or []
     times = rank_times(options, world_size)
     slowest = max(times, key=lambda perf: perf.total)
-    return PlanReport(
-        planned, array_bytes, max(_rank_bytes(options, world_size)), {part: getattr(slowest, part) for part in _PARTS}
-    )
+    of_ranks = _rank_bytes(options, world_size)
+    milliseconds = {part: getattr(slowest, part) for part in _PARTS}
+    return PlanReport(planned, array_bytes, max(of_ranks), milliseconds, of_ranks)
 
 
-def _planned(table: Table, sharding, in_array: int | None) -> PlannedTable:
+def _planned(table: Table, sharding: Any, in_array: int | None) -> PlannedTable:
     config = table.config
     shared = sharding.sharding_type == SHARED_ARRAY
     kind = sharding.compute_kernel if shared else sharding.sharding_type

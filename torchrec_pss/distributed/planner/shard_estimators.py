@@ -19,6 +19,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
+from torchrec_pss.distributed.mixed_collection import configs_of
 from torchrec_pss.distributed.planner.step_time import ArrayStepTime, array_step_time
 from torchrec_pss.modules.embedding_bag_collection import PSSEmbeddingBagCollection
 from torchrec_pss.modules.shared_array import SharedArrayModule
@@ -52,7 +53,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
     ) -> None:
         self._topology = topology
         self._constraints = constraints or {}
-        self._optimizer_states = checked("optimizer_states", optimizer_states)
+        self._optimizer_states: int = checked("optimizer_states", optimizer_states)
 
     def estimate(self, sharding_options: list[ShardingOption], *sharder_data: object, **named: object) -> None:
         """Sets ``perf`` (milliseconds) and ``storage`` (bytes) of the shards of arrays; leaves other options alone.
@@ -77,7 +78,7 @@ class ReplicatedArrayEstimator(ShardEstimator):
         """Of each feature: its table, the rows of a batch's output, and the ids of a batch."""
         found = []
         pooled = isinstance(module, PSSEmbeddingBagCollection)
-        for table in module.embedding_bag_configs() if pooled else module.embedding_configs():
+        for table in configs_of(module):
             constraint = self._constraints.get(table.name)
             number = len(table.feature_names)
             pooling = constraint.pooling_factors if constraint else [POOLING_FACTOR]

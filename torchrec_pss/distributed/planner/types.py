@@ -23,6 +23,22 @@ class PSSParameterConstraints(ParameterConstraints):
 
     Raises:
         ValueError: another word.
+
+    Examples:
+        >>> import torch
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+        >>> from torchrec.distributed.planner import Topology
+        >>> from torchrec_pss import PSSParameterConstraints, PSSShardingPlanner, get_default_pss_sharders
+        >>> tables = [
+        ...     EmbeddingBagConfig(name="user", num_embeddings=10_000_000, embedding_dim=64, feature_names=["user"]),
+        ...     EmbeddingBagConfig(name="country", num_embeddings=200, embedding_dim=64, feature_names=["country"]),
+        ... ]
+        >>> model = torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta"))})
+        >>> constraints = {"country": PSSParameterConstraints(pss="never"), "user": PSSParameterConstraints(pss="always")}
+        >>> topology = Topology(world_size=2, compute_device="cuda")
+        >>> planner = PSSShardingPlanner(topology, array_bytes="10MB", constraints=constraints)
+        >>> planner.plan(model, get_default_pss_sharders()).plan["ebc"].shared_tables
+        ['user']
     """
 
     pss: str = "auto"

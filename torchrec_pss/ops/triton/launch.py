@@ -1,9 +1,18 @@
 """Launches kernels as Triton does, at a fraction of its time on the host, which small batches would wait for."""
 
-_compiled: dict[tuple, tuple] = {}
+from typing import Any
+
+_compiled: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
 
-def launch(kernel, programs: int, tensors: tuple, numbers: tuple, constants: dict, warps: int) -> None:
+def launch(
+    kernel: Any,
+    programs: int,
+    tensors: tuple[Any, ...],
+    numbers: tuple[Any, ...],
+    constants: dict[str, Any],
+    warps: int,
+) -> None:
     """``kernel[(programs,)](*tensors, *numbers, **constants, num_warps=warps)``.
 
     At each launch Triton binds the arguments, tells what of them the compiled code depends on and compares the globals that the kernel

@@ -4,6 +4,7 @@ import weakref
 from dataclasses import dataclass
 from enum import IntEnum
 from math import gcd
+from typing import Any
 
 import torch
 
@@ -107,7 +108,7 @@ class Plan:
     dims: list[int]
 
 
-_of_features: dict[int, tuple[weakref.ref, dict]] = {}
+_of_features: dict[int, tuple[weakref.ref[torch.Tensor], dict[tuple[Any, ...], Plan]]] = {}
 
 
 def plan(
@@ -138,10 +139,13 @@ def plan(
     return known[1][key]
 
 
-def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
-    groups: dict[tuple, list[list[int]]] = {}
+def _plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
+    groups: dict[tuple[int, int, int, bool, bool, bool, bool], list[list[int]]] = {}
     out_column = read_column = row_width = 0
-    columns, seen, repeated, partial_numel = [], [], [], num_projected
+    columns: list[int] = []
+    seen: list[tuple[int, int]] = []
+    repeated: list[tuple[int, int, int]] = []
+    partial_numel = num_projected
     for feature, row in enumerate(features.tolist()):
         width, projection, inner = row[FeatureColumn.WIDTH], row[FeatureColumn.PROJECTION], row[FeatureColumn.INNER]
         projected = inner > 0
@@ -159,19 +163,19 @@ def _plan(features, num_projected: int, pooling_mode: int, hash_kind: int, items
         seen.append((projection, end))
         place = [out_column, read_column, projection, inner, dim, width, partial]
         wide = max(_power_of_two(width), LEAST_DOT // 2 * projected)  # the other half is the bias's
-        key = (vec, wide // vec, max(_power_of_two(dim), LEAST_DOT * projected), projected, hashed, hot, checked)
-        groups.setdefault(key, []).append([feature, *_in_units(row, vec), *place])
+        kind = (vec, wide // vec, max(_power_of_two(dim), LEAST_DOT * projected), projected, hashed, hot, checked)
+        groups.setdefault(kind, []).append([feature, *_in_units(row, vec), *place])
         if pooling_mode != PoolingMode.NONE:
             out_column += dim
             read_column += padded(inner)
         row_width = out_column or dim
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
-    launches = [Launch(*key, aligned, torch.tensor(rows, device=features.device)) for key, rows in groups.items()]
-    projections: dict[tuple, list[torch.Tensor]] = {}
+    launches = [Launch(*kind, aligned, torch.tensor(rows, device=features.device)) for kind, rows in groups.items()]
+    projected_by: dict[tuple[int, int], list[torch.Tensor]] = {}
     for launch in launches:
         if launch.projected:
-            projections.setdefault((launch.vec * launch.units, launch.dim), []).append(launch.metadata)
-    projections = [ProjectionLaunch(*key, aligned, torch.cat(parts)) for key, parts in projections.items()]
+            projected_by.setdefault((launch.vec * launch.units, launch.dim), []).append(launch.metadata)
+    projections = [ProjectionLaunch(*sizes, aligned, torch.cat(parts)) for sizes, parts in projected_by.items()]
     return Plan(
         launches,
         projections,

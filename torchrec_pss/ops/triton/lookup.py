@@ -8,7 +8,8 @@ Gradients are added up in the order in which they come, unless ``torch.use_deter
 sorted by place first (`index_put_`), and the same inputs give the same bits. fp64 arrays go through the reference.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,9 +53,9 @@ class _Elements(NamedTuple):
 
 
 def lookup(
-    array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
-    pooling_mode, hash, sign,
-):  # fmt: skip
+    array: torch.Tensor, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int, read_width: int,
+    pooling_mode: int, hash: int, sign: bool,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
     """Forward; see `torchrec_pss.ops.reference.lookup`."""
     check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash)
     if array.dtype == torch.float64:
@@ -68,7 +69,7 @@ def lookup(
     )  # fmt: skip
 
 
-def pack(array, bits):
+def pack(array: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """See `torchrec_pss.ops.packed.pack`."""
     check_trained(array, bits)
     codes = array.new_empty(code_bytes(array.numel(), bits), dtype=torch.uint8)
@@ -79,9 +80,9 @@ def pack(array, bits):
 
 
 def lookup_packed(
-    codes, scales, array, numel, bits, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width,
-    read_width, pooling_mode, hash, sign,
-):  # fmt: skip
+    codes: torch.Tensor, scales: torch.Tensor, array: torch.Tensor | None, numel: int, bits: int, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int,
+    read_width: int, pooling_mode: int, hash: int, sign: bool,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
     """Forward; see `torchrec_pss.ops.packed.lookup_packed_reference`."""
     check_packed(codes, scales, numel, bits, array)
     elements = _Elements.packed(codes, scales, numel, bits)
@@ -91,9 +92,9 @@ def lookup_packed(
 
 
 def _forward(
-    elements, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width, pooling_mode, hash,
-    sign,
-):  # fmt: skip
+    elements: _Elements, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int, read_width: int, pooling_mode: int, hash: int,
+    sign: bool,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
     device = elements.values.device
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
     planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
@@ -131,36 +132,58 @@ def _forward(
 
 
 def lookup_backward(
-    grad, saved, array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign
-):
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    array: torch.Tensor,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    per_sample_weights: torch.Tensor | None,
+    pooling_mode: int,
+    hash: int,
+    sign: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, saved, array, *arguments)
+    read, seen = saved
     grad_array = torch.zeros_like(array, dtype=torch.float32)
-    grad_projections, grad_weights = _backward(grad, *saved, _Elements.of(array), grad_array, 1.0, *arguments)
+    grad_projections, grad_weights = _backward(grad, read, seen, _Elements.of(array), grad_array, 1.0, *arguments)
     return grad_array.to(array.dtype), grad_projections, grad_weights
 
 
-def lookup_packed_backward(grad, saved, codes, scales, numel, bits, *arguments):
+def lookup_packed_backward(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    numel: int,
+    bits: int,
+    *arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients; see `torchrec_pss.ops.packed.lookup_packed_backward_reference`."""
+    read, seen = saved
     grad_array = torch.zeros(numel, dtype=torch.float32, device=grad.device)
     elements = _Elements.packed(codes, scales, numel, bits)
-    return grad_array, *_backward(grad, *saved, elements, grad_array, 1.0, *arguments)
+    return grad_array, *_backward(grad, read, seen, elements, grad_array, 1.0, *arguments)
 
 
 def lookup_backward_update_(
-    grad, saved, array, sink, state, second, features, hot_keys, projections, indices, offsets, per_sample_weights,
-    pooling_mode, hash, sign, update, numbers,
-):  # fmt: skip
+    grad: torch.Tensor, saved: Sequence[torch.Tensor], array: torch.Tensor, sink: torch.Tensor, state: torch.Tensor | None, second: torch.Tensor | None, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None,
+    pooling_mode: int, hash: int, sign: bool, update: int, numbers: Sequence[float],
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients and the optimizer's step; see `torchrec_pss.ops.reference.lookup_backward_update_`."""
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
+    read, seen = saved
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, *saved, _Elements.of(array), array, -numbers[0], *arguments)
-    results = _backward(grad, *saved, _Elements.of(array), sink, 1.0, *arguments)
+        return _backward(grad, read, seen, _Elements.of(array), array, -numbers[0], *arguments)
+    results = _backward(grad, read, seen, _Elements.of(array), sink, 1.0, *arguments)
     if array.numel() and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
@@ -171,9 +194,9 @@ def lookup_backward_update_(
 
 
 def _backward(
-    grad, read, numbers, elements, grad_array, factor, features, hot_keys, projections, indices, offsets, per_sample_weights,
-    pooling_mode, hash, sign,
-):  # fmt: skip
+    grad: torch.Tensor, read: torch.Tensor, numbers: torch.Tensor, elements: _Elements, grad_array: torch.Tensor, factor: float, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None,
+    pooling_mode: int, hash: int, sign: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections', and the weights'."""
     batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
     projections, fine = projections.contiguous(), _fine_flag(grad.device)
@@ -208,8 +231,15 @@ def _backward(
 
 
 def _projections_gradient(
-    grad, read, planned: Plan, offsets, projections, batch_size: int, rows: int, pooling_mode: int
-):
+    grad: torch.Tensor,
+    read: torch.Tensor,
+    planned: Plan,
+    offsets: torch.Tensor,
+    projections: torch.Tensor,
+    batch_size: int,
+    rows: int,
+    pooling_mode: int,
+) -> torch.Tensor:
     """Each program adds up its share of the rows; then the programs' sums are added up, always in the same order."""
     if not rows or not planned.partial_numel:
         return torch.zeros_like(projections)
@@ -229,7 +259,7 @@ def _projections_gradient(
     return gradients[: projections.numel()]
 
 
-def _add_sorted(grad_array, places, contributions, vec: int) -> None:
+def _add_sorted(grad_array: torch.Tensor, places: torch.Tensor, contributions: torch.Tensor, vec: int) -> None:
     """Adds each place's contributions in a fixed order; the place behind the array takes those of nobody."""
     units = -(-grad_array.numel() // vec)
     sums = grad_array.new_zeros(units + 1, vec)
@@ -237,20 +267,24 @@ def _add_sorted(grad_array, places, contributions, vec: int) -> None:
     grad_array.add_(sums.flatten()[: grad_array.numel()])
 
 
-def _sizes(features, indices, offsets, pooling_mode: int) -> tuple[int, int]:
+def _sizes(features: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, pooling_mode: int) -> tuple[int, int]:
     """Batch size, and rows of the output."""
     batch_size = (offsets.numel() - 1) // max(features.shape[0], 1)
     return batch_size, indices.numel() if pooling_mode == PoolingMode.NONE else batch_size
 
 
-def _contiguous(offsets, indices, no_weights, weights):
+def _contiguous(
+    offsets: torch.Tensor, indices: torch.Tensor, no_weights: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """With something to be read in place of weights and indices where there are none."""
     weights = no_weights if weights is None else weights.contiguous()
     indices = indices if indices.numel() else offsets
     return indices.contiguous(), offsets.contiguous(), weights
 
 
-def _constants(group: Launch, elements: "_Elements", pooling_mode: int, weights, hash: int, sign: bool) -> dict:
+def _constants(
+    group: Launch, elements: "_Elements", pooling_mode: int, weights: torch.Tensor | None, hash: int, sign: bool
+) -> dict[str, Any]:
     return {
         "VEC": group.vec,
         "UNITS": group.units,

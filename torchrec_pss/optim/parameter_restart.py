@@ -1,4 +1,4 @@
-"""`ArrayRestart`: the array taken back to its first values between two passes over the same rows.
+"""`ParameterRestart`: embeddings taken back to their first values between two passes over the same rows.
 
 A click model overfits at the first steps of its second pass, because rows that were read a few times have learned their
 own examples' labels. Dense layers that go on, with embeddings that begin anew, do not (MEDA: Liu et al., arXiv
@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from torchrec_pss.modules.shared_array import SharedArrayModule
 from torchrec_pss.optim.stand_in import state_of
 
 
@@ -32,21 +31,3 @@ class ParameterRestart:
             for value in state_of(optimizer, parameter).values():
                 if isinstance(value, torch.Tensor):
                     value.zero_()
-
-
-class ArrayRestart(ParameterRestart):
-    """Of every shared array inside a module, with its projections.
-
-    Args:
-        module: sharded or not, before its first step (and before a checkpoint is loaded, so that a resumed run returns to the
-            same values).
-
-    Raises:
-        ValueError: there is no shared array inside ``module``.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        arrays = [m for m in module.modules() if isinstance(m, SharedArrayModule)]
-        if not arrays:
-            raise ValueError(f"{type(module).__name__} has no shared array to begin anew")
-        super().__init__(p for array in arrays for p in array.parameters())
