@@ -32,9 +32,9 @@ def written(file, function, *names):
     (found,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == function]
     dicts = []
     for node in ast.walk(found):
-        targets = [node.target] if isinstance(node, ast.AugAssign) else getattr(node, "targets", [])
+        targets = [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else getattr(node, "targets", [])
         named = any(isinstance(t, ast.Name) and t.id in names for t in targets)
-        if isinstance(node, ast.Assign | ast.AugAssign) and named:
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and named:
             dicts.append(node.value)
         if isinstance(node, ast.Assign):
             keys = [t for t in targets if isinstance(t, ast.Subscript) and getattr(t.value, "id", "") in names]
