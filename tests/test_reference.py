@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchrec_pss.distributed.planner.report import PlanReport
+from torchrec_pss.watch.collision_load import TableLoad
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/reference/file_formats.md").read_text()
@@ -31,9 +32,9 @@ def written(file, function, *names):
     (found,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == function]
     dicts = []
     for node in ast.walk(found):
-        targets = [node.target] if isinstance(node, ast.AugAssign) else getattr(node, "targets", [])
+        targets = [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else getattr(node, "targets", [])
         named = any(isinstance(t, ast.Name) and t.id in names for t in targets)
-        if isinstance(node, ast.Assign | ast.AugAssign) and named:
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and named:
             dicts.append(node.value)
         if isinstance(node, ast.Assign):
             keys = [t for t in targets if isinstance(t, ast.Subscript) and getattr(t.value, "id", "") in names]
@@ -53,6 +54,7 @@ RESULTS = [
 ]
 FORMATS = {
     "results.json of train_interactions.py": [*written("examples/train_interactions.py", "run", "results")],
+    "collision_load": [f.name for f in fields(TableLoad)],
     "checkpoint": [*written("examples/criteo_trainer.py", "_save", "progress")],
     "model": [*written("torchrec_pss/export/saved_model.py", "save")],
     "A served model, .pt2": [
@@ -61,7 +63,7 @@ FORMATS = {
         *written("torchrec_pss/export/exporting.py", "_of_arrays"),
         *written("torchrec_pss/export/__main__.py", "export_run", "said"),
     ],
-    "Prepared rows": [*written("torchrec_pss/datasets/preparing.py", "prepare", "manifest")],
+    "Prepared rows": [*written("torchrec_pss/datasets/preparing.py", "_prepared", "manifest")],
     "plan --json": [*(f.name for f in fields(PlanReport)), "total_milliseconds"],
     "advise --json": [
         *written("torchrec_pss/advise/__main__.py", "main", "found"),

@@ -79,7 +79,7 @@ def _groups(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argpars
 
 
 def _row(action: argparse.Action) -> str:
-    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
+    names = ", ".join(f"`{name}`{{.flag}}" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
     default = "" if action.default in (None, False) or action.default == argparse.SUPPRESS else f"`{action.default}`"
     if action.required and action.option_strings:
         default = "required"

@@ -20,6 +20,21 @@ PARTS = (
     ),
     *(f"torchrec_pss.{part}" for part in ["convert", "datasets", "models", "watch", "ops"]),
 )
+# What guides name and no part exports, by the part whose page it stands on.
+BESIDES = {
+    "torchrec_pss": ("checked_safetensors.save_safetensors", "checked_safetensors.load_safetensors"),
+    "torchrec_pss.modules": ("modules.id_counts.IdCounts",),
+    "torchrec_pss.distributed": (
+        "distributed.array_sharder.ReplicatedArraySharder",
+        "distributed.mixed_collection.MixedCollection",
+        "distributed.replica_check.check_replicas",
+        "distributed.replica_check.ReplicaMismatchError",
+    ),
+    "torchrec_pss.optim": tuple(
+        f"optim.recipe.{name}" for name in ["adam_learning_rates", "array_eps", "default_batch_size", "num_passes"]
+    ),
+    "torchrec_pss.datasets": ("datasets.criteo_lines.token_ids",),
+}
 _MARK = re.compile(r"<!-- (names|entries) of (\S+) -->")
 _parts: dict[str, griffe.Module] = {}
 
@@ -39,20 +54,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def read(root: Path) -> dict[str, griffe.Module]:
     """The public parts by name."""
     package = griffe.load("torchrec_pss", search_paths=[root], docstring_parser="google", resolve_aliases=True)
-    return {part: _at(package, part) for part in PARTS}
+    return {part: at(package, part) for part in PARTS}
 
 
 def exported(parts: dict[str, griffe.Module], part: str) -> dict[str, griffe.Object]:
     """What a part exports, by name, each as it is where it is defined."""
     package = parts["torchrec_pss"]
-    return {name: _at(package, _defined(package, f"{part}.{name}")) for name in map(str, parts[part].exports or ())}
+    return {name: at(package, defined(package, f"{part}.{name}")) for name in map(str, parts[part].exports or ())}
+
+
+def besides(parts: dict[str, griffe.Module], part: str) -> list[griffe.Object]:
+    """What is on a part's page and must be imported from its module."""
+    return [at(parts["torchrec_pss"], f"torchrec_pss.{path}") for path in BESIDES.get(part, ())]
 
 
 def without_docstring(parts: dict[str, griffe.Module]) -> list[str]:
     """Public names that have none."""
     found = [part for part, module in parts.items() if not module.docstring]
     for part in parts:
-        for public in exported(parts, part).values():
+        for public in (*exported(parts, part).values(), *besides(parts, part)):
             members = public.all_members.values() if public.is_class else ()
             named = (m for m in members if not m.name.startswith("_") and m.name != "extra_repr")
             named = (m for m in named if m.is_function or "property" in m.labels)
@@ -73,18 +93,22 @@ def table_of(parts: dict[str, griffe.Module], part: str) -> str:
 def entries_of(parts: dict[str, griffe.Module], part: str) -> str:
     """What mkdocstrings writes an entry of: each name of a part that no part below it exports."""
     below = {o.path for p in parts if p.startswith(f"{part}.") for o in exported(parts, p).values()}
-    return "\n\n".join(f"::: {o.path}" for o in exported(parts, part).values() if o.path not in below)
+    entries = [f"::: {o.path}" for o in exported(parts, part).values() if o.path not in below]
+    options = "\n    options:\n      heading_level: 3\n      show_root_full_path: true"
+    others = [f"::: {o.path}{options}" for o in besides(parts, part)]
+    return "\n\n".join([*entries, *(["## Imported from their modules", *others] if others else [])])
 
 
-def _defined(package: griffe.Module, path: str) -> str:
+def defined(package: griffe.Module, path: str) -> str:
     """Where a name is defined that modules import from each other."""
     while True:
         module, _, name = path.rpartition(".")
-        imported = _at(package, module).imports.get(name, path)
+        imported = at(package, module).imports.get(name, path)
         if imported == path or not imported.startswith(f"{package.path}."):
             return path
         path = imported
 
 
-def _at(package: griffe.Module, path: str) -> griffe.Object:
+def at(package: griffe.Module, path: str) -> griffe.Object:
+    """What a package has at a dotted path."""
     return package[path.removeprefix(f"{package.path}.")] if path != package.path else package

@@ -20,7 +20,10 @@ def expanded(nav: list, docs: Path) -> list:
         for entry in entries:
             if isinstance(entry, str):
                 if entry.endswith("/*"):
-                    there = (str(p.relative_to(docs)) for p in sorted((docs / entry[:-2]).glob("*.md")))
+                    paths = sorted(
+                        (docs / entry[:-2]).glob("*.md"), key=lambda path: (path.name != "index.md", path.name)
+                    )
+                    there = (str(path.relative_to(docs)) for path in paths)
                     found += [page for page in there if page not in named]
                 else:
                     found.append(entry)

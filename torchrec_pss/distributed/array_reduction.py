@@ -15,13 +15,13 @@ Finish = Callable[[], None]
 class ArrayReduction(str, Enum):
     """The ways, with the bytes that a rank sends of an array of N elements on W ranks.
 
-    DDP: left to the data-parallel wrapper, with the dense layers': ``2 (W - 1) / W * 4 N``.
-    ALL_REDUCE: the same sum, by the module itself and of its projections too: where no data-parallel wrapper is (FSDP2 for the dense
-    layers, ``init_data_parallel=False``).
-    BF16: rounded to bfloat16 before the sum: half of that.
-    SPARSE: only elements whose gradient is not zero, index and value, n on the rank that has most: ``(W - 1) * 8 n``. Where that
-    is more than the dense all-reduce sends, the step makes the dense one. Two small collectives more a step; on a GPU the host waits
-    for the count.
+    - ``DDP``: left to the data-parallel wrapper, with the dense layers': ``2 (W - 1) / W * 4 N``.
+    - ``ALL_REDUCE``: the same sum, by the module itself and of its projections too: where no data-parallel wrapper is (FSDP2 for the dense
+      layers, ``init_data_parallel=False``).
+    - ``BF16``: rounded to bfloat16 before the sum: half of that.
+    - ``SPARSE``: only elements whose gradient is not zero, index and value, n on the rank that has most: ``(W - 1) * 8 n``. Where that
+      is more than the dense all-reduce sends, the step makes the dense one. Two small collectives more a step; on a GPU the host waits
+      for the count.
     """
 
     DDP = "ddp"

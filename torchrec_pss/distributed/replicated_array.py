@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class ReplicatedArray(ShardedModule, FusedOptimizerModule):
     """TorchRec's `ShardedModule` protocol for a replicated `SharedArrayModule`.
 
-    A subclass names the module's class before this one in its bases, and calls :meth:`replicate` on construction.
+    A subclass names the module's class before this one in its bases, and calls `replicate` on construction.
     The parameters keep their names, so a state dict is the same sharded, unsharded, and at any world size.
     """
 

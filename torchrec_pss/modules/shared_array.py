@@ -39,7 +39,7 @@ class SharedArrayModule(nn.Module):
     """One learnable 1-D array standing for all tables, and how to read it.
 
     Parameters: ``array`` ``[N]``, and ``projections``, fp32 ``[P]``, None where no table has one: the matrices of the tables that are
-    read narrower than their embedding_dim, in the order of the tables' names (:meth:`projection`).
+    read narrower than their embedding_dim, in the order of the tables' names (`projection`).
     The state dict has the keys of hot rows, where there are any, as ``hot_keys``: int32, a copy of the layout's, from which alone rows are
     found. It carries the layout too, as a uint8 tensor of JSON in the module's extra state; a checkpoint of another layout is refused
     before anything is copied.
@@ -440,7 +440,7 @@ class SharedArrayModule(nn.Module):
         return array_layout.encode_fingerprint(self._layout.fingerprint())
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Checks the layout; see :meth:`_load_from_state_dict`, which does so before anything is copied."""
+        """Checks the layout; see `_load_from_state_dict`, which does so before anything is copied."""
         self._refuse_other_layout(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -11,8 +11,8 @@ class FeatureColumn(IntEnum):
 
     Under ``hash="robe"`` KEY is the number of rows of the tables before this one and SLOTS is
     ``N - Z + 1``. HOT_BEGIN and HOT_END bound the table's keys in the op's `hot_keys`. HOT_DIRECTORY is
-    where `hot_keys` holds the table's :func:`hot_directory`; without one (HOT_SHIFT 0) keys are searched for. HOT_DROP are the lower
-    bits that a key is without (:func:`~torchrec_pss.ops.hashing.shortened`).
+    where `hot_keys` holds the table's `hot_directory`; without one (HOT_SHIFT 0) keys are searched for. HOT_DROP are the lower
+    bits that a key is without (`shortened`).
     PROJECTION is where the op's `projections` hold the table's, INNER its rows (WIDTH, and one more with a bias; 0: the table is
     not projected), DIM its columns.
     """

@@ -96,7 +96,7 @@ def fused_lookup(
     hash_kind: int,
     sign: bool,
 ) -> torch.Tensor:
-    """:func:`~torchrec_pss.ops.lookup.lookup`, with ``array`` updated in backward instead of given a gradient.
+    """`lookup`, with ``array`` updated in backward instead of given a gradient.
 
     Args:
         update: called in backward, returns the `ArrayUpdate` to make.

@@ -56,17 +56,17 @@ def lookup(
 
     Args:
         array: ``[N]``, fp32, bf16, fp16 or fp64.
-        features: int64 ``[F, len(FeatureColumn)]`` from :func:`~torchrec_pss.ops.features.feature_matrix`.
+        features: int64 ``[F, len(FeatureColumn)]`` from `feature_matrix`.
         indices: int32 or int64 ``[L]``, the ids; any value where the table has no exact coordinates.
         offsets: int32 or int64 ``[F * B + 1]``, first 0, non-decreasing, last ``L``.
         per_sample_weights: ``[L]``, fp32 (fp64 for an fp64 array), or None.
         hot_keys: int32 ``[K]``, the keys of the tables' hot rows
-            (:func:`~torchrec_pss.ops.hashing.hot_keys_of`), ascending within a table; None where no table has any.
+            (`hot_keys_of`), ascending within a table; None where no table has any.
         projections: fp32 (fp64 for an fp64 array) ``[P]``, the matrices by which pooled reads are multiplied, each where its feature
             says: ``[width, dim]`` or, with a bias as last row, ``[width + 1, dim]`` (each row read has one more coordinate then,
             1). None where no feature is projected.
         total_width: sum of the features' widths, after projection; for NONE, the one width of all features.
-        read_width: :func:`~torchrec_pss.ops.features.read_width`, 0 where no feature is projected.
+        read_width: `read_width`, 0 where no feature is projected.
         pooling_mode: SUM, MEAN (a weighted bag is divided by its length, as FBGEMM does) or NONE.
         hash_kind: HASH_MIX64 or HASH_ROBE.
         sign: whether shared coordinates carry a sign.

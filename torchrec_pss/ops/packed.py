@@ -96,10 +96,10 @@ def lookup_packed(
     hash_kind: int = 0,
     sign: bool = True,
 ) -> torch.Tensor:
-    """:func:`~torchrec_pss.ops.lookup.lookup` in ``numel`` elements of ``bits`` bits.
+    """`lookup` in ``numel`` elements of ``bits`` bits.
 
     Args:
-        codes, scales: of :func:`pack`. Or stored ones, the codes lengthened to :func:`code_bytes`.
+        codes, scales: of `pack`. Or stored ones, the codes lengthened to `code_bytes`.
         array: fp32 ``[numel]``, the one that was packed, if it is trained: it is given the gradient, and not read.
 
     Raises:
@@ -124,7 +124,7 @@ def lookup_trained(
     array: torch.Tensor, features: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor,
     per_sample_weights: torch.Tensor | None = None, *, bits: int, **arguments: Any,
 ) -> torch.Tensor:  # fmt: skip
-    """:func:`~torchrec_pss.ops.lookup.lookup` in an array that is trained in fp32 and read in few bits: packed anew, for nothing says
+    """`lookup` in an array that is trained in fp32 and read in few bits: packed anew, for nothing says
     whether it has changed."""
     codes, scales = pack(array, bits)
     return lookup_packed(

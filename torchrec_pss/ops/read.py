@@ -34,10 +34,10 @@ def read(
     hash_kind: int = 0,
     sign: bool = True,
 ) -> torch.Tensor:
-    """What :func:`~torchrec_pss.ops.lookup.lookup` returns, to the bit.
+    """What `lookup` returns, to the bit.
 
     Args:
-        elements: an array ``[numel]``, with ``bits`` 32; or the codes of :func:`~torchrec_pss.ops.packed.pack`, uint8.
+        elements: an array ``[numel]``, with ``bits`` 32; or the codes of `pack`, uint8.
         scales: of the codes, bf16 ``[numel / 64, rounded up]``; None beside an array.
         features, indices, offsets, per_sample_weights: as `lookup`'s.
         numel: elements of the array.

@@ -8,7 +8,7 @@ from torchrec_pss.modules.shared_array import SharedArrayModule
 class ArrayWatcher:
     """Measures a shared array, sharded or not, every now and then. Keeps a copy of it.
 
-    Call :meth:`measure` after the optimizer's step and before ``zero_grad``. Under DDP the gradient is by then the mean over the ranks,
+    Call `measure` after the optimizer's step and before ``zero_grad``. Under DDP the gradient is by then the mean over the ranks,
     so that one rank's figures stand for all.
 
     Args:
