@@ -81,8 +81,12 @@ def plot(path: Path, rows: list[dict]) -> None:
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     panels = [data for data in _HEADLINE if any(r["data"] == data for r in rows)]
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
-    for axis, data in zip(axes.flat, panels, strict=True):
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(4.8 * columns, 3.2 * lines), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, data in zip(axes.flat, panels, strict=False):
         of_data = sorted((r for r in rows if r["data"] == data), key=lambda r: -r["compression"])
         for name, colour in (_PLOTTED | {"pss": "black"}).items():
             points = [
@@ -98,9 +102,9 @@ def plot(path: Path, rows: list[dict]) -> None:
         axis.set(xscale="log", xlabel="stored bytes", title=data)
         axis.xaxis.set_major_formatter(EngFormatter("B"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-    axes[0, 0].set_ylabel("AUROC lost against full tables (up is better)")
+    figure.supylabel("AUROC lost against full tables (up is better)", fontsize=10)
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles), frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
