@@ -64,7 +64,13 @@ EXTRAS = {
         "ipykernel>=6.29",
     ],
     "lint": ["ruff>=0.9", "mypy>=1.15"],
-    "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.12", "playwright>=1.45"],
+    "docs": [
+        "mkdocs-material>=9.5",
+        "mkdocstrings-python>=1.12",
+        "playwright>=1.45",
+        "matplotlib>=3.8",
+        "nbconvert>=7.16",
+    ],
     "notebooks": ["jupytext>=1.16", "nbconvert>=7.16", "ipykernel>=6.29", "matplotlib>=3.8"],
 }
 
