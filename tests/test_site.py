@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
     "TORCHREC_PSS_MATRIX" in os.environ, reason="the site is built with the pinned TorchRec"
 )
-BROWSER = shutil.which("chromium")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # as systems name it
+BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 PAGES = ["", "start/first_model/", "how/overview/", "results/quality/", "results/performance/", "guides/training/",
          "reference/api/modules/", "reference/api/convert/", "reference/commands/", "reference/file_formats/", "project/changelog/"]  # fmt: skip
 WIDTHS = (390, 1440)
