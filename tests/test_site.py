@@ -25,6 +25,11 @@ PAGES = ["", "start/first_model/", "how/overview/", "results/quality/", "results
 WIDTHS = (390, 1440)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """A browser that closes breaks connections off."""
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -65,7 +70,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(site):
     handler = functools.partial(_Quiet, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
