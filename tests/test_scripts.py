@@ -451,7 +451,7 @@ def test_a_folder_that_another_run_writes_to_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_killed_three_times_ends_as_one_left_alone(tmp_path):
-    kill_and_resume.undisturbed(tmp_path / "whole")
+    train(*kill_and_resume.FLAGS, "--output_dir", tmp_path / "whole", ranks=2)
     # One worker dies: torchrun starts both anew, and they go on from the checkpoint.
     survivor = kill_and_resume.start(tmp_path / "survivor", restarts=1)
     kill_and_resume.wait_for(b"step 60: validation", survivor, tmp_path / "survivor")
