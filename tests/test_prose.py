@@ -196,3 +196,22 @@ def test_a_page_is_told_all_of_its_faults():
     assert len(faults("\n\n".join([LONG, MANY, WIDE]), None)) == 1  # a research note
     assert faults("It is 1, 2, 3.\n\n" * 10, README) == ["30 figures on the page, 25 are allowed"]
     assert faults("Six words stand in this sentence. " * 151, README) == ["906 words on the page, 900 are allowed"]
+
+
+def test_the_readme_is_one_screen_and_a_half():
+    """A sentence, a plot, three claims, an installation, three uses, limits, and where to go."""
+    text = (ROOT / "README.md").read_text()
+    assert words(sentences(text)[0]) <= 20 and len(re.findall(r"!\[[^\]]*\]\(", text)) == 1
+    claims = [p for p in paragraphs(text[: text.index("## Install")]) if p.startswith("**")]
+    assert len(claims) == 3 and all(words(shown(p)) <= 20 and "](docs/" in p for p in claims)
+    install = text[text.index("## Install") : text.index("## Use")]
+    assert len(re.findall(r"^    \w", install.split("On a fresh machine")[0], re.MULTILINE)) == 2
+    uses = re.split(r"^\*\*\d\. ", text[text.index("## Use") : text.index("**Then serve")], flags=re.MULTILINE)[1:]
+    code = [
+        re.findall(r"```python\n(.*?)```", use, re.DOTALL) or re.findall(r"^    (.*)", use, re.MULTILINE)
+        for use in uses
+    ]
+    assert len(uses) == 3 and all(blocks and all(block.count("\n") <= 12 for block in blocks) for blocks in code)
+    limits = text[text.index("## Limits") : text.index("## Where to go next")]
+    assert len(re.findall(r"^- ", limits, re.MULTILINE)) == 5
+    assert all(len(table) - 2 <= 5 for table in tables(text))

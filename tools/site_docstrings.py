@@ -18,7 +18,7 @@ PARTS = (
         f"torchrec_pss.{part}"
         for part in ["modules", "nn", "distributed", "distributed.planner", "optim", "quant", "export"]
     ),
-    *(f"torchrec_pss.{part}" for part in ["convert", "datasets", "models", "watch", "ops"]),
+    *(f"torchrec_pss.{part}" for part in ["convert", "datasets", "models", "watch", "report", "ops"]),
 )
 # What guides name and no part exports, by the part whose page it stands on.
 BESIDES = {
