@@ -73,6 +73,11 @@ def test_a_kernel_that_does_not_load(tmp_path, monkeypatch):
     assert "does not load" in other.found and "invalid ELF header" in other.found and other.remedy
     broken.with_suffix(".torch").write_text("1.13")
     assert "compiled for torch 1.13, and this is 2." in kernels.cpu_kernel()[0].found
+    for stamp in (b"\xff", b"", f"{library.torch.__version__[:4]}\n".encode()):  # unreadable, empty, right
+        broken.with_suffix(".torch").write_bytes(stamp)
+        assert library.why_not(broken) is None
+    monkeypatch.setenv("TORCHREC_PSS_ISA", "AVX512")
+    assert "is none of portable, avx2, avx512" in kernels._less_was_asked_for()
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,19 @@ def test_with_torch_alone(tmp_path):
             IndexError,
             "must not decrease",
         ),
+        # Joined with other features', these would read theirs.
+        (
+            lambda ids: ids.update(country=(torch.tensor([0, 1]), torch.tensor([1, 1, 2]))),
+            IndexError,
+            "'country'.*start at 0",
+        ),
+        (
+            lambda ids: ids.update(bought=(torch.tensor([0, 1]), torch.tensor([0, 1, 3]))),
+            IndexError,
+            "'bought'.*its 2 ids",
+        ),
+        (lambda ids: ids.update(user=[1, 2, 3]), TypeError, "'user': ids must be a tensor"),
+        (lambda ids: ids.update(user=(torch.tensor([1]), [0])), TypeError, "'user': ids must be a tensor"),
     ],
 )
 def test_bad_input_is_named(change, error, told):
@@ -126,10 +139,23 @@ def test_bad_weights_and_tables_are_named():
     ids, weights, _ = batch()
     with pytest.raises(KeyError, match="'bought' has ids, but no weights"):
         bag(ids, {name: w for name, w in weights.items() if name != "bought"})
+    with pytest.raises(TypeError, match="'user': weights must be a tensor, got"):
+        bag(ids, weights | {"user": [1.0, 1.0, 1.0]})
+    with pytest.raises(TypeError, match="ids must be a mapping"):
+        bag(torch.tensor([1]))
     with pytest.raises(ValueError, match="'user' has 2 weights for 3 ids"):
         bag(ids, weights | {"user": torch.rand(2)})
     with pytest.raises(ValueError, match="mode must be one of 'sum', 'mean', got 'max'"):
         SharedEmbeddingBag(tables, PSSConfig(array_bytes=20_000), mode="max")
-    for dtype in (torch.float64, DataType.INT8):
+    for dtype in (torch.float64, DataType.INT8, "fp16"):
         with pytest.raises(ValueError, match="table 'user': data_type must be FP32, FP16 or BF16"):
             SharedEmbeddingBag([Table("user", 10, 8, data_type=dtype)], PSSConfig(array_bytes=20_000))
+
+
+def test_it_is_exported_for_any_batch():
+    bag = SharedEmbeddingBag([Table("user", 10**6, 8), Table("item", 10**6, 8)], PSSConfig(array_bytes=20_000, bits=4))
+    ids = {"user": torch.arange(4), "item": torch.arange(8).view(4, 2)}
+    size = torch.export.Dim("B")
+    program = torch.export.export(bag, (ids,), dynamic_shapes=({"user": {0: size}, "item": {0: size}},))
+    more = {"user": torch.arange(7) * 3, "item": torch.arange(14).view(7, 2)}
+    assert torch.equal(program.module()(more), bag(more))

@@ -457,3 +457,17 @@ def test_tables_are_placed_as_by_torchrecs_partitioner():
     assert str(plans[0]) == str(plans[1])
     ranks = [sharding.ranks for of_module in plans[0].plan.values() for sharding in of_module.values()]
     assert len(ranks) == len(tables) and len({tuple(r) for r in ranks}) > 2
+
+
+@pytest.mark.parametrize("pss", ["never", "always"])
+def test_a_planner_keeps_nothing_of_the_model_before(pss):
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=100, embedding_dim=8, feature_names=["f"])]
+    model = torch.nn.ModuleDict({"ebc": EmbeddingBagCollection(tables, device=torch.device("meta"))})
+    planner = PSSShardingPlanner(
+        Topology(world_size=2, compute_device="cpu"), pss=pss, array_bytes=10_000 if pss == "always" else None
+    )
+    sharders = get_default_pss_sharders()
+    planner.plan(model, sharders)
+    assert planner.chosen.options and planner.chosen.rating > 0
+    planner.plan(torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 2)}), sharders)
+    assert planner.chosen.options == [] and planner.chosen.rating == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from torchrec_pss.doctor.findings import FINE, NOTE, WRONG, Finding
 
 _REINSTALL = "pip install --force-reinstall --no-deps --no-build-isolation, of the wheel or folder it came from"
+_ISAS = ("portable", "avx2", "avx512")
 _DEVICES = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # of NVIDIA's driver
 
 
@@ -45,6 +46,8 @@ def isa(library: Path) -> str:
 
 def _less_was_asked_for() -> str:
     asked = os.environ.get("TORCHREC_PSS_ISA")
+    if asked and asked not in _ISAS:
+        return f"TORCHREC_PSS_ISA={asked} is none of {', '.join(_ISAS)}: unset it"
     return f"TORCHREC_PSS_ISA={asked} is set: unset it for the best of this processor" if asked else ""
 
 

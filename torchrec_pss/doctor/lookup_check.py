@@ -5,9 +5,6 @@ from collections.abc import Callable
 import torch
 
 from torchrec_pss.doctor.findings import FINE, WRONG, Finding
-from torchrec_pss.modules.pss_config import PSSConfig
-from torchrec_pss.nn import SharedEmbeddingBag, Table
-from torchrec_pss.ops import PoolingMode, lookup, reference
 
 _TOLERANCE = 1e-5  # of fp32 sums of a few numbers below .1
 
@@ -32,6 +29,11 @@ def _compared(device: str) -> Finding:
 
 def _difference(device: str) -> float:
     """The largest, of the output and the array's gradient."""
+    # Not before `kernels` has looked: what loads the kernel warns where there is none.
+    from torchrec_pss.modules.pss_config import PSSConfig
+    from torchrec_pss.nn import SharedEmbeddingBag, Table
+    from torchrec_pss.ops import PoolingMode, lookup, reference
+
     bag = SharedEmbeddingBag([Table("a", 10**9, 16), Table("b", 50, 16)], PSSConfig(array_bytes=4096), device=device)
     ids = torch.cat([torch.arange(-3, 5, device=device) * 10**12, torch.arange(8, device=device)])
     offsets = torch.arange(0, 17, 2, device=device)

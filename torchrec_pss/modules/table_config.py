@@ -29,4 +29,4 @@ def dtype_of(table: TableConfig) -> torch.dtype | None:
     """The table's dtype; None where it is none that an array can have."""
     if isinstance(table.data_type, torch.dtype):
         return table.data_type if table.data_type in _DTYPES.values() else None
-    return _DTYPES.get(table.data_type.value)
+    return _DTYPES.get(getattr(table.data_type, "value", ""))

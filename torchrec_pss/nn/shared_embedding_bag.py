@@ -86,8 +86,9 @@ class SharedEmbeddingBag(SharedArrayModule):
 
         Raises:
             KeyError: a feature is missing.
+            TypeError: what is no tensor; names the feature.
             ValueError: shapes, dtypes or devices that do not fit; names the feature.
-            IndexError: an id out of an exact table's range, or offsets that are not non-decreasing.
+            IndexError: an id out of an exact table's range, or offsets that leave a feature's ids.
         """
         bags = Bags(ids, self._feature_names, per_sample_weights)
         weighted = per_sample_weights is not None

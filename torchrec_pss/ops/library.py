@@ -12,12 +12,19 @@ def why_not(library: Path) -> str | None:
     """Why the library at that place is not loaded into this torch; None where it can be tried."""
     if not library.exists():
         return "it was not built"
-    built = library.with_suffix(".torch")  # written beside it by setup.py
-    generation = built.read_text() if built.exists() else None
-    if generation is not None and generation != ".".join(torch.__version__.split(".")[:2]):
+    generation = _generation(library.with_suffix(".torch"))
+    if generation and generation != ".".join(torch.__version__.split(".")[:2]):
         # Symbols may be found all the same, of classes that have changed.
         return f"it was compiled for torch {generation}, and this is {torch.__version__}"
     return None
+
+
+def _generation(stamp: Path) -> str:
+    """Of torch, as setup.py has written it beside the library; "" where it has not."""
+    try:
+        return stamp.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _load() -> bool:
@@ -25,7 +32,9 @@ def _load() -> bool:
     try:
         if why is None:
             torch.ops.load_library(LIBRARY)  # which defines the operators
-            return True
+            if hasattr(torch.ops.torchrec_pss, "lookup"):
+                return True
+            why = "it is another library: the operators are not defined"
     except OSError as error:
         why = str(error)
     warnings.warn(

@@ -215,6 +215,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             check_none_is_lost(sharders)
         if self.pss == "never":
             self.tables = tables_of(module, {}, sharders)
+            self._best_plan: list[ShardingOption] | None = None  # as in `_candidate`
             plan = super().plan(module, sharders)
             options = self._best_plan or []  # None where there is nothing to shard
             self.chosen = Candidate([], plan, self._perf_model.rate(options), options)
@@ -240,7 +241,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
         with self._array_in_place(module, chosen.shared) as root:
             if self._stats:  # once more, for they print what was planned last
                 chosen.plan = super().plan(root, [copy.copy(s) for s in sharders])
-            self._best_plan: list[ShardingOption] | None = chosen.options
+            self._best_plan = chosen.options
             plan = self._carried_out(chosen.plan, root, chosen.shared)
         self._log_choice(chosen.shared)
         return plan
@@ -291,6 +292,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
     def _candidate(self, module: nn.Module, sharders: Sharders, shared: list[Table]) -> Candidate:
         stats: list[Any] = self._stats
         self._stats = []
+        self._best_plan = None  # TorchRec leaves the last one where there is nothing to shard
         try:
             with self._array_in_place(module, shared) as root:
                 # Copies, for the enumerator keeps its search space while module and sharders are the same objects.

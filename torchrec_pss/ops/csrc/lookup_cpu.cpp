@@ -44,7 +44,7 @@ namespace {
 const Kernels& best_kernels() {
   static const Kernels* const chosen = [] {
     const char* wanted = std::getenv("TORCHREC_PSS_ISA");
-    const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
+    const auto allowed = [&](const char* name) { return wanted == nullptr || *wanted == 0 || std::strcmp(wanted, name) == 0; };
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
     if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
