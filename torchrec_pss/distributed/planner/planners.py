@@ -217,7 +217,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             self.tables = tables_of(module, {}, sharders)
             self._best_plan: list[ShardingOption] | None = None  # as in `_candidate`
             plan = super().plan(module, sharders)
-            options = self._best_plan or []  # None where there is nothing to shard
+            options = cast("list[ShardingOption] | None", self._best_plan) or []  # None where there is nothing to shard
             self.chosen = Candidate([], plan, self._perf_model.rate(options), options)
             return plan
         check_sharders(sharders)
@@ -297,7 +297,7 @@ class PSSShardingPlanner(EmbeddingShardingPlanner):
             with self._array_in_place(module, shared) as root:
                 # Copies, for the enumerator keeps its search space while module and sharders are the same objects.
                 plan = super().plan(root, [copy.copy(s) for s in sharders])
-            options = self._best_plan or []  # as in `plan`
+            options = cast("list[ShardingOption] | None", self._best_plan) or []  # as in `plan`
             return Candidate(shared, plan, self._perf_model.rate(options), options)
         except PlannerError as error:
             return Candidate(shared, error=str(error))
