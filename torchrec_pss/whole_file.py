@@ -8,9 +8,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchrec_pss.regular_file import open_regular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -108,6 +111,16 @@ def read_json(path: Path) -> Any:
     with open_regular(path, os.O_RDONLY, follow=True) as file:
         content = file.read()
     return parse_json(path, content)
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """A plot, in the format of the path's ending; PNG without one.
+
+    Raises:
+        OSError: as `written_aside`.
+    """
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
 
 
 def parse_json(path: object, content: bytes) -> Any:

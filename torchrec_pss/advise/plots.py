@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from torchrec_pss.whole_file import written_aside
+from torchrec_pss.whole_file import write_figure
 
 
 def draw(path: Path, rows: Sequence[dict[str, Any]], target: float, best: dict[str, Any] | None) -> None:
@@ -37,5 +37,4 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], target: float, best: dict[s
     axis.set(xscale="log", xlabel="bytes of the array", ylabel="AUROC lost against full tables")
     axis.xaxis.set_major_formatter(EngFormatter("B"))
     axis.legend(fontsize=8)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
+    write_figure(path, figure)

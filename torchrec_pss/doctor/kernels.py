@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from torchrec_pss.doctor.findings import FINE, NOTE, WRONG, Finding
@@ -53,8 +54,6 @@ def _less_was_asked_for() -> str:
 
 def fbgemm() -> list[Finding]:
     """Whether FBGEMM's library loads into this torch, which TorchRec needs."""
-    from importlib.util import find_spec
-
     if find_spec("fbgemm_gpu") is None:
         return [Finding("FBGEMM's library", NOTE, "not installed", "needed by TorchRec alone")]
     try:
@@ -87,8 +86,6 @@ def gpu() -> list[Finding]:
     count = torch.cuda.device_count()
     devices = ", ".join(dict.fromkeys(torch.cuda.get_device_name(i) for i in range(count)))
     found = [Finding("GPU", FINE, f"{count} ({devices}), CUDA {torch.version.cuda}")]
-    from importlib.util import find_spec
-
     if find_spec("triton") is None:
         why = "plain PyTorch: Triton is not installed"
         return [*found, Finding("GPU kernels", NOTE, why, "pip install triton, of the version that torch names")]

@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from torchrec_pss.distributed.planner.report import PlanReport
 from torchrec_pss.distributed.planner.types import MODES
-from torchrec_pss.whole_file import written_aside
+from torchrec_pss.whole_file import write_figure
 
 _PARTS = {
     "fwd_compute": ("forward", "#0072b2"),
@@ -31,8 +31,7 @@ def draw(path: Path, plans: Mapping[str, PlanReport | str]) -> None:
         OSError: the file cannot be written.
     """
     figure = figure_of(plans)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110, format=path.suffix.removeprefix(".") or "png")
+    write_figure(path, figure)
 
 
 def figure_of(plans: Mapping[str, PlanReport | str]) -> Figure:
