@@ -71,7 +71,7 @@ EXTRAS = {
         "matplotlib>=3.8",
         "nbconvert>=7.16",
     ],
-    "notebooks": ["jupytext>=1.16", "nbconvert>=7.16", "ipykernel>=6.29", "matplotlib>=3.8"],
+    "notebooks": ["nbconvert>=7.16", "ipykernel>=6.29", "matplotlib>=3.8"],
 }
 
 
