@@ -78,7 +78,11 @@ def parser() -> Parser:
     add_number(data, "--synthetic_scale", default=1.0, help="factor on the generated tables' cardinalities")
     add_number(data, "--synthetic_skew", default=1.1, help="exponent of the generated ids' power law")
     data.add_argument("--shuffle_batches", action="store_true", help="shuffle the rows of each training batch")
-    data.add_argument("--pin_memory", action="store_true", help="batches in pinned host memory (GPU only)")
+    data.add_argument(
+        "--pin_memory",
+        action=argparse.BooleanOptionalAction,
+        help="batches in pinned host memory, copied while the GPU computes (default: on a GPU)",
+    )
 
     model = p.add_argument_group("model")
     model.add_argument(
