@@ -18,6 +18,7 @@ import torch.distributed as dist
 from click_data import ClickData
 from criteo_evaluation import Evaluator
 from full_tables import JointAverage, TableAverage, TableRestart, lazy_adam
+from graphed_pipeline import GraphedPipeline
 from loss_window import LossWindow
 from process_group import LostPeerError, cpu_group, has_lost_a_peer
 from scalar_log import ScalarLog
@@ -51,7 +52,7 @@ _SERVED_ROWS = 1 << 14  # test rows kept with the model, for `torchrec_pss.expor
 _FREE_FLAGS = {"schema", "batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
-               "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
+               "check_replicas", "watch", "ablation", "compile", "cuda_graph", "collective_timeout_s"}  # fmt: skip
 
 
 class Trainer:
@@ -66,6 +67,8 @@ class Trainer:
             args.pin_memory = device.type == "cuda"
         if args.pin_memory and device.type != "cuda":
             raise ValueError("--pin_memory needs a GPU, and there is none")
+        if args.cuda_graph:
+            self._require_capturable()
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
         in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
@@ -103,8 +106,12 @@ class Trainer:
                 tables.average = TableAverage(tables.tables, *how)
                 self.average = JointAverage(averaged, tables.average, *how)
         self.best = None if self.average is None or in_backward or args.epochs == 1 else BestPass(self.average)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._rate_factor: float | None = None
+        if args.cuda_graph:
+            self.pipeline = GraphedPipeline(self.model, self.optimizer, device)
+        else:
+            self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.evaluator = Evaluator(args, self.data, self.model, self.pipeline, self.average)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
         self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
@@ -115,6 +122,19 @@ class Trainer:
         self.scalars: ScalarLog | None = None  # from `run` on
         self.stopwatch, self._stepped = stopwatch, False
         self.stopwatch.lap("model and plan ready")
+
+    def _require_capturable(self) -> None:
+        if self.device.type != "cuda":
+            raise ValueError("--cuda_graph needs a GPU, and there is none")
+        if self.world_size > 1:
+            raise ValueError(
+                f"--cuda_graph is of one process, and there are {self.world_size}: their exchange of gradients is not captured"
+            )
+        if self.data.schema.bags:
+            raise ValueError(
+                f"--cuda_graph: feature {self.data.schema.bags[0].name!r} has bags, whose ids differ in number from batch to batch, and a "
+                "graph's shapes are fixed"
+            )
 
     def _passes(self, in_backward: bool) -> Passes:
         """Those of the flags, or automatic ones."""
@@ -196,6 +216,8 @@ class Trainer:
                 auroc = self._segment(total, bar)
                 reached = args.target_auroc is not None and auroc >= args.target_auroc
                 self._save()
+        if args.cuda_graph:
+            logger.info("%d steps replayed from a CUDA graph, %d without", self.pipeline.replayed, self.pipeline.eager)
         ends = self._pass_ends()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
@@ -350,7 +372,11 @@ class Trainer:
             left = max(0.0, 1 - (self.step - args.lr_decay_start) / args.lr_decay_steps)
             factor = left * left
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+            if not isinstance(group["lr"], torch.Tensor):
+                group["lr"] = rate * factor
+            elif factor != self._rate_factor:  # read by the graph
+                group["lr"].fill_(rate * factor)
+        self._rate_factor = factor
 
     def _results(self, reached: bool) -> dict:
         validated = [h["auroc_val"] for h in self.history if "auroc_val" in h]
