@@ -1,4 +1,4 @@
-"""Runs a function in real processes, gloo between them."""
+"""Runs a function in real processes, gloo or NCCL between them."""
 
 import os
 import traceback
@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 
 
-def _worker(rank: int, world_size: int, port_file: str, function: Callable, args: tuple, results) -> None:
+def _worker(rank: int, world_size: int, port_file: str, backend: str, function: Callable, args: tuple, results) -> None:
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=world_size)
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
+        dist.init_process_group(backend, init_method=f"file://{port_file}", rank=rank, world_size=world_size)
         results.put((rank, function(rank, world_size, *args), None))
         dist.barrier()
         dist.destroy_process_group()
@@ -22,13 +24,14 @@ def _worker(rank: int, world_size: int, port_file: str, function: Callable, args
         raise
 
 
-def run(function: Callable, tmp_path, *args: Any, world_size: int = 2) -> list:
-    """What ``function(rank, world_size, *args)`` returns on each rank. Results must be picklable and not tensors' views."""
+def run(function: Callable, tmp_path, *args: Any, world_size: int = 2, backend: str = "gloo") -> list:
+    """What ``function(rank, world_size, *args)`` returns on each rank. Results must be picklable and not tensors' views. With nccl
+    each rank has a GPU of its own."""
     context = forked.context()
     results = context.SimpleQueue()
     port_file = os.path.join(tmp_path, f"rendezvous-{os.urandom(4).hex()}")
     processes = [
-        context.Process(target=_worker, args=(rank, world_size, port_file, function, args, results))
+        context.Process(target=_worker, args=(rank, world_size, port_file, backend, function, args, results))
         for rank in range(world_size)
     ]
     for process in processes:
