@@ -9,6 +9,7 @@ sorted by place first (`index_put_`), and the same inputs give the same bits. fp
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,12 @@ from torchrec_pss.ops.arguments import check_arguments
 from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
 from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
 from torchrec_pss.ops.triton import pack as pack_kernels
+from torchrec_pss.ops.triton import tiling
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import launch
 from torchrec_pss.ops.triton.launches import Launch, Plan, plan
-from torchrec_pss.ops.triton.tiling import backward_tiling, forward_tiling, projection_tiling
+from torchrec_pss.ops.triton.product import product_kernel, read_gradient_kernel
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
@@ -108,8 +110,12 @@ def _forward(
     projections, fine = projections.contiguous(), _fine_flag(device)
     num_indices = indices.numel()
     indices, offsets, weights = _contiguous(offsets, indices, out, per_sample_weights)
+    choice, ids_a_bag = tiling.current(), num_indices / max(offsets.numel() - 1, 1)
     for group in planned.launches if rows else ():
-        tiling = forward_tiling(group)
+        variant = choice.forward(group, ids_a_bag)
+        if pooling_mode == PoolingMode.NONE:
+            variant = replace(variant, ids=1)
+        product = variant.product if group.projected else None
         tensors = (
             elements.values,
             elements.scales,
@@ -125,8 +131,22 @@ def _forward(
             fine,
         )
         sizes = (group.num_features, batch_size, num_indices, out.stride(0), read.stride(0))
-        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
-        launch(forward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
+        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign)
+        constants |= {"T": variant.rows, "IDS": variant.ids, "PROBES": variant.probes, "STORE": variant.store}
+        constants |= {"MULTIPLIES": group.projected and product is None}
+        launch(forward_kernel, -(-rows // variant.rows) * group.num_features, tensors, sizes, constants, variant.warps)
+        if product is not None:
+            constants = {
+                "WIDTH": group.vec * group.units,
+                "DIM": group.dim,
+                "ALIGNED": group.aligned,
+                "POOLING": int(pooling_mode),
+            }
+            constants |= {"T": product.rows, "DOT": product.dot, "STORE": product.store}
+            tensors = (read, group.metadata, projections, offsets, out)
+            launch(
+                product_kernel, -(-rows // product.rows) * group.num_features, tensors, sizes, constants, product.warps
+            )
     _assert_fine(fine)
     return out, [read, numbers]
 
@@ -206,6 +226,12 @@ def _backward(
     indices, offsets, weights = _contiguous(offsets, indices, grad, per_sample_weights)
     planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
     by_sorting = torch.are_deterministic_algorithms_enabled()
+    choice, ids_a_bag = tiling.current(), num_indices / max(offsets.numel() - 1, 1)
+    grad_read = torch.empty_like(read)
+    of_projections = _projections_gradient(
+        grad, read, grad_read, planned, offsets, projections, batch_size, rows, pooling_mode
+    )
+    read_by = {(g.width, g.dim) for g in planned.projections if choice.projection(g).reads}
     for group in planned.launches if rows else ():
         places = contributions = grad
         if by_sorting:
@@ -213,26 +239,29 @@ def _backward(
             dummy = -(-grad_array.numel() // group.vec)
             places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
             contributions = grad.new_zeros(*shape, group.vec)
-        tiling = backward_tiling(group)
+        variant = choice.backward(group, ids_a_bag)
+        if pooling_mode == PoolingMode.NONE:
+            variant = replace(variant, ids=1)
         tensors = (
-            grad, elements.values, elements.scales, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
+            grad, grad_read, elements.values, elements.scales, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
             grad_weights, fine,
         )  # fmt: skip
-        sizes = (group.num_features, batch_size, num_indices, grad.stride(0), factor)
+        sizes = (group.num_features, batch_size, num_indices, grad.stride(0), read.stride(0), factor)
         constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign)
-        constants |= {"SORTED": by_sorting, "T": tiling.rows, "CHUNK": tiling.columns}
-        launch(backward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
+        multiplies = group.projected and (group.vec * group.units, group.dim) not in read_by
+        constants |= {"SORTED": by_sorting, "T": variant.rows, "CHUNK": variant.columns, "IDS": variant.ids}
+        constants |= {"MULTIPLIES": multiplies, "MERGES": variant.merges}
+        launch(backward_kernel, -(-rows // variant.rows) * group.num_features, tensors, sizes, constants, variant.warps)
         if by_sorting:
             _add_sorted(grad_array, places, contributions, group.vec)
     # Forward has met the same offsets and ids: an assertion that fails has failed there.
-    return _projections_gradient(
-        grad, read, planned, offsets, projections, batch_size, rows, pooling_mode
-    ), grad_weights
+    return of_projections, grad_weights
 
 
 def _projections_gradient(
     grad: torch.Tensor,
     read: torch.Tensor,
+    grad_read: torch.Tensor,
     planned: Plan,
     offsets: torch.Tensor,
     projections: torch.Tensor,
@@ -243,16 +272,27 @@ def _projections_gradient(
     """Each program adds up its share of the rows; then the programs' sums are added up, always in the same order."""
     if not rows or not planned.partial_numel:
         return torch.zeros_like(projections)
-    partials = grad.new_zeros(_MOST_PARTIALS, planned.partial_numel)
-    for group in planned.projections:
-        tiling = projection_tiling(group)
-        tiles, chunks = -(-rows // tiling.rows), group.dim // tiling.columns
+    by_sorting, choice = torch.are_deterministic_algorithms_enabled(), tiling.current()
+    variants = [choice.projection(group) for group in planned.projections]
+    adds = all(v.adds for v in variants) and not by_sorting
+    partials = grad.new_zeros(1 if adds else _MOST_PARTIALS, projections.numel() if adds else planned.partial_numel)
+    for group, variant in zip(planned.projections, variants, strict=True):
+        tiles = -(-rows // variant.rows)
+        chunks = 1 if variant.reads else group.dim // variant.columns
         programs = min(tiles, _MOST_PARTIALS, -(-_PROGRAMS // (group.num_features * chunks)))
-        tensors = (grad, read, group.metadata, offsets, partials)
-        sizes = (group.num_features, batch_size, grad.stride(0), read.stride(0), partials.stride(0), tiles)
+        strides = (grad.stride(0), read.stride(0), partials.stride(0), tiles)
         constants = {"WIDTH": group.width, "DIM": group.dim, "ALIGNED": group.aligned, "POOLING": int(pooling_mode)}
-        constants |= {"T": tiling.rows, "CHUNK": tiling.columns}
-        launch(projection_kernel, programs * group.num_features * chunks, tensors, sizes, constants, tiling.warps)
+        constants |= {"T": variant.rows, "ADDS": adds}
+        sizes = (group.num_features, batch_size, *strides)
+        if variant.reads:
+            tensors = (grad, read, grad_read, group.metadata, projections, offsets, partials)
+            launch(read_gradient_kernel, programs * group.num_features, tensors, sizes, constants, variant.warps)
+        else:
+            constants |= {"CHUNK": variant.columns}
+            tensors = (grad, read, group.metadata, offsets, partials)
+            launch(projection_kernel, programs * group.num_features * chunks, tensors, sizes, constants, variant.warps)
+    if adds:
+        return partials[0]
     gradients = partials.sum(0)
     for there, here, number in planned.repeated:
         gradients[there : there + number] += gradients[here : here + number]
