@@ -26,6 +26,7 @@ from torchrec_pss.ops.triton.launch import launch
 from torchrec_pss.ops.triton.launches import Launch, Plan, plan
 from torchrec_pss.ops.triton.product import product_kernel, read_gradient_kernel
 from torchrec_pss.ops.triton.update import update_kernel
+from torchrec_pss.ops.triton.variants import Projection
 from torchrec_pss.ops.update_kinds import UpdateKind
 
 _UPDATE_BLOCK, _UPDATE_WARPS = 1024, 4
@@ -228,10 +229,11 @@ def _backward(
     by_sorting = torch.are_deterministic_algorithms_enabled()
     choice, ids_a_bag = tiling.current(), num_indices / max(offsets.numel() - 1, 1)
     grad_read = torch.empty_like(read)
+    variants = [choice.projection(group) for group in planned.projections]
     of_projections = _projections_gradient(
-        grad, read, grad_read, planned, offsets, projections, batch_size, rows, pooling_mode
+        grad, read, grad_read, planned, variants, offsets, projections, batch_size, rows, pooling_mode
     )
-    read_by = {(g.width, g.dim) for g in planned.projections if choice.projection(g).reads}
+    read_by = {(g.width, g.dim) for g, v in zip(planned.projections, variants, strict=True) if v.reads}
     for group in planned.launches if rows else ():
         places = contributions = grad
         if by_sorting:
@@ -263,6 +265,7 @@ def _projections_gradient(
     read: torch.Tensor,
     grad_read: torch.Tensor,
     planned: Plan,
+    variants: list[Projection],
     offsets: torch.Tensor,
     projections: torch.Tensor,
     batch_size: int,
@@ -272,9 +275,7 @@ def _projections_gradient(
     """Each program adds up its share of the rows; then the programs' sums are added up, always in the same order."""
     if not rows or not planned.partial_numel:
         return torch.zeros_like(projections)
-    by_sorting, choice = torch.are_deterministic_algorithms_enabled(), tiling.current()
-    variants = [choice.projection(group) for group in planned.projections]
-    adds = all(v.adds for v in variants) and not by_sorting
+    adds = all(v.adds for v in variants) and not torch.are_deterministic_algorithms_enabled()
     partials = grad.new_zeros(1 if adds else _MOST_PARTIALS, projections.numel() if adds else planned.partial_numel)
     for group, variant in zip(planned.projections, variants, strict=True):
         tiles = -(-rows // variant.rows)

@@ -1,32 +1,42 @@
-"""Which variant of the kernels a lookup takes: what was fastest on an H200 (docs/research/2026-11-26-lookup-on-an-h200.md), cut for rows
-and layouts so wide that their tiles would not fit a program's registers. `benchmarks.gpu_tournament` times them against the others."""
+"""Which variant of the kernels a lookup takes.
 
+Where `chosen.json` names one, that: the fastest of a tournament on a device (`benchmarks.gpu_tournament`). Else by rule: what was fastest
+on an H200 (docs/research/2026-11-26-lookup-on-an-h200.md), cut for rows and layouts so wide that their tiles would not fit a program's
+registers; of bags of many ids, ids side by side, which no device has timed yet.
+"""
+
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from torchrec_pss.ops.triton.launches import LEAST_DOT, Launch, ProjectionLaunch
-from torchrec_pss.ops.triton.variants import Backward, Forward, Projection
+from torchrec_pss.ops.triton.variants import Backward, Forward, Projection, from_json
 
+CHOSEN = Path(__file__).with_name("chosen.json")
+MANY_IDS = 4.0  # a bag, on average: from here on ids of a bag are read side by side
+_SIDE_BY_SIDE = 8
 _TILE_NUMEL = 512  # of a tile that is not projected; few, for then many are on their way at once
 _LEAST_ROWS, _MOST_ROWS = 8, 32
-MANY_IDS = 4.0  # a bag, on average: from here on ids of a bag are read side by side
 
 
-def forward_variant(group: Launch, ids_a_bag: float) -> Forward:
-    ids = 8 if ids_a_bag >= MANY_IDS else 1
+def forward_rule(group: Launch, ids_a_bag: float) -> Forward:
+    ids = _SIDE_BY_SIDE if ids_a_bag >= MANY_IDS else 1
+    width = read_width(group)
     if group.projected:
         rows = max(LEAST_DOT, min(64, 1024 // group.units, 8192 // group.dim) // ids)
-        ids = max(1, min(ids, 64 * 8 // read_width(group)))
-        return Forward(rows, 2 if group.dim <= 32 else 4, ids)
-    rows = max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // read_width(group)))
+        return Forward(rows, 2 if group.dim <= 32 else 4, max(1, min(ids, _TILE_NUMEL // width)))
+    rows = max(_LEAST_ROWS, min(_MOST_ROWS, _TILE_NUMEL // width))
     if ids > 1:
         rows = max(1, rows // ids)
-        ids = max(1, min(ids, 4 * _TILE_NUMEL // read_width(group) // rows))
-    return Forward(rows, _warps(rows * ids * read_width(group)), ids)
+        ids = max(1, min(ids, 4 * _TILE_NUMEL // (width * rows)))
+    return Forward(rows, _warps(rows * ids * width), ids)
 
 
-def backward_variant(group: Launch, ids_a_bag: float) -> Backward:
+def backward_rule(group: Launch, ids_a_bag: float) -> Backward:
     if not group.projected:
         return Backward(_LEAST_ROWS, _warps(_LEAST_ROWS * read_width(group)), group.dim)
     if read_width(group) <= 8:
@@ -34,7 +44,7 @@ def backward_variant(group: Launch, ids_a_bag: float) -> Backward:
     return Backward(max(LEAST_DOT, min(32, 512 // group.units)), 2, min(group.dim, 64))
 
 
-def projection_variant(group: ProjectionLaunch) -> Projection:
+def projection_rule(group: ProjectionLaunch) -> Projection:
     columns = min(group.dim, 128)
     return Projection(32, columns, 4 if columns >= 64 else 2)
 
@@ -48,13 +58,41 @@ def _warps(numel: int) -> int:
     return min(max(1, numel // 1024), 8)
 
 
+def kind_of(group: Launch | ProjectionLaunch, ids_a_bag: float = 1.0) -> str:
+    """A launch's key in `chosen.json`."""
+    if isinstance(group, ProjectionLaunch):
+        return f"width {group.width}, dim {group.dim}"
+    traits = [name for name in ("projected", "hashed", "hot", "checked") if getattr(group, name)]
+    bags = "many ids" if ids_a_bag >= MANY_IDS else "few ids"
+    return f"{group.units} x {group.vec}, dim {group.dim}, {' '.join(traits)}, {bags}"
+
+
+@cache
+def _chosen() -> dict[str, dict[str, Any]]:
+    """Of each kernel and each kind of launch its variant."""
+    found = json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
+    return {kernel: {kind: from_json(kernel, v) for kind, v in kinds.items()} for kernel, kinds in found.items()}
+
+
+def _forward(group: Launch, ids_a_bag: float) -> Forward:
+    return _chosen().get("forward", {}).get(kind_of(group, ids_a_bag)) or forward_rule(group, ids_a_bag)
+
+
+def _backward(group: Launch, ids_a_bag: float) -> Backward:
+    return _chosen().get("backward", {}).get(kind_of(group, ids_a_bag)) or backward_rule(group, ids_a_bag)
+
+
+def _projection(group: ProjectionLaunch) -> Projection:
+    return _chosen().get("projection", {}).get(kind_of(group)) or projection_rule(group)
+
+
 @dataclass(frozen=True)
 class Choice:
     """Of every launch its variant."""
 
-    forward: Callable[[Launch, float], Forward] = forward_variant
-    backward: Callable[[Launch, float], Backward] = backward_variant
-    projection: Callable[[ProjectionLaunch], Projection] = projection_variant
+    forward: Callable[[Launch, float], Forward] = _forward
+    backward: Callable[[Launch, float], Backward] = _backward
+    projection: Callable[[ProjectionLaunch], Projection] = _projection
 
 
 _current = Choice()
@@ -66,7 +104,7 @@ def current() -> Choice:
 
 
 @contextmanager
-def using(**functions: Callable[..., object]) -> Iterator[None]:
+def using(**functions: Callable[..., Any]) -> Iterator[None]:
     """Lookups take other variants within: for tests, and for a tournament."""
     global _current
     before = _current

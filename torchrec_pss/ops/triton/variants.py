@@ -1,6 +1,7 @@
 """Ways to make a lookup of the kernels, each right for every layout. Which one is taken stands in `torchrec_pss.ops.triton.tiling`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,12 @@ class Projection:
     warps: int
     adds: bool = False
     reads: bool = False
+
+
+_KERNELS: dict[str, type] = {"forward": Forward, "backward": Backward, "projection": Projection}
+
+
+def from_json(kernel: str, fields: dict[str, Any]) -> Any:
+    """A variant of "forward", "backward" or "projection" from what `dataclasses.asdict` made of it."""
+    product = fields.get("product")
+    return _KERNELS[kernel](**fields | ({"product": Product(**product)} if product else {}))
