@@ -130,6 +130,29 @@ def sources() -> str:
     return hashlib.sha256("".join(trees).encode()).hexdigest()
 
 
+def defaults(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a table's rows those of the kernels that lookups take."""
+    first: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in rows:
+        if row["kernel"] in ("forward_kernel", "backward_kernel", "projection_kernel"):
+            first.setdefault((row["kernel"], row["launch"], row["capability"]), row)
+    return list(first.values())
+
+
+def summary(rows: list[dict[str, Any]], capability: int) -> str:
+    """Of each kernel and launch on one architecture: the default, and how many of the others spill."""
+    lines = ["| kernel, launch | variants, of which spill | registers | warps at once | instructions a byte | fewest |"]
+    lines.append("|---|---|---|---|---|---|")
+    for default in defaults([row for row in rows if row["capability"] == capability]):
+        same = [r for r in rows if all(r[k] == default[k] for k in ("kernel", "launch", "capability"))]
+        fewest = min(row["instructions a byte"] for row in same if not row["stack"])
+        lines.append(
+            f"| {default['kernel']}, {default['launch']} | {len(same)}, {sum(r['stack'] > 0 for r in same)} | "
+            f"{default['registers']} | {default['warps']} | {default['instructions a byte']:.2f} | {fewest:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     add_number(parser, "--processes", default=os.cpu_count() or 1, help="that compile")
@@ -141,6 +164,7 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         rows = list(tqdm(pool.imap(describe, wanted, chunksize=4), "kernels", len(wanted), mininterval=5))
     write_json(args.json, {"triton": triton.__version__, "sources": sources(), "kernels": rows})
+    print(summary(rows, 90))
     spilling = sum(row["stack"] > 0 for row in rows)
     print(f"{len(rows)} kernels compiled for {', '.join(f'sm_{c}' for c in CAPABILITIES)}; {spilling} spill registers")
 

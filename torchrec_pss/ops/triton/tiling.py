@@ -71,7 +71,8 @@ def kind_of(group: Launch | ProjectionLaunch, ids_a_bag: float = 1.0) -> str:
 def _chosen() -> dict[str, dict[str, Any]]:
     """Of each kernel and each kind of launch its variant."""
     found = json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
-    return {kernel: {kind: from_json(kernel, v) for kind, v in kinds.items()} for kernel, kinds in found.items()}
+    kinds = {"forward": Forward, "backward": Backward, "projection": Projection}
+    return {kernel: {key: from_json(kinds[kernel], v) for key, v in own.items()} for kernel, own in found.items()}
 
 
 def _forward(group: Launch, ids_a_bag: float) -> Forward:

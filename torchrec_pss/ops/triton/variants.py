@@ -71,10 +71,7 @@ class Projection:
     reads: bool = False
 
 
-_KERNELS: dict[str, type] = {"forward": Forward, "backward": Backward, "projection": Projection}
-
-
-def from_json(kernel: str, fields: dict[str, Any]) -> Any:
-    """A variant of "forward", "backward" or "projection" from what `dataclasses.asdict` made of it."""
+def from_json(kind: type, fields: dict[str, Any]) -> Any:
+    """A variant of that kind from what `dataclasses.asdict` made of it."""
     product = fields.get("product")
-    return _KERNELS[kernel](**fields | ({"product": Product(**product)} if product else {}))
+    return kind(**fields | ({"product": Product(**product)} if product else {}))
