@@ -5,11 +5,14 @@
 For each launch that stands for a layout, few ids a bag and many, every candidate of `torchrec_pss.ops.triton.candidates` is compiled for
 sm_80, sm_90 and sm_100. What is fast only a device can tell (`benchmarks.gpu_tournament`); what spills, or leaves a multiprocessor few
 warps, can be told here. ``stack`` above 0 are spills; ``warps`` are those that a multiprocessor of sm_90 holds at once;
-``instructions a byte`` are those that a warp issues for a byte of output in bags of one id, loops counted once.
+``instructions a byte`` are those that a warp issues for a byte of output in bags of one id, loops counted once. Kernels that the file has
+already are not compiled again.
 """
 
 import ast
 import hashlib
+import itertools
+import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from tqdm import tqdm
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops.triton import candidates
 from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
-from torchrec_pss.ops.triton.tiling import kind_of
+from torchrec_pss.ops.triton.tiling import backward_rule, forward_rule, kind_of, projection_rule
 from torchrec_pss.ops.triton.variants import Backward, Forward, Product, Projection
 from torchrec_pss.whole_file import write_json
 
@@ -59,10 +62,20 @@ def tasks() -> Iterator[Task]:
         for group in LAUNCHES:
             for bag in BAGS:
                 for task in _of_launch(group, bag, capability):
-                    key = (task.kernel, task.kind, str(task.variant), capability)
-                    if key not in seen:
-                        seen.add(key)
+                    if _key(task) not in seen:
+                        seen.add(_key(task))
                         yield task
+
+
+def _key(task: Task) -> str:
+    return json.dumps([task.kernel, task.kind, asdict(task.variant), task.capability])
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier table of the same kernels."""
+    table = json.loads(path.read_text()) if path.exists() else {}
+    rows = table["kernels"] if table.get("sources") == sources() else []
+    return {json.dumps([r["kernel"], r["launch"], r["variant"], r["capability"]]): r for r in rows}
 
 
 def _of_launch(group: Launch, bag: float, capability: int) -> Iterator[Task]:
@@ -83,7 +96,7 @@ def _of_launch(group: Launch, bag: float, capability: int) -> Iterator[Task]:
             yield Task("product_kernel", f"dim {group.dim}", p, constants, p.rows, group.dim, capability)
     of_projections = []
     if group.projected:
-        launch = ProjectionLaunch(group.vec * group.units, group.dim, True, None)
+        launch = _projection_of(group)
         of_projections = candidates.projection_candidates(launch)
     for v in candidates.backward_candidates(group, bag):
         constants = own | {"T": v.rows, "IDS": v.ids, "CHUNK": v.columns, "MERGES": v.merges}
@@ -131,12 +144,16 @@ def sources() -> str:
 
 
 def defaults(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a table's rows those of the kernels that lookups take."""
-    first: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for row in rows:
-        if row["kernel"] in ("forward_kernel", "backward_kernel", "projection_kernel"):
-            first.setdefault((row["kernel"], row["launch"], row["capability"]), row)
-    return list(first.values())
+    """Of a table's rows those of the kernels that lookups take by rule."""
+    by_rule = {("projection_kernel", kind_of(g)): asdict(projection_rule(g)) for g in map(_projection_of, LAUNCHES)}
+    for group, bag in itertools.product(LAUNCHES, BAGS):
+        by_rule["forward_kernel", kind_of(group, bag)] = asdict(forward_rule(group, bag))
+        by_rule["backward_kernel", kind_of(group, bag)] = asdict(backward_rule(group, bag))
+    return [row for row in rows if by_rule.get((row["kernel"], row["launch"])) == row["variant"]]
+
+
+def _projection_of(group: Launch) -> ProjectionLaunch:
+    return ProjectionLaunch(group.vec * group.units, group.dim, True, None)
 
 
 def summary(rows: list[dict[str, Any]], capability: int) -> str:
@@ -160,9 +177,12 @@ def main() -> None:
     args = parser.parse_args()
     import triton
 
-    wanted = list(tasks())
+    known = _known(args.json)
+    wanted = [task for task in tasks() if _key(task) not in known]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         rows = list(tqdm(pool.imap(describe, wanted, chunksize=4), "kernels", len(wanted), mininterval=5))
+    known |= {_key(task): row for task, row in zip(wanted, rows, strict=True)}
+    rows = [known[_key(task)] for task in tasks()]
     write_json(args.json, {"triton": triton.__version__, "sources": sources(), "kernels": rows})
     print(summary(rows, 90))
     spilling = sum(row["stack"] > 0 for row in rows)

@@ -37,10 +37,12 @@ def forward_rule(group: Launch, ids_a_bag: float) -> Forward:
 
 
 def backward_rule(group: Launch, ids_a_bag: float) -> Backward:
+    width, many = read_width(group), ids_a_bag >= MANY_IDS
     if not group.projected:
-        return Backward(_LEAST_ROWS, _warps(_LEAST_ROWS * read_width(group)), group.dim)
-    if read_width(group) <= 8:
-        return Backward(LEAST_DOT, 1, min(group.dim, 32))
+        rows, ids = (_LEAST_ROWS // 2, 4) if many else (_LEAST_ROWS, 1)
+        return Backward(rows, _warps(rows * ids * width), group.dim, ids)
+    if width <= 8:
+        return Backward(LEAST_DOT, 1, min(group.dim, 32), 4 if many else 1)
     return Backward(max(LEAST_DOT, min(32, 512 // group.units)), 2, min(group.dim, 64))
 
 
