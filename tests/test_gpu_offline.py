@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from benchmarks import gpu_offline  # noqa: E402
-from torchrec_pss.ops.triton.variants import from_json  # noqa: E402
+from benchmarks import gpu_offline
+from torchrec_pss.ops.triton.variants import from_json
 
 
 def test_the_table_has_every_candidate_of_todays_kernels():

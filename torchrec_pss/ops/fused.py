@@ -17,6 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
+from torchrec_pss.ops.eager import is_unwatched
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -105,9 +106,10 @@ def fused_lookup(
     Raises:
         ValueError, IndexError: as `lookup`.
     """
-    check_arguments(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
-    )
+    if not is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights):
+        check_arguments(
+            array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+        )
     refuse_forward_mode(array, projections, per_sample_weights)
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     arguments = (features, hot_keys, indices, offsets, widths, flags)

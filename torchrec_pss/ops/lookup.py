@@ -14,6 +14,7 @@ import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
+from torchrec_pss.ops.eager import is_unwatched, wants_gradient
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.library import HAS_CPU_KERNEL
 from torchrec_pss.ops.schemas import schemas
@@ -84,15 +85,58 @@ def lookup(
         hot_keys = features.new_zeros(0, dtype=torch.int32)
     if projections is None:
         projections = array.new_zeros(0, dtype=torch.promote_types(array.dtype, torch.float32))
+    refuse_forward_mode(array, projections, per_sample_weights)
+    widths, flags = (total_width, read_width), (pooling_mode, hash_kind, sign)
+    if is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights):  # the op checks them
+        if wants_gradient(array, projections, per_sample_weights):
+            tensors = (features, hot_keys, indices, offsets)
+            found: torch.Tensor = _Lookup.apply(array, projections, per_sample_weights, tensors, widths, flags)
+            return found
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.torchrec_pss.lookup(
+                array, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
+            )[0]
     check_arguments(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
-    refuse_forward_mode(array, projections, per_sample_weights)
-    out, _ = torch.ops.torchrec_pss.lookup(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
-        pooling_mode, hash_kind, sign,
-    )  # fmt: skip
-    return out
+    return torch.ops.torchrec_pss.lookup(
+        array, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
+    )[0]
+
+
+class _Lookup(torch.autograd.Function):
+    """The op's autograd, as `_setup_context` and `_backward` are, where nobody watches operators."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        array: torch.Tensor,
+        projections: torch.Tensor,
+        weights: torch.Tensor | None,
+        tensors: tuple[torch.Tensor, ...],
+        widths: tuple[int, int],
+        flags: tuple[int, int, bool],
+    ) -> torch.Tensor:
+        features, hot_keys, indices, offsets = tensors
+        with torch._C._AutoDispatchBelowAutograd():
+            out, saved = torch.ops.torchrec_pss.lookup(
+                array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
+            )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(array, features, hot_keys, projections, indices, offsets, weights, *saved)
+        ctx.flags = flags
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        arguments, saved = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        # By way of autograd, which refuses a second derivative, if somebody may want one.
+        grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(
+            grad, saved, *arguments, *ctx.flags
+        )
+        return grad_array, grad_projections, grad_weights if ctx.needs_input_grad[2] else None, None, None, None
 
 
 @torch.library.register_fake("torchrec_pss::lookup")

@@ -89,9 +89,9 @@ def _projection(group: ProjectionLaunch) -> Projection:
     return _chosen().get("projection", {}).get(kind_of(group)) or projection_rule(group)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """Of every launch its variant."""
+    """Of every launch its variant. What is prepared for a choice is kept by its identity."""
 
     forward: Callable[[Launch, float], Forward] = _forward
     backward: Callable[[Launch, float], Backward] = _backward
