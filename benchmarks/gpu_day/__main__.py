@@ -12,11 +12,13 @@ import argparse
 import importlib
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from torchrec_pss.flags import Parser
 
+_TERMINATED = 128 + signal.SIGTERM
 _FORKED_FROM = ("torchrec.distributed.model_parallel", "torch.distributed.checkpoint", "torchmetrics.classification",
                 "matplotlib.figure", "torchrec_pss")  # fmt: skip
 
@@ -68,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in _FORKED_FROM:
             importlib.import_module(name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that the part in hand is ended too
     try:
         report = Report(args.out.resolve(), described(args.dry_run), args.dry_run, args.minutes)
     except ValueError as error:

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from benchmarks.gpu_day import limited
 from benchmarks.gpu_day.parts import INTERPRETER, ROOT, Call, Part
@@ -79,6 +78,7 @@ class Day:
         def tick(taken: float) -> None:
             if taken - told[0] >= _EVERY:
                 told[0] = taken
+                self._report.refresh()
                 last = limited.last_lines(log, 1)
                 say(f"{part.name}: {taken:.0f} of {seconds:.0f} s; {last[0][:100] if last else ''}")
 
@@ -91,8 +91,3 @@ class Day:
 def say(text: str) -> None:
     """A line of progress, seen at once where stderr is kept in a file too."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def absolute(folder: Path) -> Path:
-    """Parts run elsewhere."""
-    return folder.resolve()

@@ -1,5 +1,7 @@
 """A command with a time limit: its output in a file, and at the limit it is ended with its children."""
 
+import contextlib
+import faulthandler
 import multiprocessing as mp
 import os
 import runpy
@@ -60,9 +62,13 @@ def run(
 
 def _started(command: list[str], output: int, folder: Path, environment: Mapping[str, str]):
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env={**os.environ, **environment},
-        start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
     return process.pid, process.poll
 
 
@@ -74,9 +80,6 @@ def _forked(command: list[str], output: int, folder: Path, environment: Mapping[
 
 def _as_command(command: list[str], output: int, folder: Path, environment: Mapping[str, str]) -> None:
     """This forked process as if ``command`` had started it."""
-    import faulthandler
-
-    os.setsid()
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
@@ -94,7 +97,7 @@ def _as_command(command: list[str], output: int, folder: Path, environment: Mapp
 
 
 def _end(pid: int, poll: Callable[[], int | None]) -> None:
-    """A process and its children, of whatever session: told to say where they are, then killed."""
+    """A process and its children, told to say where they are, then killed."""
     members = [pid, *descendants(pid)]
     for member in members:
         if _is_python(member):
@@ -142,10 +145,8 @@ def _is_python(pid: int) -> bool:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def last_lines(log: Path, number: int = 12) -> list[str]:

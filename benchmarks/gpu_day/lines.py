@@ -1,7 +1,6 @@
 """What a part has finished, a JSON line a case, written as it comes: a part that is killed keeps it, and goes on behind it."""
 
 import json
-import math
 import os
 import sys
 import time
@@ -40,14 +39,16 @@ class Lines:
         return line is not None and ("error" not in line or line["call"] == self._call)
 
     def add(self, case: str, **values: Any) -> None:
-        """Writes a case's line; numbers that are not finite become an error, for JSON has no word for them."""
-        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        if bad:
-            values = {"error": f"{bad[0]} is {values[bad[0]]}"}
+        """Writes a case's line. A number of it that is not finite, for which JSON has no word, makes it an error."""
         line = {"case": case, "call": self._call, **values}
+        try:
+            text = json.dumps(line, allow_nan=False)
+        except ValueError:
+            line = {"case": case, "call": self._call, "error": f"a number of it is not finite: {values}"[:300]}
+            text = json.dumps(line)
         self._known[case] = line
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -38,7 +38,7 @@ class Report:
         self.call = len(self._content["calls"]) + 1
         self._content["calls"].append({"minutes": minutes})
         folder.mkdir(parents=True, exist_ok=True)
-        self._write()
+        self.refresh()
 
     def state(self, part: Part) -> str:
         """ "passed", "failed", "cut", "left out" or "waiting"."""
@@ -52,7 +52,7 @@ class Report:
         """Notes how a part ended, with ``seconds`` more, and writes the report."""
         taken = round(self.seconds(part) + seconds, 1)
         self._content["parts"][part.name] = {"state": state, "seconds": taken, "limit": part.seconds, **values}
-        self._write()
+        self.refresh()
 
     def leave_out(self, part: Part, why: str) -> None:
         """Notes why a part that is not finished does not run in this call."""
@@ -70,7 +70,8 @@ class Report:
     def _of(self, part: Part) -> dict[str, Any]:
         return self._content["parts"].get(part.name, {})
 
-    def _write(self) -> None:
+    def refresh(self) -> None:
+        """Writes it, with what parts have finished by now."""
         for part in PARTS:
             of = self._content["parts"].setdefault(
                 part.name, {"state": "waiting", "seconds": 0.0, "limit": part.seconds}

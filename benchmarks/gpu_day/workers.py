@@ -5,6 +5,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from benchmarks.gpu_day.lines import is_lost, said
@@ -27,9 +28,9 @@ def done_by(jobs: list[Job], processes: int, method: str = "spawn") -> Iterator[
     try:
         while left:
             while waiting and len(running) < processes:
-                number, pipe = fresh, context.SimpleQueue()
+                number, (pipe, end) = fresh, context.Pipe()
                 fresh += 1
-                process = context.Process(target=_work, args=(number, pipe, answers), daemon=True)
+                process = context.Process(target=_work, args=(number, end, answers), daemon=True)
                 process.start()
                 running[number], pipes[number] = (process, _hand(pipe, waiting)), pipe
             try:
@@ -45,8 +46,8 @@ def done_by(jobs: list[Job], processes: int, method: str = "spawn") -> Iterator[
             left -= 1
             if goes_on and waiting:
                 running[worker] = process, _hand(pipes[worker], waiting)
-            else:
-                pipes[worker].put(None)
+            elif goes_on:
+                pipes[worker].send(None)
             yield jobs[job][0], result
     finally:
         for process, _ in running.values():
@@ -55,12 +56,14 @@ def done_by(jobs: list[Job], processes: int, method: str = "spawn") -> Iterator[
 
 def _hand(pipe, waiting: list[tuple[int, Job]]) -> int:
     number, job = waiting.pop(0)
-    pipe.put(job)
+    pipe.send(job)
     return number
 
 
 def _work(worker: int, pipe, answers) -> None:
-    while (job := pipe.get()) is not None:
+    """Until there is no job, or nobody to give one."""
+    giver = mp.parent_process()
+    while pipe in wait([pipe, *([giver.sentinel] if giver else [])]) and (job := pipe.recv()) is not None:
         started, goes_on = time.perf_counter(), True
         try:
             result = job[1]() or {}
