@@ -1,5 +1,6 @@
 """A call of the day: parts in turn, each within its limit and that of the call, the report written after each."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -82,7 +83,8 @@ class Day:
                 last = limited.last_lines(log, 1)
                 say(f"{part.name}: {taken:.0f} of {seconds:.0f} s; {last[0][:100] if last else ''}")
 
-        environment = {"PYTHONPATH": str(ROOT)} | ({"TRITON_INTERPRET": "1"} if self._dry_run else {})
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {"PYTHONPATH": path} | ({"TRITON_INTERPRET": "1"} if self._dry_run else {})
         return limited.run(
             [INTERPRETER, *part.command(call)], log, seconds, ROOT, environment, tick, fork=self._dry_run
         )

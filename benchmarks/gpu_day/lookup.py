@@ -1,5 +1,6 @@
 """Part `lookup`: every problem's times against FBGEMM's TBE and a copy of as many bytes."""
 
+import gc
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ def _measured(problem: Problem, repeats: int, device: str) -> dict:
         return measure(problem, repeats, device)
     finally:
         if device == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()  # tables of tens of gigabytes, and the next problem's
 
 

@@ -1,5 +1,6 @@
 """The parts of the day, in the order of their value, each with the seconds it may take over all calls."""
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -54,18 +55,27 @@ class Part:
         return folder / f"{self.name}.log"
 
 
-def _ours(name: str, says: str, seconds: float) -> Part:
+def _ours(name: str, says: str, seconds: float, lacks: Callable[[], str | None] = _nothing_lacks) -> Part:
     """A module of this package."""
 
     def command(call: Call) -> list[str]:
         flags = ["--lines", str(call.folder / f"{name}.jsonl"), "--call", str(call.number)]
         return ["-m", f"benchmarks.gpu_day.{name}", *flags, *(["--dry-run"] if call.dry_run else [])]
 
-    return Part(name, says, seconds, command)
+    return Part(name, says, seconds, command, lacks)
 
 
 def _lacks_module(name: str) -> Callable[[], str | None]:
     return lambda: None if importlib.util.find_spec(name) else f"there is no {name}"
+
+
+def _lacks_datasets() -> str | None:
+    """TorchRec 1.6 imports iopath there, which its own metadata asks for and `pip install --no-deps` leaves out."""
+    try:
+        importlib.import_module("torchrec.datasets.utils")
+    except ImportError as error:
+        return f"torchrec.datasets cannot be imported: {error}"
+    return None
 
 
 def _host(call: Call) -> list[str]:
@@ -102,8 +112,8 @@ PARTS = [
     _ours("lookup", "forward and step against FBGEMM's TBE and the copy limit", 330),
     Part("tournament", "every kernel variant's time, `benchmarks.gpu_tournament`", 240, _tournament,
          _lacks_module("benchmarks.gpu_tournament")),
-    _ours("script", "`train_criteo.py` whole, array and full tables", 330),
-    _ours("mlperf", "MLPerf's tables in full against 10 MB", 270),
+    _ours("script", "`train_criteo.py` whole, array and full tables", 330, _lacks_datasets),
+    _ours("mlperf", "MLPerf's tables in full against 10 MB", 270, _lacks_datasets),
     Part("several", "several processes: `tests/test_cuda_*.py`", 120, _several,
          lambda: None if cuda_tests() else "there are no tests/test_cuda_*.py", (0, _NO_TESTS_LEFT)),
     _ours("update", "the optimizer's pass, and gradients of hot elements", 90),

@@ -32,7 +32,7 @@ def _stepping(problem: Problem, optimizer: str | None, device: str) -> Callable[
 
     def step(batch: int) -> None:
         module(batches[batch]).values().backward(grad)
-        module.zero_grad(set_to_none=optimizer is not None)
+        module.zero_grad()
 
     return step
 

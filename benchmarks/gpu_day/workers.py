@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
+import torch
+
 from benchmarks.gpu_day.lines import is_lost, said
 
 Job = tuple[str, Callable[[], dict | None]]
@@ -63,6 +65,7 @@ def _hand(pipe, waiting: list[tuple[int, Job]]) -> int:
 def _work(worker: int, pipe, answers) -> None:
     """Until there is no job, or nobody to give one."""
     giver = mp.parent_process()
+    torch.set_num_threads(1)  # of so many processes
     while pipe in wait([pipe, *([giver.sentinel] if giver else [])]) and (job := pipe.recv()) is not None:
         started, goes_on = time.perf_counter(), True
         try:
