@@ -5,7 +5,8 @@
 For each case, each kernel (forward, backward, the projections' gradients) and each launch of the lookup, every candidate of
 `torchrec_pss.ops.triton.candidates` takes the default's place, all other launches stay. A candidate's results must equal the default's.
 Times are a replayed CUDA graph's, medians, in turn, so that the host is not in them: of a forward, or of a step (forward, backward, SGD).
-Results are written as they come; a second call with the same file goes on where the first ended.
+Results are written as they come; a second call with the same file goes on where the first ended. Exit status: 1 where a candidate failed, 3
+where time has run out.
 
 ``--choose`` writes the winners to ``torchrec_pss/ops/triton/chosen.json``, from which lookups take their kernels: of each kind of launch the
 candidate with the best geometric mean over its cases, where that is faster than the rule's by 3 % or more.
@@ -13,6 +14,7 @@ candidate with the best geometric mean over its cases, where that is faster than
 ``--dry-run`` does the same on the CPU in Triton's interpreter, with few rows and candidates; its times mean nothing.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -54,6 +56,7 @@ CASES = [
 _DRY = Case("kaggle", "default", 40_000, 16, 16, 5, "power_law", 0)
 _DRY_ROWS, _DRY_CANDIDATES = [50, 3000, 200_000], 3
 _REPEATS = 15
+_UNFINISHED = 3  # exit status
 _LEAST_GAIN = 1.03  # of a variant that is chosen
 _SGD = (int(UpdateKind.SGD), list(UpdateNumbers(0.01)))
 
@@ -265,7 +268,8 @@ def main() -> None:
         parser.error("--choose: the times of --dry-run mean nothing")
     device, cases = ("cpu", [_DRY]) if args.dry_run else ("cuda", CASES)
     until = time.monotonic() + args.seconds
-    with multiprocessing.get_context("spawn").Pool(1 if args.dry_run else args.processes) as pool:
+    pools: Any = multiprocessing.get_context("spawn")
+    with contextlib.nullcontext() if args.dry_run else pools.Pool(args.processes) as pool:
         report = tournament(cases, device, until, args.json, pool)
     print(markdown(report))
     failed = [f"{r['kernel']}, {r['kind']}: {v}: {error}" for r in report["rounds"] for v, error in r["failed"].items()]
@@ -273,6 +277,9 @@ def main() -> None:
         write_json(tiling.CHOSEN, winners(report))
     if failed:
         sys.exit("\n".join(["candidates that failed:", *failed]))
+    if "left" in report:
+        print(report["left"], file=sys.stderr)
+        sys.exit(_UNFINISHED)
 
 
 if __name__ == "__main__":
