@@ -41,6 +41,7 @@ LAUNCHES = [
     )
 ]  # fmt: skip
 BAGS = (1.0, 20.0)
+_WRITTEN_EVERY = 50  # kernels
 
 
 class Task(NamedTuple):
@@ -179,11 +180,15 @@ def main() -> None:
 
     known = _known(args.json)
     wanted = [task for task in tasks() if _key(task) not in known]
+    head = {"triton": triton.__version__, "sources": sources()}
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        rows = list(tqdm(pool.imap(describe, wanted, chunksize=4), "kernels", len(wanted), mininterval=5))
-    known |= {_key(task): row for task, row in zip(wanted, rows, strict=True)}
+        made = tqdm(pool.imap(describe, wanted, chunksize=4), "kernels", len(wanted), mininterval=5)
+        for number, (task, row) in enumerate(zip(wanted, made, strict=True), 1):
+            known[_key(task)] = row
+            if number % _WRITTEN_EVERY == 0:
+                write_json(args.json, head | {"kernels": list(known.values())})
     rows = [known[_key(task)] for task in tasks()]
-    write_json(args.json, {"triton": triton.__version__, "sources": sources(), "kernels": rows})
+    write_json(args.json, head | {"kernels": rows})
     print(summary(rows, 90))
     spilling = sum(row["stack"] > 0 for row in rows)
     print(f"{len(rows)} kernels compiled for {', '.join(f'sm_{c}' for c in CAPABILITIES)}; {spilling} spill registers")

@@ -20,7 +20,7 @@ def forward_candidates(group: Launch, ids_a_bag: float) -> list[Forward]:
         [(1, 8), (1, 16), (1, 32), (2, 8), (4, 4), (4, 8), (8, 4), (8, 1)] if many else [(n, 1) for n in (4, 8, 16, 32)]
     )
     tiles = [(rows, ids) for rows, ids in tiles if rows * ids * width <= _MOST_NUMEL] or [(1, 1)]
-    found = [default, replace(default, store=_STREAMED), replace(default, registers=64)]
+    found = [default, replace(default, store=_STREAMED), replace(default, registers=_fewer_registers(group))]
     if group.hot:
         found += [replace(default, probes=n) for n in _PROBES]
     if not group.projected:
@@ -46,7 +46,7 @@ def backward_candidates(group: Launch, ids_a_bag: float) -> list[Backward]:
     least = LEAST_DOT if group.projected else 1
     tiles = [(rows, ids) for rows in (4, 8, 16, 32) for ids in ((1, 4, 8) if ids_a_bag >= MANY_IDS else (1,))]
     tiles = [(rows, ids) for rows, ids in tiles if rows >= least and rows * ids * width <= _MOST_NUMEL] or [(least, 1)]
-    found = [default, replace(default, registers=64)]
+    found = [default, replace(default, registers=_fewer_registers(group))]
     found += [
         replace(default, rows=rows, ids=ids, warps=warps)
         for rows, ids in tiles
@@ -54,6 +54,11 @@ def backward_candidates(group: Launch, ids_a_bag: float) -> list[Backward]:
     ]
     found += [replace(v, merges=True) for v in found if 8 <= v.rows * v.ids <= 32 and v.registers is None]
     return list(dict.fromkeys(found))
+
+
+def _fewer_registers(group: Launch) -> int:
+    """A thread's, so that a multiprocessor holds more programs; products of matrices do not compile with fewer."""
+    return 64 if not group.projected else 96 if group.dim <= 64 else 128
 
 
 def _warps_for(numel: int) -> tuple[int, ...]:
