@@ -79,6 +79,18 @@ assert '"one"' in open(lines).read()
 """
 
 
+def test_a_run_of_the_script_that_is_ended_says_where_it_was(tmp_path, monkeypatch):
+    from benchmarks.gpu_day import script
+
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time\nprint('step 50/100 loss 0.5 9000 samples/s')\ntime.sleep(60)\n")
+    monkeypatch.setattr(script, "_SCRIPT", slow)
+    monkeypatch.setattr(script, "_SECONDS", 1)
+    wanted = r'ended at its limit of 1 s after step 50/100 .* 9000 samples/s; it was at File ".*slow.py", line 3'
+    with pytest.raises(RuntimeError, match=wanted):
+        script.train("array", (), tmp_path / "x.log", dry_run=False)
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     """However little time is left, a part is begun."""

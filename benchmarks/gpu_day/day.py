@@ -53,9 +53,9 @@ class Day:
             say(f"{part.name}: left out, {why}")
             return
         if seconds < _LEAST:
-            state = self._report.state(part)
             why = "no time was left in this call"
-            self._report.set(part, "waiting" if state == "left out" else state, why=why)
+            if self._report.state(part) in ("waiting", "left out"):  # of others it says how they ended
+                self._report.set(part, "waiting", why=why)
             say(f"{part.name}: {why}")
             return
         begun.add(part.name)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 _LAST_WORDS = 2.0  # seconds for tracebacks of what hangs
 _TICK = 0.05
+_NOISE = ("USDT:", "Extension modules:")  # of the profiler, of a traceback
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,11 @@ def _signal(pid: int, number: int) -> None:
 
 
 def last_lines(log: Path, number: int = 12) -> list[str]:
-    """Of a log, without the profiler's own."""
+    """Of a log, without what says nothing."""
     if not log.exists():
         return []
     with log.open("rb") as file:
         file.seek(max(log.stat().st_size - (1 << 16), 0))
         text = file.read().decode(errors="replace")
     lines = [line.rstrip() for part in text.splitlines() for line in part.split("\r")[-1:]]
-    return [line[:300] for line in lines if line and not line.startswith("USDT:")][-number:]
+    return [line[:300] for line in lines if line and not line.startswith(_NOISE)][-number:]

@@ -62,7 +62,8 @@ def train(name: str, flags: tuple[str, ...], log: Path, dry_run: bool) -> dict:
         said = _said(text)
         if ended.status != 0:
             how = f"ended at its limit of {_SECONDS} s" if ended.status is None else f"exit status {ended.status}"
-            raise RuntimeError(f"{how} after {said}; {' / '.join(limited.last_lines(log, 1))}")
+            where = _hung_at(text) or " / ".join(limited.last_lines(log, 1))
+            raise RuntimeError(f"{how} after {said}; {where}")
         results = json.loads((Path(folder) / "results.json").read_text())
     found = {key: results[key] for key in _KEPT if results.get(key) is not None}
     found |= {key: value for key, value in results.items() if "memory" in key and value is not None}
@@ -76,6 +77,12 @@ def _said(text: str) -> str:
     """Its last lines that tell speed: of a run that did not end, how far it was and what it waited for."""
     told = [line for line in text.splitlines() if "samples/s" in line]
     return told[-1].split("\r")[-1][:200] if told else "no step was logged"
+
+
+def _hung_at(text: str) -> str | None:
+    """The line that the main thread was at when it was ended; the whole traceback is in the log."""
+    found = re.search(r"Current thread[^\n]*\n\s*(File [^\n]*)", text)
+    return found and f"it was at {found[1]}"
 
 
 def help_of_script() -> str:
