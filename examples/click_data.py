@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import process_group
+import torch
 import torch.distributed as dist
 from torchrec.datasets.utils import Batch
 
@@ -95,7 +96,7 @@ class ClickData:
         ids of the schema's group are appended, int64 ``[n]`` of each batch, as they are read: rows of a numbering are shared by several.
         """
         made = self._batches(rows, batch_size, first_step, limit, shuffle_seed, groups)
-        ahead = ReadAhead((batch.pin_memory() for batch in made) if pin_memory else made)
+        ahead = ReadAhead(_pinned(made) if pin_memory else made)
         try:
             for batch in ahead:
                 self.waited += ahead.waited
@@ -216,6 +217,18 @@ class ClickData:
     def steps(self, rows: range, batch_size: int, limit: int | None) -> int:
         steps = num_steps(rows, batch_size, dist.get_world_size())
         return min(steps, limit) if limit else steps
+
+
+def _pinned(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """In pinned host memory, which a GPU copies from while the host goes on; called here, iterated in a thread."""
+    device = torch.cuda.current_device()
+
+    def pinned() -> Iterator[Batch]:
+        torch.cuda.set_device(device)  # a thread begins with the first one, and would take memory of it
+        for batch in batches:
+            yield batch.pin_memory()
+
+    return pinned()
 
 
 def modulo(num_rows: Sequence[int]) -> RowsOf:

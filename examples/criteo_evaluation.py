@@ -19,6 +19,8 @@ from torchrec_pss.datasets.synthetic import ClickLogGenerator
 from torchrec_pss.optim import WeightAverage
 from torchrec_pss.watch import with_permuted_bags
 
+_TAKEN_AT_ONCE = 64  # batches
+
 
 class Evaluator:
     """Of a sharded model, or of the average of its weights where there is one. All methods are collective."""
@@ -70,9 +72,15 @@ class Evaluator:
         if permuted is not None:
             batches = _permuted(batches, permuted, torch.Generator().manual_seed(self.args.seed))
         with self.average.applied() if self.average is not None else nullcontext():
-            for _ in range(self.data.steps(rows, self.args.test_batch_size, limit)):
+            waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+            steps = self.data.steps(rows, self.args.test_batch_size, limit)
+            for step in range(steps):
                 _, logits, labels = self.pipeline.progress(batches)
-                metrics.update(logits, labels, None if groups is None else groups.popleft())
+                waiting.append((logits, labels))
+                if len(waiting) == _TAKEN_AT_ONCE or step + 1 == steps:
+                    for logits, labels in _on_the_host(waiting):
+                        metrics.update(logits, labels, None if groups is None else groups.popleft())
+                    waiting.clear()
         self.data.raise_error()
         return metrics.compute()
 
@@ -90,11 +98,18 @@ class Evaluator:
             return {"auroc_bayes": None, "auroc_dense_only": None}
         bayes, dense_only = ClickMetrics(), ClickMetrics()
         rows = self.data.limited(rows, self.args.test_batch_size, limit)
-        for window in rank_windows(rows, self.args.test_batch_size, dist.get_rank(), dist.get_world_size()):
-            _, _, labels, logits = self.data.source.rows(window)
+        windows = rank_windows(rows, self.args.test_batch_size, dist.get_rank(), dist.get_world_size())
+        for _, _, labels, logits in self.data.source.read_rows(windows):
             bayes.update(torch.from_numpy(logits[:, 0]), torch.from_numpy(labels))
             dense_only.update(torch.from_numpy(logits[:, 1]), torch.from_numpy(labels))
         return {"auroc_bayes": bayes.compute()["auroc"], "auroc_dense_only": dense_only.compute()["auroc"]}
+
+
+def _on_the_host(waiting: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The pairs on the CPU; a GPU is waited for once, not once a batch."""
+    lengths = [len(labels) for _, labels in waiting]
+    logits, labels = (torch.cat(parts).cpu().split(lengths) for parts in zip(*waiting, strict=True))
+    return zip(logits, labels, strict=True)
 
 
 def _permuted(batches: Iterator[Batch], feature: str, generator: torch.Generator) -> Iterator[Batch]:

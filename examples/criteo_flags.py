@@ -78,7 +78,11 @@ def parser() -> Parser:
     add_number(data, "--synthetic_scale", default=1.0, help="factor on the generated tables' cardinalities")
     add_number(data, "--synthetic_skew", default=1.1, help="exponent of the generated ids' power law")
     data.add_argument("--shuffle_batches", action="store_true", help="shuffle the rows of each training batch")
-    data.add_argument("--pin_memory", action="store_true", help="batches in pinned host memory (GPU only)")
+    data.add_argument(
+        "--pin_memory",
+        action=argparse.BooleanOptionalAction,
+        help="batches in pinned host memory, copied while the GPU computes (default: on a GPU)",
+    )
 
     model = p.add_argument_group("model")
     model.add_argument(
@@ -155,6 +159,14 @@ def parser() -> Parser:
     )
     train.add_argument(
         "--optimizer", choices=["adam", "adagrad"], help="default: adam; adagrad with --recipe torchrec_dlrm"
+    )
+    train.add_argument(
+        "--compile", action="store_true", help="the dense layers by torch.compile; their last digits change"
+    )
+    train.add_argument(
+        "--cuda_graph",
+        action="store_true",
+        help="replay training steps from a CUDA graph: one GPU, an array of all tables, Adam, one id a bag (docs/guides/gpu.md)",
     )
     train.add_argument("--adagrad", action="store_true", help="the same as --optimizer adagrad")
     add_number(train, "--learning_rate", help="of the dense layers (default: see criteo_model.learning_rates)")
@@ -235,6 +247,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             if args.recipe == "torchrec_dlrm" and getattr(args, flag) is not None:
                 p.error(f"--{flag} makes no sense with --recipe torchrec_dlrm: its tables learn in backward")
     args.optimizer = args.optimizer or ("adagrad" if args.recipe == "torchrec_dlrm" else "adam")
+    if args.cuda_graph:
+        for on, flag in (
+            (args.embedding == "full", "--embedding full, whose exchange of ids waits for the GPU"),
+            (args.planner_pss, "--planner_pss, whose tables' exchange of ids waits for the GPU"),
+            (args.optimizer == "adagrad", "--optimizer adagrad, which torch.optim cannot capture"),
+        ):
+            if on:
+                p.error(f"--cuda_graph makes no sense with {flag}")
     if args.array_bytes is not None and args.compression is not None:
         p.error("give --array_bytes or --compression, not both")
     if args.rank_memory is not None and not args.planner_pss:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from click_data import ClickData
+from compiled_layers import compile_dense
 from full_tables import SGD_RATE, LazyAdam, sharded_tables
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.comm import get_local_size
@@ -44,7 +45,10 @@ def build(args: argparse.Namespace, data: ClickData, device: torch.device) -> Cl
         ebc = EmbeddingBagCollection(tables, data.schema.weighted, device=torch.device("meta"))
     else:
         ebc = PSSEmbeddingBagCollection(tables, data.schema.weighted, device, config=array_config(args, tables, data))
-    return ClickModel(model_config(args, data).dlrm(ebc, device))
+    dlrm = model_config(args, data).dlrm(ebc, device)
+    if args.compile:
+        compile_dense(dlrm)
+    return ClickModel(dlrm)
 
 
 def model_config(args: argparse.Namespace, data: ClickData) -> ClickModelConfig:
@@ -182,7 +186,9 @@ def shard(
     optimizer_class = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}[args.optimizer]
     sharders = get_default_pss_sharders(args.array_reduction or "ddp")
     plan = _plan(args, model, data, device, sharders, optimizer_class)
-    sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device)
+    # DDP's hooks and buckets are not captured; a graph is of one process, which has nothing to reduce.
+    wrap = not args.cuda_graph
+    sharded = DistributedModelParallel(model, plan=plan, sharders=sharders, device=device, init_data_parallel=wrap)
     if args.print_sharding_plan and dist.get_rank() == 0:
         print(plan, flush=True)
         if shared_array(sharded) is not None:
@@ -193,8 +199,13 @@ def shard(
     dense, array = {}, {}
     for name, parameter in in_backward_optimizer_filter(sharded.named_parameters()):
         (array if ".embedding_bag_collection." in name else dense)[name] = parameter
+    # A rate that is a number would stay in a graph as it was at capture.
+    options = {"fused": fused} | ({"capturable": True} if args.cuda_graph else {})
     optimizers = [
-        KeyedOptimizerWrapper(parameters, partial(optimizer_class, lr=lr, eps=eps, fused=fused))
+        KeyedOptimizerWrapper(
+            parameters,
+            partial(optimizer_class, lr=torch.tensor(lr, device=device) if args.cuda_graph else lr, eps=eps, **options),
+        )
         for parameters, lr, eps in (
             (dense, args.learning_rate, args.eps or _EPS),
             (array, args.embedding_learning_rate, embedding_eps(args, dist.get_world_size())),

@@ -18,8 +18,11 @@ import torch.distributed as dist
 from click_data import ClickData
 from criteo_evaluation import Evaluator
 from full_tables import JointAverage, TableAverage, TableRestart, lazy_adam
+from graphed_pipeline import GraphedPipeline
+from loss_window import LossWindow
 from process_group import LostPeerError, cpu_group, has_lost_a_peer
 from scalar_log import ScalarLog
+from stopwatch import Stopwatch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from tqdm import tqdm
@@ -42,21 +45,30 @@ from torchrec_pss.watch import ArrayWatcher, collision_load
 logger: logging.Logger = logging.getLogger(__name__)
 
 _AVERAGE_EVERY = 4  # steps
+_NEVER = torch.iinfo(torch.int64).max  # a step
 _SERVED_ROWS = 1 << 14  # test rows kept with the model, for `torchrec_pss.export` to compare by
 
 # Flags that may differ between a run and its resumption.
 _FREE_FLAGS = {"schema", "batch_size", "resume", "auto_resume", "output_dir", "cache_dir", "epochs", "target_auroc", "log_freq", "checkpoint_freq", "script",
                "tensorboard", "print_sharding_plan", "pin_memory", "limit_val_batches", "limit_test_batches",
                "validation_freq_within_epoch", "test_batch_size", "max_bad_rows",
-               "check_replicas", "watch", "ablation", "collective_timeout_s"}  # fmt: skip
+               "check_replicas", "watch", "ablation", "compile", "cuda_graph", "collective_timeout_s"}  # fmt: skip
 
 
 class Trainer:
     """The loop: segments of training steps, each followed by validation and a checkpoint."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, device: torch.device, data: ClickData) -> None:
+    def __init__(
+        self, args: argparse.Namespace, folder: Path, device: torch.device, data: ClickData, stopwatch: Stopwatch
+    ) -> None:
         self.args, self.folder, self.device, self.data = args, folder, device, data
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        if args.pin_memory is None:
+            args.pin_memory = device.type == "cuda"
+        if args.pin_memory and device.type != "cuda":
+            raise ValueError("--pin_memory needs a GPU, and there is none")
+        if args.cuda_graph:
+            self._require_capturable()
         args.batch_size = args.batch_size or default_batch_size(len(self.data.splits.train), self.world_size)
         # Tables that learn in backward go on from epoch to epoch, and are not averaged.
         in_backward = args.recipe == "torchrec_dlrm" or args.planner_pss is not None
@@ -94,8 +106,12 @@ class Trainer:
                 tables.average = TableAverage(tables.tables, *how)
                 self.average = JointAverage(averaged, tables.average, *how)
         self.best = None if self.average is None or in_backward or args.epochs == 1 else BestPass(self.average)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._rate_factor: float | None = None
+        if args.cuda_graph:
+            self.pipeline = GraphedPipeline(self.model, self.optimizer, device)
+        else:
+            self.pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device, execute_all_batches=True)
         self.evaluator = Evaluator(args, self.data, self.model, self.pipeline, self.average)
         self.steps_per_epoch = self.data.steps(self.data.splits.train, args.batch_size, args.limit_train_batches)
         self.step, self.train_seconds, self.rows, self.history = 0, 0.0, 0, []
@@ -104,6 +120,21 @@ class Trainer:
         self.config = {"batch_size x processes": args.batch_size * self.world_size}
         self.config |= {k: v for k, v in vars(args).items() if k not in _FREE_FLAGS}
         self.scalars: ScalarLog | None = None  # from `run` on
+        self.stopwatch, self._stepped = stopwatch, False
+        self.stopwatch.lap("model and plan ready")
+
+    def _require_capturable(self) -> None:
+        if self.device.type != "cuda":
+            raise ValueError("--cuda_graph needs a GPU, and there is none")
+        if self.world_size > 1:
+            raise ValueError(
+                f"--cuda_graph is of one process, and there are {self.world_size}: their exchange of gradients is not captured"
+            )
+        if self.data.schema.bags:
+            raise ValueError(
+                f"--cuda_graph: feature {self.data.schema.bags[0].name!r} has bags, whose ids differ in number from batch to batch, and a "
+                "graph's shapes are fixed"
+            )
 
     def _passes(self, in_backward: bool) -> Passes:
         """Those of the flags, or automatic ones."""
@@ -185,6 +216,8 @@ class Trainer:
                 auroc = self._segment(total, bar)
                 reached = args.target_auroc is not None and auroc >= args.target_auroc
                 self._save()
+        if args.cuda_graph:
+            logger.info("%d steps replayed from a CUDA graph, %d without", self.pipeline.replayed, self.pipeline.eager)
         ends = self._pass_ends()
         if reached:
             logger.info("target AUROC %.5f reached at step %d", args.target_auroc, self.step)
@@ -265,19 +298,21 @@ class Trainer:
             self.args.pin_memory,
         )
         self.model.train()
-        loss_sum, loss_steps, started = torch.zeros((), device=self.device), 0, time.perf_counter()
+        losses = LossWindow(
+            min(self.args.log_freq, max(stop - self.step, 1)), self.device
+        )  # looked at when a line is logged
+        started = time.perf_counter()
         waited = waited_logged = self.data.waited
-        diverged_at = torch.zeros((), dtype=torch.int64, device=self.device)  # looked at when a line is logged
         logged, logged_at = self.step, started
         while self.step < stop:
             self._set_learning_rate()
             loss, _, labels = self.pipeline.progress(iterator)
             if self.average is not None:
                 self.average.step()
-            loss_sum += loss
-            loss_steps += 1
+            losses.add(loss)
             self.step += 1
-            diverged_at += (diverged_at == 0) * ~torch.isfinite(loss_sum) * self.step
+            if not self._stepped:
+                self._first_step_done()
             self.rows += len(labels)
             bar.update()
             if self.watcher is not None and self.step % self.args.watch == 0:
@@ -285,13 +320,13 @@ class Trainer:
                 if all(map(math.isfinite, measured.values())):
                     self._record(**measured)
                 else:
-                    diverged_at += (diverged_at == 0) * self.step
+                    losses.mark_not_finite()
             if self.args.check_replicas and self.step % self.args.check_replicas == 0:
                 check_replicas(in_backward_optimizer_filter(self.model.named_parameters()))
             if self.step % self.args.log_freq == 0 or self.step == stop:
                 self.data.raise_error()
-                self._stop_if_diverged(diverged_at)
-                loss_mean = float(loss_sum) / loss_steps
+                loss_mean, bad = losses.close()
+                self._stop_if_diverged(None if bad is None else logged + bad)
                 now = time.perf_counter()
                 speed = (self.step - logged) * self.args.batch_size * self.world_size / (now - logged_at)
                 waiting = (self.data.waited - waited_logged) / (now - logged_at)
@@ -301,17 +336,25 @@ class Trainer:
                     "step %d/%d epoch %d loss %.5f %.0f samples/s ETA %s, waited %.0f %% for data",
                     self.step, bar.total, epoch + 1, loss_mean, speed, timedelta(seconds=round(left)), 100 * waiting,
                 )  # fmt: skip
-                loss_sum.zero_()
-                loss_steps, logged, logged_at, waited_logged = 0, self.step, now, self.data.waited
+                logged, logged_at, waited_logged = self.step, now, self.data.waited
         # The pipeline must see the end of this iterator before it is given another.
         assert next(iterator, None) is None
         taken = time.perf_counter() - started
         self.train_seconds += taken
         self.waits = self.waits[0] + self.data.waited - waited, self.waits[1] + taken
 
-    def _stop_if_diverged(self, at: torch.Tensor) -> None:
-        """All ranks, if one of them has (``at`` is not 0), however finite its own rows' loss is."""
-        first = torch.where(at == 0, torch.iinfo(at.dtype).max, at)
+    def _first_step_done(self) -> None:
+        """Waits for it, to say how long it took."""
+        self._stepped = True
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.stopwatch.lap(
+            "first step" if self.device.type == "cpu" else "first step, with the kernels that it compiles"
+        )
+
+    def _stop_if_diverged(self, at: int | None) -> None:
+        """All ranks, if one of them has, at that step, however finite its own rows' loss is."""
+        first = torch.tensor(_NEVER if at is None else at, device=self.device)
         dist.all_reduce(first, dist.ReduceOp.MIN)
         if first <= self.step:
             what = "the loss" if not self.args.watch else "the loss, or a norm of the array,"
@@ -329,7 +372,11 @@ class Trainer:
             left = max(0.0, 1 - (self.step - args.lr_decay_start) / args.lr_decay_steps)
             factor = left * left
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+            if not isinstance(group["lr"], torch.Tensor):
+                group["lr"] = rate * factor
+            elif factor != self._rate_factor:  # read by the graph
+                group["lr"].fill_(rate * factor)
+        self._rate_factor = factor
 
     def _results(self, reached: bool) -> dict:
         validated = [h["auroc_val"] for h in self.history if "auroc_val" in h]

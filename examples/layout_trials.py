@@ -10,6 +10,7 @@ import criteo_model
 import data_checks
 import torch
 from criteo_trainer import Trainer
+from stopwatch import Stopwatch
 
 from torchrec_pss.distributed import NotFiniteError
 from torchrec_pss.distributed.together import on_first_rank
@@ -17,7 +18,9 @@ from torchrec_pss.distributed.together import on_first_rank
 logger: logging.Logger = logging.getLogger("__main__")
 
 
-def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, progress: dict | None) -> Trainer:
+def trainer_of(
+    args: argparse.Namespace, folder: Path, device: torch.device, progress: dict | None, stopwatch: Stopwatch
+) -> Trainer:
     """The run's trainer; of a dense log after its first pass, with the layout of `layout_candidates.candidates` whose first pass ended at
     the highest validation AUROC. A run that goes on (``progress``) keeps its layout. Collective.
 
@@ -34,16 +37,17 @@ def trainer_of(args: argparse.Namespace, folder: Path, device: torch.device, pro
     if progress is None:
         data_checks.check_classes(data, args)
         data_checks.warn_of_columns(data)
+    stopwatch.lap("data ready: ids counted, columns looked at")
     if progress is not None or args.layout != "auto" or not args.vocabulary:
-        return Trainer(args, folder, device, data)
+        return Trainer(args, folder, device, data, stopwatch)
     names = list(criteo_model.array_candidates(args, criteo_model.tables_of(args, data), data))
     if len(names) == 1:
-        return Trainer(args, folder, device, data)
+        return Trainer(args, folder, device, data, stopwatch)
     best, found = None, {}
     for name in names:
         own = copy.copy(args)
         own.layout = name
-        trainer = Trainer(own, folder, device, data.copied())
+        trainer = Trainer(own, folder, device, data.copied(), stopwatch)
         try:
             auroc = trainer.first_pass()
         except NotFiniteError as error:

@@ -23,6 +23,7 @@ import run_folder
 import torch
 import torch.distributed as dist
 from script_end import one_line_errors
+from stopwatch import Stopwatch
 
 from torchrec_pss.distributed.together import on_first_rank
 from torchrec_pss.export import saved_model
@@ -32,6 +33,7 @@ logger: logging.Logger = logging.getLogger("__main__")
 
 
 def main(argv: list[str] | None = None) -> None:
+    stopwatch = Stopwatch()
     args = criteo_flags.parse(argv)
     folder = run_folder.prepare(args.output_dir)
     device = process_group.own_device()
@@ -40,22 +42,24 @@ def main(argv: list[str] | None = None) -> None:
     )
     with run_folder.locked(folder):
         run_folder.set_up_logging(folder, dist.get_rank())
-        run(args, folder, device, started_anew)
+        stopwatch.lap(f"processes joined, on {device}")
+        run(args, folder, device, started_anew, stopwatch)
     process_group.leave()
 
 
-def run(args: argparse.Namespace, folder: Path, device: torch.device, started_anew: bool) -> None:
+def run(args: argparse.Namespace, folder: Path, device: torch.device, started_anew: bool, stopwatch: Stopwatch) -> None:
     """Trains from the beginning, or from where the checkpoint says. Collective."""
     may_go_on, checkpoint = args.auto_resume or started_anew, folder / "checkpoint"
     goes_on = on_first_rank(lambda: args.resume or (may_go_on and criteo_checkpoint.exists(checkpoint)))
     progress = criteo_checkpoint.read_progress(checkpoint) if goes_on else None  # before the data, which may take long
-    trainer = layout_trials.trainer_of(args, folder, device, progress)
+    trainer = layout_trials.trainer_of(args, folder, device, progress, stopwatch)
     if progress is not None:
         trainer.resume(progress)
     if trainer.data.numbering is not None:
         on_first_rank(lambda: trainer.data.numbering.save(folder / "ids.npz"))
     on_first_rank(lambda: saved_model.remove(folder))
     results = trainer.run()
+    stopwatch.lap("trained and evaluated")
     on_first_rank(lambda: write_results(folder, results))
     trainer.save_model(results)
 

@@ -11,12 +11,15 @@ with a latent main effect m and a latent 2-vector x for every row of every table
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import tee
 
 import numpy as np
 
+from torchrec_pss.datasets.made_ahead import MadeAhead, spare_threads
 from torchrec_pss.datasets.mixing import mix64
 from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, NUM_DENSE, NUM_SPARSE, RowBlock
 
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 _CHUNK = 4096  # rows generated at a time; part of the definition of row k
 _PAIRS = 16  # interacting pairs of tables
 _U16_MEAN = (2**16 - 1) / 2
@@ -69,27 +72,23 @@ class ClickLogGenerator:
         self._permutations = [_affine_permutation(rng, rows) for rows in config.num_embeddings]
 
     def read(self, windows: Iterator[range]) -> Iterator[RowBlock]:
-        for window in windows:
-            dense, ids, labels, _ = self.rows(window)
+        for dense, ids, labels, _ in self.read_rows(windows):
             yield RowBlock(dense, ids, labels)
 
-    def rows(self, window: range) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def read_rows(self, windows: Iterator[range]) -> Iterator[Rows]:
+        """`rows` of each of the windows, which ascend: no chunk of rows is made twice for neighbours, and the next ones are made in
+        threads where there are cores to spare (`spare_threads`)."""
+        windows, asked = tee(windows)
+        chunks = MadeAhead(self._chunk, map(_chunks_of, asked), spare_threads())
+        for window, made in zip(windows, chunks, strict=True):
+            yield _cut(window, made)
+
+    def rows(self, window: range) -> Rows:
         """Dense float32 ``[n, 13]``, ids int64 ``[26, n]``, labels float32 ``[n]`` and logits float32 ``[n, 2]`` (of the
         true probability, and its dense part alone) of the rows at positions ``window``."""
-        # An empty window still makes one chunk, for the shapes.
-        last = max(window.stop, window.start + 1)
-        chunks = [self._chunk(c) for c in range(window.start // _CHUNK, -(-last // _CHUNK))]
-        skip = window.start % _CHUNK
-        here = slice(skip, skip + len(window))
-        dense, ids, labels, logits = zip(*chunks, strict=True)
-        return (
-            np.concatenate(dense)[here],
-            np.concatenate(ids, axis=1)[:, here],
-            np.concatenate(labels)[here],
-            np.concatenate(logits)[here],
-        )
+        return _cut(window, [self._chunk(c) for c in _chunks_of(window)])
 
-    def _chunk(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _chunk(self, number: int) -> Rows:
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed % (1 << 64), number]))
         dense = rng.standard_normal((_CHUNK, NUM_DENSE), dtype=np.float32)
         uniforms = rng.random((NUM_SPARSE, _CHUNK))
@@ -116,6 +115,24 @@ class ClickLogGenerator:
             x = (part - np.float32(_U16_MEAN)) * scale
             logit += self._pair_weights.astype(np.float32) @ (x[self._first] * x[self._second])
         return logit
+
+
+def _chunks_of(window: range) -> range:
+    """The numbers of the chunks that its rows are in; of an empty one still a chunk, for the shapes."""
+    return range(window.start // _CHUNK, -(-max(window.stop, window.start + 1) // _CHUNK))
+
+
+def _cut(window: range, chunks: list[Rows]) -> Rows:
+    """The rows of ``window``, of its chunks; copies."""
+    skip = window.start % _CHUNK
+    here = slice(skip, skip + len(window))
+    dense, ids, labels, logits = zip(*chunks, strict=True)
+    return (
+        np.concatenate(dense)[here],
+        np.concatenate(ids, axis=1)[:, here],
+        np.concatenate(labels)[here],
+        np.concatenate(logits)[here],
+    )
 
 
 def _unit(weights: np.ndarray) -> np.ndarray:

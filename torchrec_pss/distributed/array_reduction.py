@@ -41,6 +41,7 @@ def _dense(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
 
     def finish() -> None:
         work.wait()
+        _used_here(gradient)
 
     return finish
 
@@ -52,6 +53,7 @@ def _bf16(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
     def finish() -> None:
         work.wait()
         gradient.copy_(rounded)
+        _used_here(gradient, rounded)
 
     return finish
 
@@ -77,8 +79,16 @@ def _sparse(gradient: torch.Tensor, group: dist.ProcessGroup) -> Finish:
         gradient.zero_()
         for index, value in parts:  # one rank after the other, each index once: the same sums everywhere
             gradient.index_add_(0, index, value.view(value_dtype).to(gradient.dtype))
+        _used_here(gradient, *parts)
 
     return finish
+
+
+def _used_here(*tensors: torch.Tensor) -> None:
+    """Keeps the memory of tensors that backward made on another stream (a pipeline's) until this one's work on them is done."""
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 _STARTS = {

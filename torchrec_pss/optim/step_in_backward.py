@@ -34,7 +34,8 @@ class StepInBackward:
     own memory and passes. FBGEMM's row-wise Adagrad has no meaning here, for an element belongs to many rows: exact Adagrad
     stands in, one sum an element. A backward takes one step, as a gradient would: where it may be of several lookups (others have been
     made, or an activation checkpoint makes them anew), their gradients are added up first, and the step is at its end. Of an fp16 or
-    bf16 array, arithmetic and state are in fp32 (`WideState`).
+    bf16 array, arithmetic and state are in fp32 (`WideState`). A CUDA graph repeats a step's numbers as they were at capture: SGD and Adagrad
+    are captured with their rate of then, and a step whose numbers change by themselves (Adam) raises RuntimeError.
 
     Args:
         optimizer: SGD without momentum or weight decay, Adagrad without weight decay, Adam or AdamW without amsgrad.
@@ -151,8 +152,10 @@ class StepInBackward:
     def _step(self, sink: torch.Tensor) -> ArrayUpdate:
         """The optimizer's next step; counts it."""
         group, state = self._group(), self._started()
-        rate = float(group["lr"])
         kind = self._kind
+        if self._array.is_cuda and torch.cuda.is_current_stream_capturing():
+            _require_constant(kind, group)
+        rate = float(group["lr"])
         if kind == UpdateKind.SGD:
             return ArrayUpdate(kind, UpdateNumbers(rate), sink)
         if kind == UpdateKind.ADAGRAD:
@@ -164,6 +167,19 @@ class StepInBackward:
         corrections = 1 - beta1**step, (1 - beta2**step) ** 0.5
         numbers = UpdateNumbers(rate, group["eps"], beta1, beta2, group["weight_decay"], *corrections)
         return ArrayUpdate(kind, numbers, sink, *(state[key] for key in _ADAM_STATES))
+
+
+def _require_constant(kind: UpdateKind, group: dict[str, Any]) -> None:
+    """That the numbers of a step, which a CUDA graph repeats as they were at capture, are the same at every step."""
+    why = None
+    if kind in (UpdateKind.ADAM, UpdateKind.ADAMW):
+        why = "Adam's bias corrections change from step to step: leave the array to an optimizer with capturable=True"
+    elif isinstance(group["lr"], torch.Tensor):
+        why = "lr is a tensor, and the graph would keep the number that is in it now: give a number, and capture again when it changes"
+    elif group.get("lr_decay"):
+        why = "lr_decay changes the rate from step to step"
+    if why is not None:
+        raise RuntimeError(f"a step in backward cannot be captured in a CUDA graph: {why}")
 
 
 class _Lookup:
