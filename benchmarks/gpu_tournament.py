@@ -53,8 +53,8 @@ CASES = [
     )
     for layout in ("default", "plain")
 ]  # fmt: skip
-_DRY = Case("kaggle", "default", 40_000, 16, 16, 5, "power_law", 0)
-_DRY_ROWS, _DRY_CANDIDATES = [50, 3000, 200_000], 3
+_DRY = Case("kaggle", "default", 40_000, 16, 8, 5, "power_law", 0)
+_DRY_ROWS, _DRY_CANDIDATES = [50, 3000, 200_000], 2
 _REPEATS = 15
 _UNFINISHED = 3  # exit status
 _LEAST_GAIN = 1.03  # of a variant that is chosen

@@ -125,6 +125,14 @@ def test_a_part_that_fails_stops_no_other_and_is_tried_again_in_the_next_call(tm
     assert capfd.readouterr().err.count("lookup: ") == 0  # it had passed
 
 
+def test_a_part_that_ends_itself_with_work_left_is_cut(tmp_path, at_once):
+    part = _script_part(tmp_path, "tournament", "import sys; sys.exit(3 * int(sys.argv[2] == '1'))")
+    out = tmp_path / "out"
+    assert day.Day(Report(out, _MACHINE, False, 1), 0.5, False).run([part]) == day.UNFINISHED
+    assert _report(out)["parts"]["tournament"]["state"] == "cut"
+    assert day.Day(Report(out, _MACHINE, False, 1), 30, False).run([part]) == day.FINE
+
+
 def test_a_part_that_has_no_time_waits(tmp_path):
     part = _script_part(tmp_path, "host", "")
     out = tmp_path / "out"
