@@ -1,13 +1,23 @@
-"""Whether an operator may be called below autograd, past PyTorch's generic autograd of operators in Python.
+"""Calls of operators past PyTorch's generic autograd of operators in Python, and past the dispatcher where a GPU is served by Python.
 
-That one takes longer on the host than a whole lookup. Here a `torch.autograd.Function` of its own stands in for it, where nothing else
-wants to see the operator.
+Those take longer on the host than a whole lookup. Where nothing else wants to see the operator, a `torch.autograd.Function` of its own
+stands in for its autograd.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
 
 _PLAIN = (torch.Tensor, nn.Parameter)
+
+KERNELS: dict[str, Any] = {}
+"""By device type, modules whose functions are the operators' implementations there, in Python."""
+
+
+def kernels_of(array: torch.Tensor) -> Any:
+    """Where the operators' implementations are for an array that `is_unwatched`, by the operators' names."""
+    return KERNELS.get(array.device.type, torch.ops.torchrec_pss)
 
 
 def is_unwatched(*tensors: torch.Tensor | None) -> bool:
@@ -27,4 +37,4 @@ def is_unwatched(*tensors: torch.Tensor | None) -> bool:
 
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Whether autograd must remember what is made of them."""
-    return torch.is_grad_enabled() and any([tensor is not None and tensor.requires_grad for tensor in tensors])
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -14,7 +14,7 @@ import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
-from torchrec_pss.ops.eager import is_unwatched, wants_gradient
+from torchrec_pss.ops.eager import KERNELS, is_unwatched, kernels_of, wants_gradient
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.library import HAS_CPU_KERNEL
 from torchrec_pss.ops.schemas import schemas
@@ -30,6 +30,7 @@ if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
     _on_gpu = reference
 else:
     _on_gpu = importlib.import_module("torchrec_pss.ops.triton.lookup")
+    KERNELS["cuda"] = _on_gpu
 for _key, _implementation in {"CUDA": _on_gpu, **({} if HAS_CPU_KERNEL else {"CPU": reference})}.items():
     for _name in ("lookup", "lookup_backward", "lookup_backward_update_"):
         _library.impl(_name, getattr(_implementation, _name), _key)
@@ -86,16 +87,17 @@ def lookup(
     if projections is None:
         projections = array.new_zeros(0, dtype=torch.promote_types(array.dtype, torch.float32))
     refuse_forward_mode(array, projections, per_sample_weights)
-    widths, flags = (total_width, read_width), (pooling_mode, hash_kind, sign)
+    widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     if is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights):  # the op checks them
         if wants_gradient(array, projections, per_sample_weights):
             tensors = (features, hot_keys, indices, offsets)
             found: torch.Tensor = _Lookup.apply(array, projections, per_sample_weights, tensors, widths, flags)
             return found
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.torchrec_pss.lookup(
+            out, _ = kernels_of(array).lookup(
                 array, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
-            )[0]
+            )
+        return out
     check_arguments(
         array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
@@ -119,7 +121,7 @@ class _Lookup(torch.autograd.Function):
     ) -> torch.Tensor:
         features, hot_keys, indices, offsets = tensors
         with torch._C._AutoDispatchBelowAutograd():
-            out, saved = torch.ops.torchrec_pss.lookup(
+            out, saved = kernels_of(array).lookup(
                 array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
         ctx.set_materialize_grads(False)
@@ -132,10 +134,10 @@ class _Lookup(torch.autograd.Function):
         if grad is None:
             return (None,) * 6
         arguments, saved = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
-        # By way of autograd, which refuses a second derivative, if somebody may want one.
-        grad_array, grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward(
-            grad, saved, *arguments, *ctx.flags
-        )
+        # By way of the op's autograd, which refuses a second derivative, if somebody may want one.
+        is_last = not torch.is_grad_enabled() and is_unwatched(grad, *arguments)
+        backward = (kernels_of(arguments[0]) if is_last else torch.ops.torchrec_pss).lookup_backward
+        grad_array, grad_projections, grad_weights = backward(grad, saved, *arguments, *ctx.flags)
         return grad_array, grad_projections, grad_weights if ctx.needs_input_grad[2] else None, None, None, None
 
 

@@ -26,7 +26,6 @@ from torchrec_pss.ops.update_kinds import UpdateKind
 _UPDATE_BLOCK, _UPDATE_WARPS = 1024, 4
 _PROGRAMS = 1024  # of a launch that adds up projections' gradients: enough to fill a GPU
 _MOST_PARTIALS = 128  # of a projection's gradient
-_NO_GRADIENT = (0,)
 
 _fine: dict[torch.device, torch.Tensor] = {}
 _Result = TypeVar("_Result")
@@ -178,7 +177,9 @@ def _backward(
     )
     read, numbers = saved
     rows, num_indices, device = output_rows(indices, batch_size, pooling_mode), indices.shape[0], grad.device
-    grad_weights = torch.zeros(_NO_GRADIENT if weights is None else num_indices, dtype=torch.float32, device=device)
+    grad_weights = (
+        grad.new_empty(0) if weights is None else torch.zeros(num_indices, dtype=torch.float32, device=device)
+    )
     if not rows:
         return torch.zeros_like(projections), grad_weights
     grad = grad.to(torch.float32).contiguous()
