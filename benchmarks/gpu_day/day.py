@@ -65,7 +65,9 @@ class Day:
         if ended.status is None:
             self._report.set(part, "cut", ended.seconds, why=f"ended after {ended.seconds:.0f} s, at its limit")
         elif ended.status == UNFINISHED:
-            self._report.set(part, "cut", ended.seconds, why=f"ended itself after {ended.seconds:.0f} s, with work left")
+            self._report.set(
+                part, "cut", ended.seconds, why=f"ended itself after {ended.seconds:.0f} s, with work left"
+            )
         elif ended.status in part.fine:
             self._report.set(part, "passed", ended.seconds)
         else:
