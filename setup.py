@@ -155,6 +155,7 @@ setup(
     package_data={
         "torchrec_pss": ["cmake/*.cmake", "py.typed"],
         "torchrec_pss.ops": ["csrc/*"],
+        "torchrec_pss.ops.triton": ["*.json"],
         "torchrec_pss.advise": ["calibration.json"],
     },
     install_requires=[f"torch=={generation()}.*", *REQUIRES[1:]] if FOR_THIS_TORCH else REQUIRES,

@@ -95,6 +95,7 @@ class GraphedPipeline:
 
         Raises:
             StopIteration: there is no batch left.
+            RuntimeError: another iterator was not read to its end.
         """
         batch = self._read(iterator)
         if not self._model.training:
@@ -147,6 +148,10 @@ class GraphedPipeline:
     def _read(self, iterator: Iterator[Batch]) -> Batch:
         """The next batch, on the device; the one after it is copied there meanwhile."""
         if iterator is not self._iterator:
+            if self._next is not None:
+                raise RuntimeError(
+                    "another iterator, before the end of the last one: its batch that was read ahead would be lost"
+                )
             self._iterator, self._next = iterator, self._moved(next(iterator, None))
         batch = self._next
         if batch is None:

@@ -3,12 +3,15 @@
 import importlib
 import pkgutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+import torch
 
 import benchmarks
 import benchmarks.quality
+from torchrec_pss.ops import FeatureColumn, feature_matrix, lookup
 
 MODULES = sorted(
     package.__name__ + "." + module.name
@@ -75,3 +78,25 @@ def test_serving_is_measured(tmp_path):
     assert set(found["process"]) == set(found["model"][1]) - {"array 4 bits, eager"}
     assert all(p["seconds"] > 0 and p["file_bytes"] > 0 for p in found["process"].values())
     assert found["rows"] == sum(shape.rows) and "| array 4 bits |" in bench_serving.markdown(found)
+
+
+def test_the_launch_path_is_measured():
+    pytest.importorskip("triton")
+    from benchmarks import bench_launch
+
+    stub = not torch.cuda.is_available()
+    with bench_launch.stubbed_launches() if stub else nullcontext():
+        found = bench_launch.measure(1, "cpu" if stub else "cuda", [50, 3000])
+    assert [(line["layout"], line["embedding_dim"]) for line in found] == [
+        ("default", 16),
+        ("plain", 16),
+        ("default", 64),
+    ]
+    for line in found:
+        assert list(line["microseconds"]) == list(bench_launch.PARTS) and min(line["microseconds"].values()) > 0
+    assert bench_launch.markdown(found).count("\n") == 4
+    array = torch.ones(8)  # the CPU's lookups are its own again
+    features = feature_matrix(
+        [{FeatureColumn.WIDTH: 4, FeatureColumn.PREFIX: 4, FeatureColumn.ROWS: 2}], torch.device("cpu")
+    )
+    assert lookup(array, features, torch.tensor([1]), torch.tensor([0, 1]), total_width=4).sum() == 4

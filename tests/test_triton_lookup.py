@@ -3,6 +3,7 @@
 On a machine with a GPU they run there instead.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,12 @@ pytest.importorskip("triton")
 
 from torchrec_pss.ops import FeatureColumn, PoolingMode, few_bits, packed, reference  # noqa: E402
 from torchrec_pss.ops.triton import lookup as ours  # noqa: E402
+from torchrec_pss.ops.triton import tiling  # noqa: E402
+from torchrec_pss.ops.triton.candidates import (  # noqa: E402
+    backward_candidates,
+    forward_candidates,
+    projection_candidates,
+)
 from torchrec_pss.ops.triton.launches import plan  # noqa: E402
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers  # noqa: E402
 
@@ -26,9 +33,8 @@ LOW = {"rtol": 3e-2, "atol": 3e-2}
 NUMBERS = list(UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3))
 
 
-def small_cases(number, most_indices=300):
+def small_cases(number, most_indices=300, seed=0):
     """Random cases that the interpreter, a millisecond an instruction, gets through."""
-    seed = 0
     while number:
         case = random_case(seed)
         seed += 1
@@ -53,8 +59,8 @@ def by_sorting():
     torch.use_deterministic_algorithms(False)
 
 
-def compare_forward_and_backward(number):
-    for seed, case in small_cases(number):
+def compare_forward_and_backward(number, first_seed=0):
+    for seed, case in small_cases(number, seed=first_seed):
         out, saved = reference.lookup(**case)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
         backward = of_backward(case)
@@ -70,7 +76,33 @@ def compare_forward_and_backward(number):
 
 
 def test_kernels_equal_the_reference_on_random_configurations():
-    compare_forward_and_backward(250)
+    compare_forward_and_backward(100)
+
+
+def test_every_variant_equals_the_reference():
+    """Each launch of a random configuration takes one of its candidates, in turn, so that each comes up several times."""
+    turns = {name: itertools.count() for name in ("forward", "backward", "projection")}
+    met = {name: set() for name in turns}
+
+    def in_turn(name, candidates):
+        def choose(*launch):
+            found = candidates(*launch)
+            variant = found[next(turns[name]) % len(found)]
+            met[name].add(variant)
+            return variant
+
+        return choose
+
+    functions = {
+        "forward": in_turn("forward", forward_candidates),
+        "backward": in_turn("backward", backward_candidates),
+        "projection": in_turn("projection", projection_candidates),
+    }
+    with tiling.using(**functions):
+        compare_forward_and_backward(150, first_seed=1000)
+    assert any(v.ids > 1 and v.product for v in met["forward"]) and any(v.probes for v in met["forward"])
+    assert any(v.merges and v.ids > 1 for v in met["backward"])
+    assert {(v.adds, v.reads) for v in met["projection"]} == {(a, r) for a in (False, True) for r in (False, True)}
 
 
 def test_sorted_backward_equals_the_reference(by_sorting):

@@ -228,6 +228,7 @@ RANGES: dict[str, Range[int] | Range[float]] = {
     "gigabytes": Range(float, 1e-3, 1e6),
     "repeats": Range(int, 1, 10**6),
     "turns": Range(int, 1, 10**6),
+    "seconds": Range(int, 1, 10**6),
     "seeds": Range(int, 1, 10**6),
     "least": Range(int, 1, 10**6),
     "configurations": Range(int, 1, 10**9),

@@ -72,6 +72,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         self._groups: dict[PoolingMode, list[int]] = {}
         for position, table in enumerate(self._table_of_feature):
             self._groups.setdefault(_POOLING_MODES[tables[table].pooling], []).append(position)
+        # Names by pooling mode, where they are all different: a KJT of just these is read as it is.
+        names = {mode: [self._feature_names[p] for p in positions] for mode, positions in self._groups.items()}
+        self._distinct = {mode: own for mode, own in names.items() if len(set(own)) == len(own)}
         for pooling, positions in self._groups.items():
             self._arguments(positions, pooling)  # now, for a compiled module's first call may be in inference mode
 
@@ -126,9 +129,10 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
 
     def _pooled(self, features: KeyedJaggedTensor) -> torch.Tensor:
         read = self._traced if is_traced(features) else self._selected
+        if len(self._groups) == 1:
+            ((pooling, positions),) = self._groups.items()
+            return read(features, positions, pooling)
         reads = {pooling: read(features, positions, pooling) for pooling, positions in self._groups.items()}
-        if len(reads) == 1:  # all features, in their order
-            return next(iter(reads.values()))
         parts: dict[int, torch.Tensor] = {}
         for pooling, positions in self._groups.items():
             first = 0
@@ -139,7 +143,9 @@ class PSSEmbeddingBagCollection(SharedArrayModule, EmbeddingBagCollectionInterfa
         return torch.cat([parts[p] for p in range(len(parts))], dim=1)
 
     def _selected(self, features: KeyedJaggedTensor, positions: list[int], pooling: PoolingMode) -> torch.Tensor:
-        kjt = checked_select(features, [self._feature_names[p] for p in positions])
+        kjt = features
+        if features.keys() != self._distinct.get(pooling):
+            kjt = checked_select(features, [self._feature_names[p] for p in positions])
         return self._read(kjt, positions, pooling, self._is_weighted)
 
     def _traced(self, features: torch.fx.Proxy, positions: list[int], pooling: PoolingMode) -> Any:

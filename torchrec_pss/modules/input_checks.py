@@ -46,8 +46,8 @@ def require_features(
         ValueError: weights missing or too few, wrong dtype of ids or weights, or another device than the array's.
     """
     keys = features.keys()
-    present = set(keys)
-    for name, table in zip(names, table_of_feature, strict=True):
+    present = set() if keys == names else set(keys)
+    for name, table in () if keys == names else zip(names, table_of_feature, strict=True):
         if name not in present:
             raise KeyError(
                 f"feature {name!r} of table {layout.tables[table].name!r} is not in the KJT, which has {keys}"

@@ -167,29 +167,30 @@ class SharedArrayModule(nn.Module):
     ) -> torch.Tensor:
         """Embeddings of some features, by one lookup: ``[B, sum of embedding_dim]``, or ``[ids of the features,
         embedding_dim]`` for NONE. ``positions`` index the module's features, ``features`` are those."""
-        weights = features.weights().to(self._accumulator) if weighted else None
-        ids, offsets, weights = (savable(t) for t in (features.values(), features.offsets(), weights))
+        weights = savable(features.weights().to(self._accumulator)) if weighted else None
+        ids, offsets = savable(features.values()), savable(features.offsets())
         arguments = self._arguments(positions, pooling)
         try:
             read = self._reader()(self.array, indices=ids, offsets=offsets, per_sample_weights=weights, **arguments)
         except IndexError as error:
             tables = [self._layout.tables[self._table_of_feature[p]] for p in positions]
             raise explain_bad_input(error, features, tables, self._layout.hash) from error
-        return read.to(self.output_dtype)
+        return read if read.dtype == self.output_dtype else read.to(self.output_dtype)
 
     def _reader(self) -> Callable[..., torch.Tensor]:
         """The lookup, with what its backward does with the array's gradient."""
         self._refuse_ddp()
-        if self._read_bits < 32 or not self.array.requires_grad:
+        array = self.array
+        if self._read_bits < 32 or not array.requires_grad:
             return self._plain_reader()
         if self._step_in_backward is not None:
             return partial(fused_lookup, update=self._step_in_backward.of_lookup())
-        is_half = self.array.dtype in (torch.float16, torch.bfloat16)
+        is_half = array.dtype in (torch.float16, torch.bfloat16)
         if self._steps_at_end and (is_half or not torch.compiler.is_compiling()):
-            wide = stand_in(self.array)
+            wide = stand_in(array)
             return partial(fused_lookup, update=partial(gradient_only, wide), gradient_of=wide)
         if (
-            self.array.dtype == torch.float16
+            array.dtype == torch.float16
             and torch.is_grad_enabled()
             and not (self._warned_of_half or torch.compiler.is_compiling())
         ):
@@ -280,7 +281,8 @@ class SharedArrayModule(nn.Module):
 
     def _arguments(self, positions: Sequence[int], pooling: PoolingMode) -> dict[str, Any]:
         """What `lookup` is told beside the array and a batch."""
-        device, dtype = self.array.device, self._accumulator
+        array = self.array
+        device, dtype = array.device, torch.promote_types(array.dtype, torch.float32)
         key = (tuple(positions), pooling, device, dtype)
         known = self._metadata.get(key)
         if known is None or not is_savable(known["features"]):

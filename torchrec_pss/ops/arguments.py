@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 from torchrec_pss.ops.features import FeatureColumn, PoolingMode
 from torchrec_pss.ops.hashing import HASH_MIX64, HASH_ROBE
 
+_NUM_COLUMNS = len(FeatureColumn)
 _POOLING_MODES = tuple(mode.value for mode in PoolingMode)  # plain numbers, for torch.compile
 
 
@@ -27,8 +28,8 @@ def check_arguments(
     """
     if array.dim() != 1 or not array.is_floating_point():
         raise ValueError(f"array must be a floating-point vector, got {array.dtype} {tuple(array.shape)}")
-    if features.dim() != 2 or features.shape[1] != len(FeatureColumn) or features.dtype != torch.int64:
-        raise ValueError(f"features must be int64 [F, {len(FeatureColumn)}], got {features.dtype} {features.shape}")
+    if features.dim() != 2 or features.shape[1] != _NUM_COLUMNS or features.dtype != torch.int64:
+        raise ValueError(f"features must be int64 [F, {_NUM_COLUMNS}], got {features.dtype} {features.shape}")
     if hot_keys.dim() != 1 or hot_keys.dtype != torch.int32:
         raise ValueError(f"hot_keys must be an int32 vector, got {hot_keys.dtype} {tuple(hot_keys.shape)}")
     for name, tensor in (("indices", indices), ("offsets", offsets)):

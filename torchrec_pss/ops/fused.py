@@ -17,6 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
+from torchrec_pss.ops.eager import is_unwatched, kernels_of
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -53,12 +54,13 @@ class _FusedLookup(torch.autograd.Function):
         arguments: Any,
         update: Any,
         gives_gradient: bool,
+        unwatched: bool,
         weights: torch.Tensor | None,
         projections: torch.Tensor | None,
     ) -> torch.Tensor:
         features, hot_keys, indices, offsets, widths, flags = arguments
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
-            out, saved = torch.ops.torchrec_pss.lookup(
+            out, saved = (kernels_of(array) if unwatched else torch.ops.torchrec_pss).lookup(
                 array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
             )
         ctx.save_for_backward(features, hot_keys, projections, indices, offsets, weights, *saved)
@@ -66,17 +68,30 @@ class _FusedLookup(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
-        update = ctx.update()
-        grad_projections, grad_weights = torch.ops.torchrec_pss.lookup_backward_update_(
-            grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
-            offsets, weights, *ctx.flags, update.kind, list(update.numbers),
-        )  # fmt: skip
-        given = update.kind == UpdateKind.NONE and ctx.needs_input_grad[0] and ctx.gives_gradient
-        grad_leaf = update.sink if given else None
-        return grad_leaf, *[None] * 4, grad_weights if ctx.needs_input_grad[5] else None, grad_projections
+        # Only if somebody may differentiate again does it need to be refused, which takes time.
+        return _refusing_backward(ctx, grad) if torch.is_grad_enabled() else _backward(ctx, grad)
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
+    update = ctx.update()
+    kernels = kernels_of(ctx.array) if is_unwatched(grad, ctx.array, indices) else torch.ops.torchrec_pss
+    grad_projections, grad_weights = kernels.lookup_backward_update_(
+        grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
+        offsets, weights, *ctx.flags, update.kind, list(update.numbers),
+    )  # fmt: skip
+    wants_leaf, *_, wants_weights, wants_projections = ctx.needs_input_grad
+    grad_leaf = update.sink if update.kind == UpdateKind.NONE and wants_leaf and ctx.gives_gradient else None
+    return (
+        grad_leaf,
+        *[None] * 5,
+        grad_weights if wants_weights else None,
+        grad_projections if wants_projections else None,
+    )
+
+
+_refusing_backward = once_differentiable(_backward)
 
 
 def fused_lookup(
@@ -105,12 +120,16 @@ def fused_lookup(
     Raises:
         ValueError, IndexError: as `lookup`.
     """
-    check_arguments(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
-    )
+    unwatched = is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights)
+    if not unwatched:  # or else the op checks them
+        check_arguments(
+            array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
+        )
     refuse_forward_mode(array, projections, per_sample_weights)
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
     arguments = (features, hot_keys, indices, offsets, widths, flags)
     leaf = array if gradient_of is None else gradient_of
     gives = gradient_of is not None
-    return _FusedLookup.apply(leaf, array.detach(), arguments, update, gives, per_sample_weights, projections)
+    return _FusedLookup.apply(
+        leaf, array.detach(), arguments, update, gives, unwatched, per_sample_weights, projections
+    )

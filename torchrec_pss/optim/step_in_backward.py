@@ -98,17 +98,15 @@ class StepInBackward:
     def obstacle(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> str | None:
         """Why the optimizer's step cannot be part of backward; None where it can."""
         group = _group(optimizer, array)
-        name = type(optimizer).__name__
         if group is None:
             return "the array is none of the optimizer's parameters"
-        if type(optimizer) not in _KINDS:
+        kind = _KINDS.get(type(optimizer))
+        name = type(optimizer).__name__
+        if kind is None:
             return f"{name} is none of {', '.join(k.__name__ for k in _KINDS)}"
-        kind = _KINDS[type(optimizer)]
         off = _OFF + (_OFF_IN_SPARSE_KINDS if kind in _SPARSE_KINDS else ()) + (_ON_GPU if array.is_cuda else ())
         on = [option for option in off if group.get(option)]
-        if on:
-            return f"{name} with {' and '.join(on)}"
-        return None
+        return f"{name} with {' and '.join(on)}" if on else None
 
     def of_lookup(self) -> Callable[[], ArrayUpdate]:
         """For a lookup that is made now: what its backward calls. None is taken on an array that was frozen after forward.
@@ -122,8 +120,8 @@ class StepInBackward:
 
     def update_of(self, lookup: "_Lookup") -> ArrayUpdate:
         """What `of_lookup` promises."""
-        others = any(other is not lookup for other in self._open)
         self._open.discard(lookup)
+        others = len(self._open) > 0
         sink = self._zeros()  # the module may have another dtype or device by now
         if not self._array.requires_grad:
             return gradient_only(sink)
@@ -151,13 +149,13 @@ class StepInBackward:
 
     def _step(self, sink: torch.Tensor) -> ArrayUpdate:
         """The optimizer's next step; counts it."""
-        group, state = self._group(), self._started()
-        kind = self._kind
+        group, kind = self._group(), self._kind
         if self._array.is_cuda and torch.cuda.is_current_stream_capturing():
             _require_constant(kind, group)
         rate = float(group["lr"])
         if kind == UpdateKind.SGD:
             return ArrayUpdate(kind, UpdateNumbers(rate), sink)
+        state = self._started()
         if kind == UpdateKind.ADAGRAD:
             state["step"] += 1
             rate /= 1 + (float(state["step"]) - 1) * group["lr_decay"]
@@ -195,4 +193,9 @@ class _Lookup:
 
 def _group(optimizer: torch.optim.Optimizer, array: nn.Parameter) -> dict[str, Any] | None:
     """The parameter group of the array."""
-    return next((g for g in optimizer.param_groups if any(p is array for p in g["params"])), None)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter is array:
+                found: dict[str, Any] = group
+                return found
+    return None

@@ -41,10 +41,11 @@ def mix64(x):
 
 
 @triton.jit
-def hot_numbers(ids, live, hot_keys, feature):
+def hot_numbers(ids, live, hot_keys, feature, PROBES: tl.constexpr):
     """The number of each hot row among its table's, -1 of others: int32 ``[T]``.
 
-    A binary search among the keys that share the upper bits, or among all where there is no directory."""
+    Searched for among the keys that share the upper bits, or among all where there is no directory: the first ``PROBES`` are compared
+    at once, none of whose loads waits for another; the rest, which few rows have, by a binary search."""
     row_hash = mix64((ids ^ tl.load(feature + KEY)).to(tl.uint64, bitcast=True))
     begin = tl.load(feature + HOT_BEGIN)
     count = (tl.load(feature + HOT_END) - begin).to(tl.int32)
@@ -60,6 +61,11 @@ def hot_numbers(ids, live, hot_keys, feature):
     else:
         low = tl.zeros_like(wanted)
         high = tl.where(live, count, 0)
+    number = tl.full(low.shape, -1, tl.int32)
+    for probe in tl.static_range(PROBES):
+        key = tl.load(keys + low + probe, mask=low + probe < high, other=0)
+        number = tl.where((number < 0) & (low + probe < high) & (key == wanted), low + probe, number)
+    low = tl.where(number < 0, tl.minimum(low + PROBES, high), high)
     end = high
     while tl.max(high - low, axis=0) > 0:
         searching = low < high
@@ -67,7 +73,7 @@ def hot_numbers(ids, live, hot_keys, feature):
         key = tl.load(keys + middle, mask=searching, other=0)
         low, high = tl.where(searching & (key < wanted), middle + 1, low), tl.where(key < wanted, high, middle)
     found = tl.load(keys + low, mask=live & (low < end), other=0)
-    return tl.where(live & (low < end) & (found == wanted), low, -1)
+    return tl.where(live & (low < end) & (found == wanted), low, number)
 
 
 @triton.jit

@@ -8,21 +8,18 @@ Gradients are added up in the order in which they come, unless ``torch.use_deter
 sorted by place first (`index_put_`), and the same inputs give the same bits. fp64 arrays go through the reference.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.arguments import check_arguments
-from torchrec_pss.ops.features import PoolingMode, check_read_width, check_total_width
+from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
 from torchrec_pss.ops.triton import pack as pack_kernels
-from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
-from torchrec_pss.ops.triton.forward import forward_kernel
-from torchrec_pss.ops.triton.launch import launch
-from torchrec_pss.ops.triton.launches import Launch, Plan, plan
-from torchrec_pss.ops.triton.tiling import backward_tiling, forward_tiling, projection_tiling
+from torchrec_pss.ops.triton.launch import ALIGNMENT, launch, raw_stream
+from torchrec_pss.ops.triton.prepared import Prepared, Projections, Step, output_rows, prepared
 from torchrec_pss.ops.triton.update import update_kernel
 from torchrec_pss.ops.update_kinds import UpdateKind
 
@@ -31,44 +28,37 @@ _PROGRAMS = 1024  # of a launch that adds up projections' gradients: enough to f
 _MOST_PARTIALS = 128  # of a projection's gradient
 
 _fine: dict[torch.device, torch.Tensor] = {}
+_Result = TypeVar("_Result")
 
 
-class _Elements(NamedTuple):
-    """What is read: an array, or codes and the scales of groups; ``like`` has the array's size and dtype."""
+def _on_its_device(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Launches where the first tensor is, as PyTorch's own operators do, whatever device is the current one."""
 
-    values: torch.Tensor
-    scales: torch.Tensor
-    like: torch.Tensor
-    bits: int
+    @wraps(function)
+    def on_its_device(tensor: torch.Tensor, *arguments: Any) -> _Result:
+        if tensor.is_cuda and tensor.get_device() != torch._C._cuda_getDevice():
+            with torch.cuda.device(tensor.device):
+                return function(tensor, *arguments)
+        return function(tensor, *arguments)
 
-    @classmethod
-    def of(cls, array: torch.Tensor) -> "_Elements":
-        array = array.contiguous()
-        return cls(array, array, array, 32)
-
-    @classmethod
-    def packed(cls, codes: torch.Tensor, scales: torch.Tensor, numel: int, bits: int) -> "_Elements":
-        like = torch.empty(numel, dtype=torch.float32, device="meta")
-        return cls(codes.contiguous(), scales.contiguous(), like, bits)
+    return on_its_device
 
 
+@_on_its_device
 def lookup(
     array: torch.Tensor, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int, read_width: int,
     pooling_mode: int, hash: int, sign: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
     """Forward; see `torchrec_pss.ops.reference.lookup`."""
-    check_arguments(array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash)
-    if array.dtype == torch.float64:
-        return reference.lookup(
-            array, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
-            pooling_mode, hash, sign,
-        )  # fmt: skip
-    return _forward(
-        _Elements.of(array), features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width,
-        pooling_mode, hash, sign,
+    arguments = (
+        features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, read_width, pooling_mode, hash, sign
     )  # fmt: skip
+    if array.dtype == torch.float64:
+        return reference.lookup(array, *arguments)
+    return _forward(array, array, array.numel(), 32, *arguments)
 
 
+@_on_its_device
 def pack(array: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """See `torchrec_pss.ops.packed.pack`."""
     check_trained(array, bits)
@@ -79,82 +69,61 @@ def pack(array: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     return codes, scales
 
 
+@_on_its_device
 def lookup_packed(
-    codes: torch.Tensor, scales: torch.Tensor, array: torch.Tensor | None, numel: int, bits: int, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int,
-    read_width: int, pooling_mode: int, hash: int, sign: bool,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
+    codes: torch.Tensor, scales: torch.Tensor, array: torch.Tensor | None, numel: int, bits: int, *arguments: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Forward; see `torchrec_pss.ops.packed.lookup_packed_reference`."""
     check_packed(codes, scales, numel, bits, array)
-    elements = _Elements.packed(codes, scales, numel, bits)
-    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights)
-    check_arguments(codes.new_empty(0, dtype=torch.float32), *arguments, pooling_mode, hash)
-    return _forward(elements, *arguments, total_width, read_width, pooling_mode, hash, sign)
+    return _forward(codes, scales, numel, bits, *arguments)
 
 
 def _forward(
-    elements: _Elements, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None, total_width: int, read_width: int, pooling_mode: int, hash: int,
-    sign: bool,
+    values: torch.Tensor, scales: torch.Tensor, numel: int, bits: int, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None, total_width: int,
+    read_width: int, pooling_mode: int, hash: int, sign: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
-    device = elements.values.device
-    batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
-    check_read_width(read_width, planned.read_width)
-    check_total_width(total_width, planned.dims, pooling_mode)
+    """
+    Args:
+        values, scales: the array twice, or codes and the scales of groups.
+        numel, bits: of the array.
+    """
+    known, batch_size = prepared(
+        values, numel, bits, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+    )
+    known.check_widths(total_width, read_width)
+    rows, num_indices, device = output_rows(indices, batch_size, pooling_mode), indices.shape[0], values.device
     # Unpooled, features of a smaller read leave columns unwritten; malformed offsets, rows.
     empty = torch.zeros if pooling_mode == PoolingMode.NONE else torch.empty
-    out = empty(rows, total_width, dtype=torch.float32, device=device)
-    read = empty(rows, read_width, dtype=torch.float32, device=device)
-    numbers = indices.new_empty(indices.numel() if hot_keys.numel() else 0, dtype=torch.int32)
-    projections, fine = projections.contiguous(), _fine_flag(device)
-    num_indices = indices.numel()
-    indices, offsets, weights = _contiguous(offsets, indices, out, per_sample_weights)
-    for group in planned.launches if rows else ():
-        tiling = forward_tiling(group)
+    out = empty((rows, total_width), dtype=torch.float32, device=device)
+    read = empty((rows, read_width), dtype=torch.float32, device=device)
+    numbers = torch.empty(num_indices if hot_keys.shape[0] else 0, dtype=torch.int32, device=device)
+    fine = _fine_flag(device)
+    if rows:
         tensors = (
-            elements.values,
-            elements.scales,
-            group.metadata,
-            hot_keys,
-            projections,
-            indices,
-            offsets,
-            weights,
-            out,
-            read,
-            numbers,
-            fine,
-        )
-        sizes = (group.num_features, batch_size, num_indices, out.stride(0), read.stride(0))
-        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign) | {"T": tiling.rows}
-        launch(forward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
+            *_contiguous(values, scales, hot_keys, projections, *_ids(indices, offsets)), out if weights is None else weights.contiguous(),
+            out, read, numbers, fine,
+        )  # fmt: skip
+        _launch(known.forward, rows, tensors, (batch_size, num_indices, total_width, read_width), raw_stream(device))
     _assert_fine(fine)
     return out, [read, numbers]
 
 
+@_on_its_device
 def lookup_backward(
     grad: torch.Tensor,
     saved: Sequence[torch.Tensor],
     array: torch.Tensor,
-    features: torch.Tensor,
-    hot_keys: torch.Tensor,
-    projections: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor,
-    per_sample_weights: torch.Tensor | None,
-    pooling_mode: int,
-    hash: int,
-    sign: bool,
+    *arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients; see `torchrec_pss.ops.reference.lookup_backward`."""
-    arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward(grad, saved, array, *arguments)
-    read, seen = saved
-    grad_array = torch.zeros_like(array, dtype=torch.float32)
-    grad_projections, grad_weights = _backward(grad, read, seen, _Elements.of(array), grad_array, 1.0, *arguments)
-    return grad_array.to(array.dtype), grad_projections, grad_weights
+    grad_array = torch.zeros_like(array, dtype=torch.float32, memory_format=torch.contiguous_format)
+    found = _backward(grad, saved, array, array, array.numel(), 32, grad_array, 1.0, *arguments)
+    return grad_array.to(array.dtype), *found
 
 
+@_on_its_device
 def lookup_packed_backward(
     grad: torch.Tensor,
     saved: Sequence[torch.Tensor],
@@ -165,12 +134,11 @@ def lookup_packed_backward(
     *arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients; see `torchrec_pss.ops.packed.lookup_packed_backward_reference`."""
-    read, seen = saved
     grad_array = torch.zeros(numel, dtype=torch.float32, device=grad.device)
-    elements = _Elements.packed(codes, scales, numel, bits)
-    return grad_array, *_backward(grad, read, seen, elements, grad_array, 1.0, *arguments)
+    return grad_array, *_backward(grad, saved, codes, scales, numel, bits, grad_array, 1.0, *arguments)
 
 
+@_on_its_device
 def lookup_backward_update_(
     grad: torch.Tensor, saved: Sequence[torch.Tensor], array: torch.Tensor, sink: torch.Tensor, state: torch.Tensor | None, second: torch.Tensor | None, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None,
     pooling_mode: int, hash: int, sign: bool, update: int, numbers: Sequence[float],
@@ -179,84 +147,118 @@ def lookup_backward_update_(
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
-    read, seen = saved
+    numel = array.shape[0]
     if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
         # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, read, seen, _Elements.of(array), array, -numbers[0], *arguments)
-    results = _backward(grad, read, seen, _Elements.of(array), sink, 1.0, *arguments)
-    if array.numel() and update != UpdateKind.NONE:
+        return _backward(grad, saved, array, array, numel, 32, array, -numbers[0], *arguments)
+    results = _backward(grad, saved, array, array, numel, 32, sink, 1.0, *arguments)
+    if numel and update != UpdateKind.NONE:
         unused = sink
         tensors = (array, sink, unused if state is None else state, unused if second is None else second)
-        constants = {"KIND": int(update), "ALIGNED": array.numel() % 4 == 0, "BLOCK": _UPDATE_BLOCK}
-        sizes = (array.numel(), *map(float, numbers))
-        launch(update_kernel, -(-array.numel() // _UPDATE_BLOCK), tensors, sizes, constants, _UPDATE_WARPS)
+        constants = {"KIND": int(update), "ALIGNED": numel % 4 == 0, "BLOCK": _UPDATE_BLOCK}
+        launch(
+            update_kernel,
+            -(-numel // _UPDATE_BLOCK),
+            tensors,
+            (numel, *map(float, numbers)),
+            constants,
+            _UPDATE_WARPS,
+        )
     return results
 
 
 def _backward(
-    grad: torch.Tensor, read: torch.Tensor, numbers: torch.Tensor, elements: _Elements, grad_array: torch.Tensor, factor: float, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None,
-    pooling_mode: int, hash: int, sign: bool,
+    grad: torch.Tensor, saved: Sequence[torch.Tensor], values: torch.Tensor, scales: torch.Tensor, numel: int, bits: int, grad_array: torch.Tensor, factor: float, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor,
+    weights: torch.Tensor | None, pooling_mode: int, hash: int, sign: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Adds ``factor`` times the array's gradient to ``grad_array`` (fp32); returns the projections', and the weights'."""
-    batch_size, rows = _sizes(features, indices, offsets, pooling_mode)
-    projections, fine = projections.contiguous(), _fine_flag(grad.device)
-    grad_weights = grad.new_zeros(0 if per_sample_weights is None else indices.numel())
-    num_indices = indices.numel()
-    grad = grad.contiguous()
-    indices, offsets, weights = _contiguous(offsets, indices, grad, per_sample_weights)
-    planned = plan(features, elements.like, hot_keys, projections, pooling_mode, hash)
+    known, batch_size = prepared(
+        values, numel, bits, features, hot_keys, projections, indices, offsets, weights, pooling_mode, hash, sign
+    )
+    read, numbers = saved
+    rows, num_indices, device = output_rows(indices, batch_size, pooling_mode), indices.shape[0], grad.device
+    grad_weights = (
+        grad.new_empty(0) if weights is None else torch.zeros(num_indices, dtype=torch.float32, device=device)
+    )
+    if not rows:
+        return torch.zeros_like(projections), grad_weights
+    grad = grad.to(torch.float32).contiguous()
+    values, scales, projections, indices, offsets = _contiguous(values, scales, projections, *_ids(indices, offsets))
     by_sorting = torch.are_deterministic_algorithms_enabled()
-    for group in planned.launches if rows else ():
-        places = contributions = grad
-        if by_sorting:
+    projected, stream = known.projections(by_sorting), raw_stream(device)
+    grad_read = torch.empty_like(read) if projected.read else read
+    # First: it may give the reads' gradients.
+    gradient = _projections_gradient(
+        grad, read, grad_read, known, projected, projections, offsets, batch_size, rows, stream
+    )
+    tensors = (
+        grad, values, scales, numbers, projections, indices, offsets, grad if weights is None else weights.contiguous(), grad_array,
+        grad_weights, _fine_flag(device), grad_read,
+    )  # fmt: skip
+    sizes = (batch_size, num_indices, grad.shape[1], read.shape[1], factor)
+    if by_sorting:
+        for group, step in zip(known.plan.launches, known.backward(True, grad_array.dtype), strict=True):
             shape = (num_indices, group.units)
-            dummy = -(-grad_array.numel() // group.vec)
-            places = torch.full(shape, dummy, dtype=torch.int64, device=grad.device)
+            places = torch.full(shape, -(-numel // group.vec), dtype=torch.int64, device=device)
             contributions = grad.new_zeros(*shape, group.vec)
-        tiling = backward_tiling(group)
-        tensors = (
-            grad, elements.values, elements.scales, group.metadata, numbers, projections, indices, offsets, weights, grad_array, places, contributions,
-            grad_weights, fine,
-        )  # fmt: skip
-        sizes = (group.num_features, batch_size, num_indices, grad.stride(0), factor)
-        constants = _constants(group, elements, pooling_mode, per_sample_weights, hash, sign)
-        constants |= {"SORTED": by_sorting, "T": tiling.rows, "CHUNK": tiling.columns}
-        launch(backward_kernel, -(-rows // tiling.rows) * group.num_features, tensors, sizes, constants, tiling.warps)
-        if by_sorting:
+            _launch((step,), rows, (*tensors, places, contributions), sizes, stream)
             _add_sorted(grad_array, places, contributions, group.vec)
+    else:
+        _launch(known.backward(False, grad_array.dtype), rows, (*tensors, grad, grad), sizes, stream)
     # Forward has met the same offsets and ids: an assertion that fails has failed there.
-    return _projections_gradient(
-        grad, read, planned, offsets, projections, batch_size, rows, pooling_mode
-    ), grad_weights
+    return gradient, grad_weights
 
 
 def _projections_gradient(
     grad: torch.Tensor,
     read: torch.Tensor,
-    planned: Plan,
-    offsets: torch.Tensor,
+    grad_read: torch.Tensor,
+    known: Prepared,
+    projected: Projections,
     projections: torch.Tensor,
+    offsets: torch.Tensor,
     batch_size: int,
     rows: int,
-    pooling_mode: int,
+    stream: int,
 ) -> torch.Tensor:
-    """Each program adds up its share of the rows; then the programs' sums are added up, always in the same order."""
-    if not rows or not planned.partial_numel:
+    """Each program adds up its share of the rows. Then the programs' sums are added up, always in the same order; or each has added
+    its own to one sum."""
+    if not known.plan.partial_numel:
         return torch.zeros_like(projections)
-    partials = grad.new_zeros(_MOST_PARTIALS, planned.partial_numel)
-    for group in planned.projections:
-        tiling = projection_tiling(group)
-        tiles, chunks = -(-rows // tiling.rows), group.dim // tiling.columns
-        programs = min(tiles, _MOST_PARTIALS, -(-_PROGRAMS // (group.num_features * chunks)))
-        tensors = (grad, read, group.metadata, offsets, partials)
-        sizes = (group.num_features, batch_size, grad.stride(0), read.stride(0), partials.stride(0), tiles)
-        constants = {"WIDTH": group.width, "DIM": group.dim, "ALIGNED": group.aligned, "POOLING": int(pooling_mode)}
-        constants |= {"T": tiling.rows, "CHUNK": tiling.columns}
-        launch(projection_kernel, programs * group.num_features * chunks, tensors, sizes, constants, tiling.warps)
-    gradients = partials.sum(0)
-    for there, here, number in planned.repeated:
-        gradients[there : there + number] += gradients[here : here + number]
-    return gradients[: projections.numel()]
+    tiles = [-(-rows // choice.rows) for _, choice in projected.steps]
+    sums = [
+        min(number, _MOST_PARTIALS, -(-_PROGRAMS // choice.programs))
+        for number, (_, choice) in zip(tiles, projected.steps, strict=True)
+    ]
+    most = 1 if projected.adds else max(sums, default=1)
+    is_written = known.is_all_projected and min(sums, default=0) == most and not projected.adds
+    partials = (grad.new_empty if is_written else grad.new_zeros)((most, known.plan.partial_numel))
+    tensors = (grad, read, grad_read, projections, offsets, partials)
+    for (step, _), number, of_rows in zip(projected.steps, sums, tiles, strict=True):
+        sizes = (batch_size, grad.shape[1], read.shape[1], known.plan.partial_numel, of_rows)
+        _launch((step,), number, tensors, sizes, stream)
+    gradients = partials.sum(0) if most > 1 else partials[0]
+    if not projected.adds:
+        for there, here, number in known.plan.repeated:
+            gradients[there : there + number] += gradients[here : here + number]
+    return gradients[: projections.shape[0]]
+
+
+def _launch(
+    steps: Iterable[Step], rows: int, tensors: tuple[torch.Tensor, ...], numbers: tuple[float, ...], stream: int
+) -> None:
+    """All kernels of some groups, in their order."""
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    misaligned = 0
+    for pointer in pointers:
+        misaligned |= pointer
+    is_usual = misaligned % ALIGNMENT == 0 and max(numbers) < 1 << 31
+    for metadata, own_pointer, num_features, kernels in steps:
+        values = (own_pointer, num_features, *pointers, *numbers)
+        own_tensors = (metadata, num_features, *tensors, *numbers)
+        for kernel in kernels:
+            by = kernel.launch if is_usual else kernel.launch_any
+            by(kernel.programs(rows), values, own_tensors, stream)
 
 
 def _add_sorted(grad_array: torch.Tensor, places: torch.Tensor, contributions: torch.Tensor, vec: int) -> None:
@@ -267,49 +269,23 @@ def _add_sorted(grad_array: torch.Tensor, places: torch.Tensor, contributions: t
     grad_array.add_(sums.flatten()[: grad_array.numel()])
 
 
-def _sizes(features: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, pooling_mode: int) -> tuple[int, int]:
-    """Batch size, and rows of the output."""
-    batch_size = (offsets.numel() - 1) // max(features.shape[0], 1)
-    return batch_size, indices.numel() if pooling_mode == PoolingMode.NONE else batch_size
+def _ids(indices: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and offsets; there is something to be read in the place of no ids."""
+    return (indices if indices.shape[0] else offsets.to(indices.dtype)), offsets
 
 
-def _contiguous(
-    offsets: torch.Tensor, indices: torch.Tensor, no_weights: torch.Tensor, weights: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """With something to be read in place of weights and indices where there are none."""
-    weights = no_weights if weights is None else weights.contiguous()
-    indices = indices if indices.numel() else offsets
-    return indices.contiguous(), offsets.contiguous(), weights
-
-
-def _constants(
-    group: Launch, elements: "_Elements", pooling_mode: int, weights: torch.Tensor | None, hash: int, sign: bool
-) -> dict[str, Any]:
-    return {
-        "VEC": group.vec,
-        "UNITS": group.units,
-        "DIM": group.dim,
-        "PROJECTED": group.projected,
-        "HASHED": group.hashed,
-        "HOT": group.hot,
-        "CHECKED": group.checked,
-        "ALIGNED": group.aligned,
-        "POOLING": int(pooling_mode),
-        "WEIGHTED": weights is not None,
-        "HASH": int(hash),
-        "SIGN": bool(sign),
-        "NARROW": elements.like.numel() < 1 << 31,
-        "BITS": elements.bits,
-    }
+def _contiguous(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple([tensor.contiguous() for tensor in tensors])
 
 
 def _fine_flag(device: torch.device) -> torch.Tensor:
     """1, to be set to 0 by a kernel that meets bad input; kept, for a lookup in a CUDA graph must find it again."""
-    if device.type == "cpu":  # Triton's interpreter
-        return torch.ones(1, dtype=torch.int32)
-    if device not in _fine:
-        _fine[device] = torch.ones(1, dtype=torch.int32, device=device)
-    return _fine[device]
+    fine = _fine.get(device)
+    if fine is None:
+        fine = torch.ones(1, dtype=torch.int32, device=device)
+        if device.type != "cpu":  # Triton's interpreter
+            _fine[device] = fine
+    return fine
 
 
 def _assert_fine(fine: torch.Tensor) -> None:

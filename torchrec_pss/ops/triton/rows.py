@@ -22,17 +22,24 @@ NONE = tl.constexpr(PoolingMode.NONE.value)
 
 
 @triton.jit
-def tile_rows(offsets, feature, tile, batch_size, num_indices, fine, T: tl.constexpr, POOLING: tl.constexpr):
-    """The rows of a tile of one feature: bags, or single indices for NONE.
+def tile_lanes(tile, T: tl.constexpr, IDS: tl.constexpr):
+    """Of ``T`` rows with ``IDS`` lanes each, which go through a row's ids side by side: each lane's row among all of a feature's (int64),
+    and its place among the lanes of the row, both ``[T * IDS]``."""
+    lane = tl.arange(0, T * IDS)
+    return tile.to(tl.int64) * T + lane // IDS, lane % IDS
+
+
+@triton.jit
+def tile_rows(offsets, feature, at, batch_size, num_indices, fine, POOLING: tl.constexpr):
+    """The rows ``at`` (int64 ``[T]``) of one feature: bags, or single indices for NONE.
 
     Where offsets do not describe bags, ``fine[0]`` is set to 0, and nothing is read outside of the indices.
 
     Returns:
-        The rows (int64 ``[T]``) of output and gradient, whether each exists, its first index, its last (one that exists, where it
-        has none itself) and its number of indices.
+        The rows of output and gradient, whether each exists, its first index, its last (one that exists, where it has none itself)
+        and its number of indices.
     """
     number = tl.load(feature + FEATURE)
-    at = tile.to(tl.int64) * T + tl.arange(0, T)
     if POOLING == NONE:
         bounds = offsets + number * batch_size
         low = tl.load(bounds).to(tl.int64)
