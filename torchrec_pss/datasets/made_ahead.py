@@ -11,15 +11,11 @@ _CORES_OF_A_THREAD = 4  # the rest are the training's
 _MOST_THREADS = 8
 
 
-def own_cores() -> int:
-    """That this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def spare_threads() -> int:
     """Of a process: one for every four of its share of this host's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return min(own_cores() // max(ranks, 1) // _CORES_OF_A_THREAD, _MOST_THREADS)
+    return min(cores // max(ranks, 1) // _CORES_OF_A_THREAD, _MOST_THREADS)
 
 
 class MadeAhead(Generic[T]):
