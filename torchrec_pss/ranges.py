@@ -229,6 +229,8 @@ RANGES: dict[str, Range[int] | Range[float]] = {
     "repeats": Range(int, 1, 10**6),
     "turns": Range(int, 1, 10**6),
     "seconds": Range(int, 1, 10**6),
+    "minutes": Range(float, 1e-3, 24 * 60),
+    "call": Range(int, 1, 10**6),
     "seeds": Range(int, 1, 10**6),
     "least": Range(int, 1, 10**6),
     "configurations": Range(int, 1, 10**9),

@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import Parser, add_number
 
 _TERMINATED = 128 + signal.SIGTERM
 _FORKED_FROM = ("torchrec.distributed.model_parallel", "torch.distributed.checkpoint", "torchmetrics.classification",
@@ -31,16 +31,15 @@ def flags(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m benchmarks.gpu_day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=25.0, help="of this call (default 25)")
+    add_number(parser, "--minutes", default=25.0, help="of this call (default 25)")
     parser.add_argument(
         "--out", type=Path, help="folder of the day (default runs/gpu_day; runs/gpu_day_dry of a dry run)"
     )
-    parser.add_argument("--only", type=lambda text: text.split(","), help="parts, separated by commas")
+    parser.add_argument("--only", help="parts, separated by commas")
     parser.add_argument("--list", action="store_true", help="say what there is, and end")
     parser.add_argument("--dry-run", action="store_true", help="every part tiny, on the CPU")
     args = parser.parse_args(argv)
-    if not 0 < args.minutes <= 24 * 60:
-        parser.error(f"--minutes must be above 0 and at most {24 * 60}, got {args.minutes:g}")
+    args.only = None if args.only is None else args.only.split(",")
     if unknown := set(args.only or ()) - set(names):
         parser.error(f"--only: there is no part {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     args.out = args.out or Path("runs/gpu_day_dry" if args.dry_run else "runs/gpu_day")

@@ -44,7 +44,7 @@ def jobs(device: str, dry_run: bool) -> list[workers.Job]:
 
 
 def main() -> int:
-    args = part_flags.parsed(__doc__)
+    args = part_flags.parse(__doc__)
     left = [job for job in jobs(args.device, args.dry_run) if not args.done.is_done(job[0])]
     processes = 1 if args.dry_run else min(_MOST_PROCESSES, os.cpu_count() or 1)
     print(f"{len(left)} checks by {processes} processes", flush=True)

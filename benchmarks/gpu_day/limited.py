@@ -100,13 +100,12 @@ def _as_command(command: list[str], output: int, folder: Path, environment: Mapp
 def _end(pid: int, poll: Callable[[], int | None]) -> None:
     """A process and its children, told to say where they are, then killed."""
     members = [pid, *descendants(pid)]
-    for member in members:
-        if _is_python(member):
-            _signal(member, signal.SIGABRT)
     deadline = time.monotonic() + _LAST_WORDS
-    while time.monotonic() < deadline and any(map(_lives, members)):
-        poll()
-        time.sleep(_TICK)
+    for member in filter(_is_python, members):  # in turn, or they write into each other's lines
+        _signal(member, signal.SIGABRT)
+        while _lives(member) and time.monotonic() < deadline:
+            poll()
+            time.sleep(_TICK)
     for member in {*members, *descendants(pid)}:
         _signal(member, signal.SIGKILL)
     while poll() is None:

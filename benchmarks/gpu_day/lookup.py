@@ -11,7 +11,7 @@ from benchmarks.gpu_day.problems import DRY, PROBLEMS, Problem
 
 
 def main() -> int:
-    args = part_flags.parsed(__doc__)
+    args = part_flags.parse(__doc__)
     for problem in DRY if args.dry_run else PROBLEMS:
         args.done.run(problem.name, partial(_measured, problem, 1 if args.dry_run else 15, args.device))
     return int(args.done.failed > 0)

@@ -113,7 +113,7 @@ def lacking(size: Size, device: str) -> str | None:
 
 
 def main() -> int:
-    args = part_flags.parsed(__doc__)
+    args = part_flags.parse(__doc__)
     size = DRY_SIZE if args.dry_run else FULL_SIZE
     names = [name for name in SIDES if not args.done.is_done(name)]
     if names:

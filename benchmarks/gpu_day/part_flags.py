@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_day.lines import Lines
-from torchrec_pss.flags import Parser
+from torchrec_pss.flags import Parser, add_number
 
 
-def parsed(text: str) -> argparse.Namespace:
+def parse(text: str = __doc__) -> argparse.Namespace:
     """Flags of a part, with ``device`` and the `Lines` of its file.
 
     Args:
@@ -19,7 +19,7 @@ def parsed(text: str) -> argparse.Namespace:
     parser.add_argument(
         "--lines", type=Path, required=True, help="JSON lines, one a case; finished cases are not repeated"
     )
-    parser.add_argument("--call", type=int, default=1, help="number of the day's call")
+    add_number(parser, "--call", default=1, help="number of the day's call")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU")
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():

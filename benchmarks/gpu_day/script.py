@@ -92,7 +92,7 @@ def help_of_script() -> str:
 
 
 def main() -> int:
-    args = part_flags.parsed(__doc__)
+    args = part_flags.parse(__doc__)
     help_text = "" if args.dry_run else help_of_script()
     log = args.lines.with_name("script_runs.log")
     for name, flags in runs(help_text, args.dry_run).items():

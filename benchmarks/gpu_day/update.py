@@ -67,7 +67,7 @@ def hot_elements(problem: Problem, device: str, repeats: int) -> dict:
 
 
 def main() -> int:
-    args = part_flags.parsed(__doc__)
+    args = part_flags.parse(__doc__)
     repeats = 1 if args.dry_run else _REPEATS
     for size in (2, 10, 100):
         for optimizer in _OPTIMIZERS:

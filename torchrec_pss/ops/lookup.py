@@ -133,7 +133,8 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        arguments, saved = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        tensors = ctx.saved_tensors  # once: an activation checkpoint makes them anew each time
+        arguments, saved = tensors[:7], tensors[7:]
         # By way of the op's autograd, which refuses a second derivative, if somebody may want one.
         is_last = not torch.is_grad_enabled() and is_unwatched(grad, *arguments)
         backward = (kernels_of(arguments[0]) if is_last else torch.ops.torchrec_pss).lookup_backward
