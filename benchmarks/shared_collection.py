@@ -9,6 +9,7 @@ from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.modules.id_counts import IdCounts
 
 _COUNTED = 131_072  # ids a table by which the default layout is chosen
+_STAND_FOR = 100  # times as many: fewer reads would have the layout of few examples, rows of full width
 
 
 def collection(case: Case, rows: list[int], device: str = "cpu", sign: bool | None = None) -> PSSEmbeddingBagCollection:
@@ -21,9 +22,13 @@ def collection(case: Case, rows: list[int], device: str = "cpu", sign: bool | No
         config = PSSConfig(array_bytes=case.array_bytes, layout="plain", sign=sign)
     else:
         counted = draw_ids(rows, _COUNTED, case.ids, seed=1).numpy()
-        counts = {t.name: IdCounts.of(drawn) for t, drawn in zip(tables, counted, strict=True)}
+        counts = {t.name: _of_more(IdCounts.of(drawn)) for t, drawn in zip(tables, counted, strict=True)}
         config = PSSConfig(array_bytes=case.array_bytes, counts=counts, sign=sign)
     return PSSEmbeddingBagCollection(tables, config=config, device=torch.device(device))
+
+
+def _of_more(counts: IdCounts) -> IdCounts:
+    return IdCounts(counts.ids, counts.counts * _STAND_FOR, counts.total * _STAND_FOR)
 
 
 def batch_of(case: Case, ids: torch.Tensor, device: str = "cpu") -> KeyedJaggedTensor:
