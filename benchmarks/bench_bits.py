@@ -9,6 +9,7 @@ in a collection that `load_packed` has given 4 bits.
 All in turn; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from tqdm import tqdm
 
 from benchmarks.bench_lookup import keep_freed_memory, rows_of
@@ -41,12 +41,10 @@ Calls = dict[tuple[int, str], Callable[[int], object]]  # by bits and part; of t
 
 
 def of_bits(like: PSSEmbeddingBagCollection, bits: int) -> PSSEmbeddingBagCollection:
-    """The same layout, in elements of other bits: as many of them, or some bytes' more."""
-    if bits == 32:
-        return like
-    config, layout = like.config, replace(like.layout, bits=bits)
-    tables: list[EmbeddingBagConfig] = like.embedding_bag_configs()
-    return PSSEmbeddingBagCollection(tables, config=replace(config, bits=bits, array_bytes=layout.embedding_bytes))
+    """The same elements and places, read in other bits. A layout of as many bytes would have other hot rows, which change the work."""
+    made = copy.deepcopy(like)
+    made._layout, made._config = replace(like.layout, bits=bits), replace(like.config, bits=bits)
+    return made
 
 
 def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[str, Callable[[int], object]]:
@@ -84,7 +82,7 @@ def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
 
 def loaded(ebc: PSSEmbeddingBagCollection) -> PSSEmbeddingBagCollection:
     """Another collection, for reading alone, with what this one stores."""
-    reads = PSSEmbeddingBagCollection(ebc.embedding_bag_configs(), config=ebc.config)
+    reads = copy.deepcopy(ebc)
     load_packed(reads, packed(ebc))
     return reads
 
