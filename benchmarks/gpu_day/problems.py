@@ -3,16 +3,15 @@
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
+from torchrec.modules.embedding_configs import DataType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.gpu_day.steps import case_ids
-from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids
-from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
-from torchrec_pss.modules.id_counts import IdCounts
+from benchmarks.lookup_cases import MB, TABLE_SETS, Case
+from benchmarks.shared_collection import batch_of, collection
+from torchrec_pss import PSSEmbeddingBagCollection
 
 LAYOUTS = ("default", "plain")
-_COUNTED = 131_072  # ids a table by which the default layout is chosen
 _SHRUNK_ROWS = 300
 
 
@@ -62,34 +61,19 @@ class Problem:
         return asdict(self.case) | {name: value for name, value in asdict(self).items() if name != "case"}
 
     def collection(self, device: str) -> PSSEmbeddingBagCollection:
-        """One feature ``f<i>`` a table, in the case's layout."""
-        case = self.case
-        dtype = {"float32": DataType.FP32, "bfloat16": DataType.BF16}[self.array_dtype]
-        tables = [
-            EmbeddingBagConfig(
-                num_embeddings=n, embedding_dim=case.embedding_dim, name=f"t{i}", feature_names=[f"f{i}"], data_type=dtype
-            )
-            for i, n in enumerate(self.rows)
-        ]  # fmt: skip
-        config = {"array_bytes": case.array_bytes, "bits": self.bits}
-        if case.layout == "plain":
-            config["layout"] = "plain"
-        else:
-            # The same for every kind of ids: a real log's.
-            drawn = draw_ids(self.rows, _COUNTED if self.most_rows is None else 1000, "power_law", seed=1).numpy()
-            config["counts"] = {t.name: IdCounts.of(ids) for t, ids in zip(tables, drawn, strict=True)}
-        return PSSEmbeddingBagCollection(tables, self.weighted, torch.device(device), config=PSSConfig(**config))
+        """One feature ``f<i>`` a table, in the case's layout, which is the same for every kind of ids: a real log's."""
+        data_type = {"float32": DataType.FP32, "bfloat16": DataType.BF16}[self.array_dtype]
+        few = {} if self.most_rows is None else {"counted": 1000}
+        case = replace(self.case, ids="power_law")
+        return collection(
+            case, self.rows, device, is_weighted=self.weighted, data_type=data_type, bits=self.bits, **few
+        )
 
     def batch(self, seed: int, device: str) -> KeyedJaggedTensor:
         """The ids of a seed, offsets computed."""
-        case = self.case
-        ids = case_ids(case, self.rows, seed).flatten().to(getattr(torch, self.id_dtype))
-        lengths = torch.full((len(self.rows) * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
-        weights = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed)) if self.weighted else None
-        keys = [f"f{i}" for i in range(len(self.rows))]
-        kjt = KeyedJaggedTensor(keys, ids, weights, lengths=lengths).to(torch.device(device))
-        kjt.offsets()
-        return kjt
+        ids = case_ids(self.case, self.rows, seed).to(getattr(torch, self.id_dtype))
+        weights = torch.rand(ids.numel(), generator=torch.Generator().manual_seed(seed)) if self.weighted else None
+        return batch_of(self.case, ids, device, weights)
 
 
 def _case(layout: str, size: int, dim: int, batch: int, bag: int = 1, ids: str = "power_law") -> Case:
