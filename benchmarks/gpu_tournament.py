@@ -34,6 +34,7 @@ if "--dry-run" in sys.argv:
 import torch
 from tqdm import tqdm
 
+from benchmarks.gpu_day.timing import captured, milliseconds
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss.flags import Parser, add_number
@@ -55,7 +56,7 @@ CASES = [
 ]  # fmt: skip
 _DRY = Case("kaggle", "default", 40_000, 16, 8, 5, "power_law", 0)
 _DRY_ROWS, _DRY_CANDIDATES = [50, 3000, 200_000], 2
-_REPEATS = 15
+_REPEATS, _CALLS = 15, 4  # of a graph, and in one
 _UNFINISHED = 3  # exit status
 _LEAST_GAIN = 1.03  # of a variant that is chosen
 _SGD = (int(UpdateKind.SGD), list(UpdateNumbers(0.01)))
@@ -117,28 +118,16 @@ def chosen_for(known: Lookup, kernel: str, number: int, variant: Any) -> Any:
 
 
 def microseconds(call: Callable[[], torch.Tensor], device: str) -> float:
-    """Of a call, replayed as a CUDA graph; on the CPU as it is, once."""
-    if device == "cpu":
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e6
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(4):  # a launch's latency is not in a step's time then
+    """Of a call, in a CUDA graph of several, where a launch's latency is not in its time; on the CPU as it is, once."""
+    calls, repeats = (1, 1) if device == "cpu" else (_CALLS, _REPEATS)
+
+    def several() -> None:
+        for _ in range(calls):
             call()
-    times = []
-    for _ in range(_REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / 4)
-    return statistics.median(times[2:])
+
+    replay = captured(several, device)
+    times = milliseconds({"calls": lambda _: replay()}, repeats, device, batches=1, warm=0 if device == "cpu" else 2)
+    return times["calls"] * 1e3 / calls
 
 
 @functools.lru_cache(maxsize=1)

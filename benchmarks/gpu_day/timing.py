@@ -26,14 +26,18 @@ def captured(function: Callable[[], object], device: str = "cuda") -> Callable[[
 
 
 def milliseconds(
-    functions: dict[str, Callable[[int], object]], repeats: int, device: str = "cuda", batches: int = BATCHES
+    functions: dict[str, Callable[[int], object]],
+    repeats: int,
+    device: str = "cuda",
+    batches: int = BATCHES,
+    warm: int = _WARM,
 ) -> dict[str, float]:
-    """Medians of a call's time, in turn, around a call for each batch; compiled and warm before."""
+    """Medians of a call's time, in turn, around a call for each batch; compiled and warm before, by ``warm`` turns."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + _WARM):
+    for repeat in range(repeats + warm):
         for name, function in functions.items():
             taken = _taken(function, device, batches)
-            if repeat >= _WARM:
+            if repeat >= warm:
                 times[name].append(taken / batches)
     return {name: statistics.median(values) for name, values in times.items()}
 
