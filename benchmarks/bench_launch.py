@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.gpu_check import case_ids, step_of
+from benchmarks.gpu_day.steps import case_ids, step_of
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss.flags import Parser, add_number

@@ -30,21 +30,9 @@ if _INTERPRET:
 from benchmarks.gpu_day.configurations import address_seeds, suitable, verify_addresses, verify_case  # noqa: E402
 from benchmarks.gpu_day.measure import TABLE_HEAD, measure, row_of  # noqa: E402
 from benchmarks.gpu_day.problems import CASES  # noqa: E402
-from benchmarks.gpu_day.steps import case_ids, step_of, verify_graph  # noqa: E402
-from benchmarks.gpu_day.timing import busy_milliseconds, milliseconds  # noqa: E402
+from benchmarks.gpu_day.steps import verify_graph  # noqa: E402
 from torchrec_pss.flags import Parser, add_number  # noqa: E402
 from torchrec_pss.whole_file import write_json  # noqa: E402
-
-__all__ = [
-    "CASES",
-    "busy_milliseconds",
-    "case_ids",
-    "measure",
-    "milliseconds",
-    "row_of",
-    "step_of",
-    "verify",
-]  # of others
 
 
 def verify(number: int, device: str, processes: int) -> None:

@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,12 @@ from tqdm import tqdm
 
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops.triton import candidates
+from torchrec_pss.ops.triton.choices import (
+    backward_constants,
+    forward_constants,
+    product_constants,
+    projection_constants,
+)
 from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
 from torchrec_pss.ops.triton.tiling import backward_rule, forward_rule, kind_of, projection_rule
 from torchrec_pss.ops.triton.variants import Backward, Forward, Product, Projection
@@ -80,36 +86,23 @@ def _known(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _of_launch(group: Launch, bag: float, capability: int) -> Iterator[Task]:
-    kind, own = kind_of(group, bag), {n.upper(): v for n, v in asdict(replace(group, metadata=None)).items()}
+    kind = kind_of(group, bag)
     for v in candidates.forward_candidates(group, bag):
-        multiplies = group.projected and v.product is None
-        constants = own | {"T": v.rows, "IDS": v.ids, "PROBES": v.probes, "STORE": v.store, "MULTIPLIES": multiplies}
-        yield Task("forward_kernel", kind, v, constants, v.rows, group.dim, capability)
+        yield Task("forward_kernel", kind, v, forward_constants(group, v), v.rows, group.dim, capability)
         if group.projected and v.product is not None:
             p = v.product
-            constants = {
-                "T": p.rows,
-                "WIDTH": group.vec * group.units,
-                "DIM": group.dim,
-                "DOT": p.dot,
-                "STORE": p.store,
-            }
+            constants = product_constants(group, p)
             yield Task("product_kernel", f"dim {group.dim}", p, constants, p.rows, group.dim, capability)
-    of_projections = []
-    if group.projected:
-        launch = _projection_of(group)
-        of_projections = candidates.projection_candidates(launch)
     for v in candidates.backward_candidates(group, bag):
-        constants = own | {"T": v.rows, "IDS": v.ids, "CHUNK": v.columns, "MERGES": v.merges}
-        yield Task(
-            "backward_kernel", kind, v, constants | {"MULTIPLIES": group.projected}, v.rows, group.dim, capability
-        )
+        constants = backward_constants(group, v, group.projected)
+        yield Task("backward_kernel", kind, v, constants, v.rows, group.dim, capability)
         if group.projected:
-            name = "backward_kernel after read_gradient_kernel"
-            yield Task(name, kind, v, constants | {"MULTIPLIES": False}, v.rows, group.dim, capability)
-    for v in of_projections:
-        constants = {"T": v.rows, "WIDTH": launch.width, "DIM": group.dim, "CHUNK": v.columns, "ADDS": v.adds}
+            name, constants = "backward_kernel after read_gradient_kernel", backward_constants(group, v, False)
+            yield Task(name, kind, v, constants, v.rows, group.dim, capability)
+    launch = _projection_of(group)
+    for v in candidates.projection_candidates(launch) if group.projected else ():
         name = "read_gradient_kernel" if v.reads else "projection_kernel"
+        constants = projection_constants(launch, v, v.adds)
         yield Task(name, kind_of(launch), v, constants, v.rows, group.dim, capability)
 
 

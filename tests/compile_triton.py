@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.compiled_kernels import COMMON, compiled, launch_of, resources, widths
 from torchrec_pss.ops.triton.backward import backward_kernel, projection_kernel
+from torchrec_pss.ops.triton.choices import backward_constants, forward_constants, projection_constants
 from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launches import ProjectionLaunch
 from torchrec_pss.ops.triton.pack import pack_kernel
@@ -35,12 +36,10 @@ def of_lookup(changes: dict, capability: int, layout: str, array: str) -> list[d
     constants = COMMON | changes
     launch = launch_of(constants)
     forward, backward = forward_rule(launch, 1.0), backward_rule(launch, 1.0)
-    own = {"T": forward.rows, "IDS": forward.ids, "PROBES": forward.probes, "STORE": forward.store}
-    other = {"T": backward.rows, "CHUNK": backward.columns, "IDS": backward.ids, "MERGES": backward.merges}
-    multiplies = {"MULTIPLIES": launch.projected}
+    own, other = forward_constants(launch, forward), backward_constants(launch, backward, launch.projected)
     return [
-        describe(forward_kernel, constants | own | multiplies, forward.warps, capability, layout, array),
-        describe(backward_kernel, constants | other | multiplies, backward.warps, capability, layout, array),
+        describe(forward_kernel, constants | own, forward.warps, capability, layout, array),
+        describe(backward_kernel, constants | other, backward.warps, capability, layout, array),
     ]
 
 
@@ -53,7 +52,7 @@ def main() -> None:
             if launch.projected:
                 projection = ProjectionLaunch(launch.vec * launch.units, launch.dim, True, None)
                 v = projection_rule(projection)
-                own = {"WIDTH": projection.width, "T": v.rows, "CHUNK": v.columns, "ADDS": v.adds}
+                own = projection_constants(projection, v, v.adds)
                 report.append(describe(projection_kernel, COMMON | changes | own, v.warps, capability, layout))
         for bits in (4, 3):
             report += of_lookup({"BITS": bits, "WEIGHTED": True}, capability, f"{bits} bits", "*u8")

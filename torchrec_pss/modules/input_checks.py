@@ -46,12 +46,13 @@ def require_features(
         ValueError: weights missing or too few, wrong dtype of ids or weights, or another device than the array's.
     """
     keys = features.keys()
-    present = set() if keys == names else set(keys)
-    for name, table in () if keys == names else zip(names, table_of_feature, strict=True):
-        if name not in present:
-            raise KeyError(
-                f"feature {name!r} of table {layout.tables[table].name!r} is not in the KJT, which has {keys}"
-            )
+    if keys != names:  # as they mostly are, which is sooner seen
+        present = set(keys)
+        for name, table in zip(names, table_of_feature, strict=True):
+            if name not in present:
+                raise KeyError(
+                    f"feature {name!r} of table {layout.tables[table].name!r} is not in the KJT, which has {keys}"
+                )
     values = features.values()
     if values.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"ids of features {keys} must be int32 or int64, got {values.dtype}")

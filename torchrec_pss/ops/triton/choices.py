@@ -14,7 +14,7 @@ from torchrec_pss.ops.triton.forward import forward_kernel
 from torchrec_pss.ops.triton.launch import Kernel, options
 from torchrec_pss.ops.triton.launches import Launch, ProjectionLaunch
 from torchrec_pss.ops.triton.product import product_kernel, read_gradient_kernel
-from torchrec_pss.ops.triton.variants import Projection
+from torchrec_pss.ops.triton.variants import Backward, Forward, Product, Projection
 
 _OF_THE_GROUP = ("metadata", "num_features")
 FORWARD_VALUES = (
@@ -50,41 +50,55 @@ class Kind:
     ids_a_bag: float
 
 
-def forward_kernels(group: Launch, kind: Kind) -> list[Kernel]:
-    """Those of a forward, which take `FORWARD_VALUES`."""
-    v = tiling.current().forward(group, kind.ids_a_bag)
-    product = v.product if group.projected else None
-    constants = _constants(group, kind) | {
-        "T": v.rows, "IDS": _ids(v.ids, kind), "PROBES": v.probes, "STORE": v.store, "MULTIPLIES": group.projected and product is None,
+def forward_constants(group: Launch, v: Forward) -> dict[str, Any]:
+    """Those of `forward_kernel` that group and variant decide."""
+    return _of_group(group) | {
+        "T": v.rows, "IDS": v.ids, "PROBES": v.probes, "STORE": v.store, "MULTIPLIES": group.projected and v.product is None,
     }  # fmt: skip
-    kernels = [_of_tiles(forward_kernel, FORWARD_VALUES, group, v.rows, constants, options(v.warps, v.registers))]
-    if product is not None:
-        constants = {
-            "T": product.rows, "WIDTH": group.vec * group.units, "DIM": group.dim, "DOT": product.dot, "ALIGNED": group.aligned,
-            "POOLING": kind.pooling_mode, "STORE": product.store,
-        }  # fmt: skip
-        kernels.append(
-            _of_tiles(product_kernel, FORWARD_VALUES, group, product.rows, constants, options(product.warps))
-        )
-    return kernels
 
 
-def backward_kernels(group: Launch, kind: Kind, by_sorting: bool, multiplies: bool) -> list[Kernel]:
-    """Those of a backward, which take `BACKWARD_VALUES`.
+def product_constants(group: Launch, v: Product) -> dict[str, Any]:
+    """Those of `product_kernel`."""
+    return {
+        "T": v.rows, "WIDTH": group.vec * group.units, "DIM": group.dim, "DOT": v.dot, "ALIGNED": group.aligned, "STORE": v.store,
+    }  # fmt: skip
+
+
+def backward_constants(group: Launch, v: Backward, multiplies: bool) -> dict[str, Any]:
+    """Those of `backward_kernel`.
 
     Args:
         multiplies: whether reads' gradients, of a projected group, are not in ``grad_read`` yet.
     """
-    v = tiling.current().backward(group, kind.ids_a_bag)
-    constants = _constants(group, kind) | {
-        "SORTED": by_sorting, "T": v.rows, "CHUNK": v.columns, "IDS": _ids(v.ids, kind), "MULTIPLIES": multiplies, "MERGES": v.merges,
+    return _of_group(group) | {
+        "T": v.rows, "CHUNK": v.columns, "IDS": v.ids, "MULTIPLIES": multiplies, "MERGES": v.merges,
     }  # fmt: skip
+
+
+def projection_constants(group: ProjectionLaunch, v: Projection, adds: bool) -> dict[str, Any]:
+    """Those of `read_gradient_kernel` and `projection_kernel`."""
+    return {
+        "T": v.rows, "WIDTH": group.width, "DIM": group.dim, "CHUNK": v.columns, "ALIGNED": group.aligned, "ADDS": adds,
+    }  # fmt: skip
+
+
+def forward_kernels(group: Launch, kind: Kind) -> list[Kernel]:
+    """Those of a forward, which take `FORWARD_VALUES`."""
+    v = tiling.current().forward(group, kind.ids_a_bag)
+    constants = forward_constants(group, v) | _of_kind(kind)
+    kernels = [_of_tiles(forward_kernel, FORWARD_VALUES, group, v.rows, constants, options(v.warps, v.registers))]
+    if group.projected and v.product is not None:
+        p = v.product
+        constants = product_constants(group, p) | {"POOLING": kind.pooling_mode}
+        kernels.append(_of_tiles(product_kernel, FORWARD_VALUES, group, p.rows, constants, options(p.warps)))
+    return kernels
+
+
+def backward_kernels(group: Launch, kind: Kind, by_sorting: bool, multiplies: bool) -> list[Kernel]:
+    """Those of a backward, which take `BACKWARD_VALUES`; see `backward_constants`."""
+    v = tiling.current().backward(group, kind.ids_a_bag)
+    constants = backward_constants(group, v, multiplies) | _of_kind(kind) | {"SORTED": by_sorting}
     return [_of_tiles(backward_kernel, BACKWARD_VALUES, group, v.rows, constants, options(v.warps, v.registers))]
-
-
-def _ids(ids: int, kind: Kind) -> int:
-    """Side by side: an index that is not pooled is alone."""
-    return 1 if kind.pooling_mode == PoolingMode.NONE else ids
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,7 @@ def projection_choices(
 
 
 def _projection(group: ProjectionLaunch, v: Projection, pooling_mode: int, adds: bool) -> ProjectionChoice:
-    constants = {
-        "WIDTH": group.width, "DIM": group.dim, "ALIGNED": group.aligned, "POOLING": pooling_mode, "T": v.rows, "ADDS": adds,
-    } | ({} if v.reads else {"CHUNK": v.columns})  # fmt: skip
+    constants = projection_constants(group, v, adds) | {"POOLING": pooling_mode}
     programs = group.num_features * (1 if v.reads else group.dim // v.columns)
     kernel = read_gradient_kernel if v.reads else projection_kernel
     made = Kernel(kernel, PROJECTION_VALUES, constants, options(v.warps), lambda sums: sums * programs)
@@ -131,7 +143,7 @@ def _of_tiles(
     return Kernel(kernel, names, constants, how, lambda all_rows: -(-all_rows // rows) * num_features)
 
 
-def _constants(group: Launch, kind: Kind) -> dict[str, Any]:
+def _of_group(group: Launch) -> dict[str, Any]:
     return {
         "VEC": group.vec,
         "UNITS": group.units,
@@ -141,6 +153,11 @@ def _constants(group: Launch, kind: Kind) -> dict[str, Any]:
         "HOT": group.hot,
         "CHECKED": group.checked,
         "ALIGNED": group.aligned,
+    }
+
+
+def _of_kind(kind: Kind) -> dict[str, Any]:
+    found = {
         "POOLING": kind.pooling_mode,
         "WEIGHTED": kind.weighted,
         "HASH": kind.hash,
@@ -148,3 +165,5 @@ def _constants(group: Launch, kind: Kind) -> dict[str, Any]:
         "NARROW": kind.narrow,
         "BITS": kind.bits,
     }
+    # An index that is not pooled is alone.
+    return found | ({"IDS": 1} if kind.pooling_mode == PoolingMode.NONE else {})
