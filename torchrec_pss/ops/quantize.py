@@ -6,10 +6,12 @@ so that nothing beside the array is learned or kept, and every device has the sa
 """
 
 from fractions import Fraction
+from typing import Any
 
 import torch
 
 from torchrec_pss.ops.arguments import refuse_forward_mode
+from torchrec_pss.ops.eager import is_unwatched
 from torchrec_pss.ops.few_bits import FEW_BITS as FEW_BITS
 from torchrec_pss.ops.few_bits import GROUP, check_trained
 from torchrec_pss.ops.hashing import shortened
@@ -95,7 +97,24 @@ def quantize(array: torch.Tensor, bits: int) -> torch.Tensor:
     """
     check_trained(array, bits)
     refuse_forward_mode(array)
+    if is_unwatched(array):
+        quantized: torch.Tensor = _Quantize.apply(array, bits)
+        return quantized
     return torch.ops.torchrec_pss.quantize(array, bits)
+
+
+class _Quantize(torch.autograd.Function):
+    """The op's autograd where nobody watches operators."""
+
+    @staticmethod
+    def forward(ctx: Any, array: torch.Tensor, bits: int) -> torch.Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            found: torch.Tensor = torch.ops.torchrec_pss.quantize(array, bits)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad, None
 
 
 if not HAS_CPU_KERNEL:

@@ -16,7 +16,7 @@ Elements::Elements(const at::Tensor& array_) : array(array_.contiguous()), numel
 
 Elements::Elements(const at::Tensor& codes_, const at::Tensor& scales_, int64_t numel_, int64_t bits_)
     : codes(codes_.contiguous()), scales(scales_.contiguous()), numel(numel_), bits(bits_), type(at::kFloat) {
-  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be 8, 4, 3 or 2, got ", bits);
+  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be one of (8, 4, 3, 2), got ", bits);
   TORCH_CHECK_VALUE(numel >= 0 && numel < int64_t(1) << 48, "numel must be from 0 to 2^48, got ", numel);
   const int64_t groups = (numel + kGroup - 1) / kGroup, bytes = groups * (kGroup / 8) * bits + kCodesBehind;
   TORCH_CHECK_VALUE(

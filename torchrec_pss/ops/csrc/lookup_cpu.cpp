@@ -482,7 +482,7 @@ at::Tensor quantize_cpu(const at::Tensor& array, int64_t bits) {
 std::tuple<at::Tensor, at::Tensor> pack_cpu(const at::Tensor& array, int64_t bits) {
   TORCH_CHECK_VALUE(
       array.dim() == 1 && array.scalar_type() == at::kFloat, "array must be an fp32 vector, got ", array.scalar_type(), " ", array.sizes());
-  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be 8, 4, 3 or 2, got ", bits);
+  TORCH_CHECK_VALUE(bits == 8 || (bits >= 2 && bits <= 4), "bits must be one of (8, 4, 3, 2), got ", bits);
   const at::Tensor from = array.contiguous();
   const int64_t groups = (from.numel() + kGroup - 1) / kGroup, bytes = groups * (kGroup / 8) * bits;
   const at::Tensor codes = at::empty({bytes + kCodesBehind}, from.options().dtype(at::kByte));

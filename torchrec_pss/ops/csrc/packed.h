@@ -20,6 +20,7 @@ struct Packed {
   int64_t at = 0; // element
   uint32_t mask = 0xFF;
   float middle = 127.5F; // what a code of value zero would be
+  const float* unpacked = nullptr; // element 0 of the numbers themselves, where a feature's hashed blocks have them (forward.h)
 
   PSS_INLINE Packed operator+(int64_t number) const {
     Packed there = *this;

@@ -81,28 +81,66 @@ struct Place {
   int64_t index, address;
 };
 
-// Packed elements in hashed blocks of one, or of four that lie within a group: calls visit(c, j, values, length) for runs of the c-th cold index'
-// coordinates, from `j` on, made of them with their signs. False, and nothing done, for other elements or blocks.
-template <typename Source, typename Acc, typename Visit>
-PSS_INLINE bool each_packed_run(const Tile<Acc>& tile, Source array, Visit&& visit) {
+// Whether hashed blocks are read from packed elements many at once.
+template <typename Source, typename Acc>
+PSS_INLINE bool has_words(const Tile<Acc>& tile, Source array) {
   if constexpr (kIsPacked<Source>) {
-    const FeatureWork& f = tile.f;
-    if (!array.has_words(f.block, f.first) || tile.problem.hash == kRobe) {
-      return false;
-    }
-    const int64_t n = tile.num_cold, blocks = f.num_blocks();
-    Acc values[kMostRows * kMostEach * 4];
-    for (int64_t b = 0; n > 0 && b < blocks; b += kMostEach) {
-      const int64_t each = b + kMostEach < blocks ? kMostEach : blocks - b, length = each * f.block;
-      const int64_t* const addresses = tile.addresses.data + b * n;
-      f.block == 1 ? load_blocks<1>(array, addresses, n, each, values) : load_blocks<4>(array, addresses, n, each, values);
-      for (int64_t c = 0; c < n; ++c) {
-        visit(c, f.prefix + b * f.block, values + c * length, length);
-      }
-    }
-    return true;
+    return !array.unpacked && array.has_words(tile.f.block, tile.f.first) && tile.problem.hash != kRobe;
   }
   return false;
+}
+
+// Blocks [b, b + each) of the cold rows of packed elements: row c's from to[rows[c]] on, times its factor.
+template <typename Acc>
+PSS_INLINE void load_packed(
+    const Tile<Acc>& tile, const Packed& array, int64_t b, int64_t each, const Acc* factors, const int64_t* rows, Acc* to) {
+  const int64_t n = tile.num_cold;
+  const int64_t* const addresses = tile.addresses.data + b * n;
+  tile.f.block == 1 ? load_ones(array, addresses, n, each, factors, rows, to) : load_fours(array, addresses, n, each, factors, rows, to);
+}
+
+// Calls visit(b, each) for blocks of the cold rows, as many as are loaded at once.
+template <typename Acc, typename Visit>
+PSS_INLINE void each_loaded(const Tile<Acc>& tile, Visit&& visit) {
+  const int64_t blocks = tile.num_cold > 0 ? tile.f.num_blocks() : 0;
+  for (int64_t b = 0; b < blocks; b += kMostEach) {
+    visit(b, b + kMostEach < blocks ? kMostEach : blocks - b);
+  }
+}
+
+// The cold coordinates of packed elements: of rows of one index each.
+template <typename Acc>
+PSS_INLINE void assign_packed(const Tile<Acc>& tile, const Packed& array, Acc* to, int64_t stride) {
+  Acc factors[kMostRows];
+  int64_t rows[kMostRows];
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    const int64_t k = tile.cold[c];
+    factors[c] = tile.factor[k];
+    rows[c] = tile.row[k] * stride;
+  }
+  each_loaded(tile, [&](int64_t b, int64_t each) {
+    load_packed(tile, array, b, each, factors, rows, to + tile.f.prefix + b * tile.f.block);
+  });
+}
+
+// And of several.
+template <typename Acc>
+PSS_INLINE void add_packed(const Tile<Acc>& tile, const Packed& array, Acc* to, int64_t stride) {
+  constexpr int64_t most = kMostEach * 4;
+  Acc values[kMostRows * most], ones[kMostRows];
+  int64_t rows[kMostRows];
+  for (int64_t c = 0; c < tile.num_cold; ++c) {
+    rows[c] = c * most;
+    ones[c] = 1;
+  }
+  each_loaded(tile, [&](int64_t b, int64_t each) {
+    load_packed(tile, array, b, each, ones, rows, values);
+    Acc* const at = to + tile.f.prefix + b * tile.f.block;
+    for (int64_t c = 0; c < tile.num_cold; ++c) {
+      const int64_t k = tile.cold[c];
+      add_run<false>(at + tile.row[k] * stride, values + rows[c], each * tile.f.block, tile.factor[k]);
+    }
+  });
 }
 
 // Rows of one index each.
@@ -128,16 +166,19 @@ void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
       add_run<true>(to + tile.row[k] * stride + f.prefix, array + tile.own[h], own, tile.factor[k]);
     }
   }
-  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
-    const int64_t k = tile.cold[c];
-    add_run<true>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
-  });
-  for (int64_t c = 0; !made && c < tile.num_cold; ++c) {
-    const int64_t k = tile.cold[c];
-    Acc* const row = to + tile.row[k] * stride;
-    each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
-      add_run<true>(row + j, array + address, length, sign * tile.factor[k]);
-    });
+  const auto assign_cold = [&](auto from) {
+    for (int64_t c = 0; c < tile.num_cold; ++c) {
+      const int64_t k = tile.cold[c];
+      Acc* const row = to + tile.row[k] * stride;
+      each_cold_run(tile, c, [&](int64_t j, int64_t address, int64_t length, Acc sign) {
+        add_run<true>(row + j, from + address, length, sign * tile.factor[k]);
+      });
+    }
+  };
+  if constexpr (kIsPacked<Source>) {
+    array.unpacked ? assign_cold(array.unpacked) : has_words(tile, array) ? assign_packed(tile, array, to, stride) : assign_cold(array);
+  } else {
+    assign_cold(array);
   }
   for (int64_t k = 0; f.is_projected() && !(is_whole && count == tile.size) && k < tile.size; ++k) {
     Acc* const row = to + tile.row[k] * stride;
@@ -211,24 +252,27 @@ void add_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
   });
   const int64_t blocks = f.num_blocks(), n = tile.num_cold;
   const auto row_of_cold = [&](int64_t c) { return tile.row[tile.cold[c]]; };
-  const bool made = each_packed_run(tile, array, [&](int64_t c, int64_t j, const Acc* values, int64_t length) {
-    const int64_t k = tile.cold[c];
-    add_run<false>(to + tile.row[k] * stride + j, values, length, tile.factor[k]);
-  });
-  each_row(made ? 0 : n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
-    const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
-      for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t* const address = tile.addresses.data + b * n;
-        add_sum(to + r * stride + f.prefix + b * length, array, length, first, last, [&](int64_t c, Acc* factor) {
-          const int64_t a = address[c];
-          const Acc positive = tile.factor[tile.cold[c]];
-          *factor = a < 0 ? -positive : positive;
-          return a ^ (a >> 63);
-        });
-      }
-    };
-    with_constant<1, 4>(f.block, of_length);
-  });
+  const auto add_cold = [&](auto from) {
+    each_row(n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
+      const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
+        for (int64_t b = 0; b < blocks; ++b) {
+          const int64_t* const address = tile.addresses.data + b * n;
+          add_sum(to + r * stride + f.prefix + b * length, from, length, first, last, [&](int64_t c, Acc* factor) {
+            const int64_t a = address[c];
+            const Acc positive = tile.factor[tile.cold[c]];
+            *factor = a < 0 ? -positive : positive;
+            return a ^ (a >> 63);
+          });
+        }
+      };
+      with_constant<1, 4>(f.block, of_length);
+    });
+  };
+  if constexpr (kIsPacked<Source>) {
+    array.unpacked ? add_cold(array.unpacked) : has_words(tile, array) ? add_packed(tile, array, to, stride) : add_cold(array);
+  } else {
+    add_cold(array);
+  }
 }
 
 // Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`, with their weights or null; tile.row
