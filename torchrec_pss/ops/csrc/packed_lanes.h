@@ -78,15 +78,15 @@ struct PackedPart {
     const Ints whole = reinterpret_cast<Ints>(codes(from, address));
     const Floats levels = __builtin_convertvector(whole, Floats) - from.middle;
     const int64_t group = address >> kGroupBits, left = kGroup - (address & (kGroup - 1)); // elements of the group from `address` on
-    Floats scales = from.scale(group) - Floats{};
-    if (__builtin_expect(left < e, 0)) {
-      const Floats next = from.scale(group + 1) - Floats{};
-      Ints place;
+    Ints place;
 #pragma GCC unroll 16
-      for (int k = 0; k < e; ++k) {
-        place[k] = k;
-      }
-      scales = place < static_cast<int32_t>(left) ? scales : next;
+    for (int k = 0; k < e; ++k) {
+      place[k] = k;
+    }
+    Floats scales = from.scale(group) - Floats{};
+    if (e <= 8 || __builtin_expect(left < e, 0)) { // short rows lie in two groups too often for a branch
+      const Floats last = from.scale((address + e - 1) >> kGroupBits) - Floats{};
+      scales = place < static_cast<int32_t>(left) ? scales : last;
     }
     return levels * scales;
   }
