@@ -155,6 +155,23 @@ def test_a_packed_state_is_read_without_an_array(bits):
     assert not read.requires_grad and torch.equal(read, ebc(features).values())
 
 
+@pytest.mark.parametrize("bits", FEW_BITS)
+@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 3])
+def test_many_bags_are_those_that_are_read_one_by_one(bits, block, length):
+    """Of many reads the kernel makes a feature's region into numbers first, of few it reads codes."""
+    indices, offsets = torch.arange(900) * 7919, torch.arange(0, 901, length)
+    case = simple_case(indices, offsets)
+    case["features"][0, FeatureColumn.BLOCK], case["features"][0, FeatureColumn.SLOTS] = block, 1000 // block
+    codes, scales = pack(case.pop("array"), bits)
+
+    def read(**of):
+        return lookup_packed(codes, scales, numel=1000, bits=bits, **case | of)
+
+    one_by_one = [read(indices=indices[a:b], offsets=torch.tensor([0, b - a])) for a, b in offsets.unfold(0, 2, 1)]
+    assert torch.equal(read(), torch.cat(one_by_one))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite_elements_are_read_as_such(bad):
     case = simple_case(torch.arange(2000), torch.arange(2001))

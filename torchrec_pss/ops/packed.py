@@ -126,7 +126,18 @@ def lookup_packed(
             return found
         with torch._C._AutoDispatchBelowAutograd():
             out, _ = kernels_of(codes).lookup_packed(
-                codes, scales, array, *sizes, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
+                codes,
+                scales,
+                array,
+                *sizes,
+                features,
+                hot_keys,
+                projections,
+                indices,
+                offsets,
+                per_sample_weights,
+                *widths,
+                *flags,
             )
         return out
     check_packed(codes, scales, numel, bits, array)
@@ -135,7 +146,18 @@ def lookup_packed(
         like, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
     )
     return torch.ops.torchrec_pss.lookup_packed(
-        codes, scales, array, *sizes, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
+        codes,
+        scales,
+        array,
+        *sizes,
+        features,
+        hot_keys,
+        projections,
+        indices,
+        offsets,
+        per_sample_weights,
+        *widths,
+        *flags,
     )[0]
 
 

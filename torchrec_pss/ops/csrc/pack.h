@@ -16,7 +16,9 @@ PSS_INLINE void store_codes(const uint8_t* codes, uint8_t* to) {
     w = (w | w >> (16 - 2 * b)) & kOf32;
     words[i] = w | w >> (32 - 4 * b);
   }
-  if constexpr (b == 4 || b == 2) {
+  if constexpr (b == 8) {
+    __builtin_memcpy(to, words, kGroup);
+  } else if constexpr (b != 3) {
     std::conditional_t<b == 4, uint32_t, uint16_t> kept[kWords];
     for (int64_t i = 0; i < kWords; ++i) {
       kept[i] = words[i];
@@ -29,6 +31,27 @@ PSS_INLINE void store_codes(const uint8_t* codes, uint8_t* to) {
   }
 }
 
+// A group's codes, a byte each.
+PSS_INLINE void codes_of(const float* elements, Scale scale, float half, uint8_t* to) {
+  const int8_t middle = static_cast<int8_t>(static_cast<int>(half)); // -128 for 128, and back by the sum
+#ifdef PSS_FLOOR_GROUP
+  typedef int8_t Bytes __attribute__((vector_size(kGroup)));
+  Bytes codes = (Bytes)PSS_FLOOR_GROUP(elements, scale.inverse);
+  const Bytes least = static_cast<int8_t>(-half) - Bytes{}, most = static_cast<int8_t>(half - 1) - Bytes{};
+  codes = codes > least ? codes : least;
+  codes = (codes < most ? codes : most) + middle;
+  __builtin_memcpy(to, &codes, sizeof codes);
+#else
+  int32_t wide[kGroup];
+  each_level(elements, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
+    __builtin_memcpy(wide + i, &q, sizeof q);
+  });
+  for (int64_t i = 0; i < kGroup; ++i) {
+    to[i] = static_cast<uint8_t>(wide[i] + middle);
+  }
+#endif
+}
+
 // Groups [first, last).
 template <int b>
 void pack_bits(const float* from, int64_t numel, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
@@ -36,15 +59,8 @@ void pack_bits(const float* from, int64_t numel, float factor, float half, int64
     uint32_t bits;
     __builtin_memcpy(&bits, &scale.value, sizeof bits);
     scales[group] = scale.value == scale.value ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
-    int32_t wide[kGroup];
-    each_level(elements, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
-      const Ints code = q + (1 << (b - 1));
-      __builtin_memcpy(wide + i, &code, sizeof code);
-    });
     uint8_t bytes[kGroup];
-    for (int64_t i = 0; i < kGroup; ++i) {
-      bytes[i] = static_cast<uint8_t>(wide[i]);
-    }
+    codes_of(elements, scale, half, bytes);
     const int64_t left = numel - group * kGroup; // codes behind the last element are zeros
     for (int64_t i = left < 0 ? 0 : left; i < kGroup; ++i) {
       bytes[i] = 0;

@@ -15,29 +15,37 @@ PSS_INLINE float rounded_scale(float value) {
   return value == value ? rounded : value;
 }
 
-// The largest of a group's elements.
-PSS_INLINE float amplitude_of(const float* from) {
-  int32_t largest = 0; // numbers without their sign are in the order of their bits, NaN above all
-  for (int64_t i = 0; i < kGroup; ++i) {
-    int32_t bits;
+// Registers by name, for what a compiler makes of the comparisons differs.
+typedef float Floats __attribute__((vector_size(PSS_REGISTER_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(PSS_REGISTER_BYTES)));
+constexpr int64_t kFloats = PSS_REGISTER_BYTES / sizeof(float);
+
+// Numbers of which the largest is that of a group's elements: without their sign they are in the order of their bits, NaN above all.
+constexpr int64_t kLargest = 4;
+PSS_INLINE void largest_of(const float* from, int32_t* to) {
+  typedef int32_t Few __attribute__((vector_size(kLargest * sizeof(int32_t))));
+  Ints largest = {};
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kGroup; i += kFloats) {
+    Ints bits;
     __builtin_memcpy(&bits, from + i, sizeof bits);
     bits &= 0x7FFFFFFF;
     largest = bits > largest ? bits : largest;
   }
-  float amplitude;
-  __builtin_memcpy(&amplitude, &largest, sizeof amplitude);
-  return amplitude;
+  Few parts[kFloats / kLargest];
+  __builtin_memcpy(parts, &largest, sizeof parts);
+#pragma GCC unroll 16
+  for (int64_t i = 1; i < kFloats / kLargest; ++i) {
+    parts[0] = parts[i] > parts[0] ? parts[i] : parts[0];
+  }
+  __builtin_memcpy(to, parts, sizeof(Few));
 }
 
 struct Scale {
   float value, inverse;
 };
 
-// Registers by name, for what a compiler makes of the comparisons differs. Calls visit(i, q) for a group's whole numbers from the i-th on.
-typedef float Floats __attribute__((vector_size(PSS_REGISTER_BYTES)));
-typedef int32_t Ints __attribute__((vector_size(PSS_REGISTER_BYTES)));
-constexpr int64_t kFloats = PSS_REGISTER_BYTES / sizeof(float);
-
+// Calls visit(i, q) for a group's whole numbers from the i-th on.
 template <typename Visit>
 PSS_INLINE void each_level(const float* from, Scale scale, float half, Visit&& visit) {
   const Floats least = -half - Floats{}, most = half - 0.5F - Floats{};
@@ -69,16 +77,25 @@ PSS_INLINE void each_group(const float* from, int64_t numel, float factor, int64
     const int64_t count = group + kAtOnce < last ? kAtOnce : last - group;
     const int64_t whole = (group + count) * kGroup <= numel ? count : count - 1; // but for the array's last group
     float last_group[kGroup] = {};
-    float scales[kAtOnce] = {}, inverses[kAtOnce];
+    int32_t largest[kAtOnce * kLargest] = {};
+    float scales[kAtOnce], inverses[kAtOnce];
     if (whole < count) {
       __builtin_memcpy(last_group, from + (group + whole) * kGroup, (numel - (group + whole) * kGroup) * sizeof(float));
     }
     const auto elements_of = [&](int64_t g) { return g < whole ? from + (group + g) * kGroup : static_cast<const float*>(last_group); };
     for (int64_t g = 0; g < count; ++g) {
-      scales[g] = amplitude_of(elements_of(g));
+      largest_of(elements_of(g), largest + g * kLargest);
     }
     for (int64_t g = 0; g < kAtOnce; ++g) {
-      scales[g] = rounded_scale(scales[g] * factor);
+      int32_t bits = largest[g * kLargest];
+#pragma GCC unroll 4
+      for (int64_t i = 1; i < kLargest; ++i) {
+        const int32_t other = largest[g * kLargest + i];
+        bits = other > bits ? other : bits;
+      }
+      float amplitude;
+      __builtin_memcpy(&amplitude, &bits, sizeof amplitude);
+      scales[g] = rounded_scale(amplitude * factor);
       inverses[g] = 1 / scales[g];
     }
     for (int64_t g = 0; g < count; ++g) {
