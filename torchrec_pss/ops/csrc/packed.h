@@ -38,7 +38,7 @@ struct Packed {
     return static_cast<Word>(found >> (bit & 7));
   }
 
-  // Whether blocks of that many elements, from `first` on, have a word and a scale each: packed_lanes.h, `load_blocks`.
+  // Whether blocks of that many elements, from `first` on, have a word and a scale each: packed_lanes.h, `load_ones` and `load_fours`.
   PSS_INLINE static bool has_words(int64_t block, int64_t first) { return block == 1 || (block == 4 && first % 4 == 0); }
 
   PSS_INLINE float scale(int64_t group) const {

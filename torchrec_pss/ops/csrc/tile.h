@@ -129,7 +129,7 @@ struct Tile {
     }
     bool loaded_apart = false; // many misses overlap then without this
     if constexpr (kIsPacked<Source>) {
-      loaded_apart = array.has_words(f.block, f.first);
+      loaded_apart = array.unpacked || array.has_words(f.block, f.first);
     }
     const int64_t runs = loaded_apart ? 0 : num_cold * f.num_blocks();
     for (int64_t r = 0; r < runs; ++r) {
