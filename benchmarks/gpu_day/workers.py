@@ -1,11 +1,13 @@
-"""Processes that take jobs in turn. One that dies, or whose device is lost, costs the job in hand and is replaced."""
+"""Processes that take jobs in turn. One that dies, or whose device is lost, costs the job in hand and is replaced.
+
+Each has a pipe of its own: a queue's lock may be held by a process that dies, and then all others wait for it.
+"""
 
 import multiprocessing as mp
-import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -23,46 +25,42 @@ def done_by(jobs: list[Job], processes: int, method: str = "spawn") -> Iterator[
         method: of `multiprocessing`.
     """
     context = mp.get_context(method)
-    waiting, answers = list(enumerate(jobs)), context.Queue()
-    running: dict[int, tuple[Any, int]] = {}  # by worker: its process, and the job in hand
-    pipes: dict[int, Any] = {}
-    left, fresh = len(jobs), 0
+    waiting = list(enumerate(jobs))
+    running: dict[Connection, tuple[Any, int]] = {}  # by a worker's pipe: its process, and the job in hand
     try:
-        while left:
+        while waiting or running:
             while waiting and len(running) < processes:
-                number, (pipe, end) = fresh, context.Pipe()
-                fresh += 1
-                process = context.Process(target=_work, args=(number, end, answers), daemon=True)
+                pipe, end = context.Pipe()
+                process = context.Process(target=_work, args=(end,), daemon=True)
                 process.start()
-                running[number], pipes[number] = (process, _hand(pipe, waiting)), pipe
-            try:
-                worker, result, goes_on = answers.get(timeout=1)
-            except queue.Empty:
-                for worker, (process, job) in list(running.items()):
-                    if not process.is_alive() and answers.empty():
-                        del running[worker]
-                        left -= 1
-                        yield jobs[job][0], {"error": f"the process died with exit code {process.exitcode}"}
-                continue
-            process, job = running.pop(worker)
-            left -= 1
-            if goes_on and waiting:
-                running[worker] = process, _hand(pipes[worker], waiting)
-            elif goes_on:
-                pipes[worker].send(None)
-            yield jobs[job][0], result
+                _hand(pipe, process, waiting, running)
+                end.close()
+            for pipe in wait(list(running)):
+                process, job = running.pop(pipe)
+                try:
+                    result, goes_on = pipe.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    result, goes_on = {"error": f"the process died with exit code {process.exitcode}"}, False
+                if goes_on:
+                    _hand(pipe, process, waiting, running)
+                yield jobs[job][0], result
     finally:
         for process, _ in running.values():
             process.kill()
 
 
-def _hand(pipe, waiting: list[tuple[int, Job]]) -> int:
-    number, job = waiting.pop(0)
-    pipe.send(job)
-    return number
+def _hand(pipe: Connection, process: Any, waiting: list[tuple[int, Job]], running: dict) -> None:
+    """The next job, or word that there is none; nothing to a process that has gone since it answered."""
+    try:
+        pipe.send(waiting[0][1] if waiting else None)
+    except OSError:
+        return
+    if waiting:
+        running[pipe] = process, waiting.pop(0)[0]
 
 
-def _work(worker: int, pipe, answers) -> None:
+def _work(pipe: Connection) -> None:
     """Until there is no job, or nobody to give one."""
     giver = mp.parent_process()
     torch.set_num_threads(1)  # of so many processes
@@ -73,6 +71,6 @@ def _work(worker: int, pipe, answers) -> None:
         except Exception as error:
             traceback.print_exc()
             result, goes_on = {"error": said(error)}, not is_lost(error)
-        answers.put((worker, {"seconds": round(time.perf_counter() - started, 3)} | result, goes_on))
+        pipe.send(({"seconds": round(time.perf_counter() - started, 3)} | result, goes_on))
         if not goes_on:
             return
