@@ -5,6 +5,7 @@ namespace PSS_ISA {
 
 constexpr int64_t kTileIds = 64;
 constexpr int64_t kBucket = 8; // hot keys compared at once
+constexpr int64_t kFarBits = int64_t(1) << 24; // of codes that no core's own cache holds
 
 // Memory that is not initialised. Not std::vector: its code would be shared with other instruction sets.
 template <typename X>
@@ -127,15 +128,25 @@ struct Tile {
     for (int64_t h = 0; h < num_hot; ++h) {
       fetch(own[h], f.width - f.prefix);
     }
-    bool loaded_apart = false; // many misses overlap then without this
+    const int64_t runs = num_cold * f.num_blocks();
+    const auto each_address = [&](auto visit) {
+      for (int64_t r = 0; r < runs; ++r) {
+        const int64_t a = addresses.data[r];
+        visit(a ^ (a >> 63));
+      }
+    };
     if constexpr (kIsPacked<Source>) {
-      loaded_apart = array.unpacked || array.has_words(f.block, f.first);
+      if (array.unpacked) {
+        return;
+      }
+      if (array.has_words(f.block, f.first)) { // many misses overlap without this, but for those that are far
+        if (problem.numel * array.bits > kFarBits) {
+          each_address([&](int64_t address) { __builtin_prefetch(array.codes + (address * array.bits >> 3), kWrite); });
+        }
+        return;
+      }
     }
-    const int64_t runs = loaded_apart ? 0 : num_cold * f.num_blocks();
-    for (int64_t r = 0; r < runs; ++r) {
-      const int64_t a = addresses.data[r];
-      fetch(a ^ (a >> 63), f.block);
-    }
+    each_address([&](int64_t address) { fetch(address, f.block); });
   }
 
  private:
