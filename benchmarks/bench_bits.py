@@ -6,13 +6,16 @@ forward, backward and Adam (torch's fused one) on array and projections. One thr
 To read: the lookup alone, in each case of ``bench_lookup --quick``, on the case's threads: in codes and scales that are there already, and
 in a collection that `load_packed` has given 4 bits.
 
-All in turn; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
+All in turn, a case in a process of its own; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
 
 import copy
+import itertools
+import multiprocessing as mp
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -146,6 +149,13 @@ def measure_read(case: Case, repeats: int, busy: bool = False, table_gib: float 
     return _lines(medians(calls, repeats, _TURN, busy), elements=wide.layout.numel, **asdict(case))
 
 
+def each_apart(measured: Callable[..., list[dict]], of: Sequence, *arguments) -> list[dict]:
+    """The lines of all, each measured in a process of its own: in memory that others have left in pieces, what lies there is slower to read."""
+    with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
+        lines = pool.map(measured, of, *(itertools.repeat(argument) for argument in arguments))
+        return [line for found in tqdm(lines, total=len(of)) for line in found]
+
+
 def main() -> None:
     keep_freed_memory("benchmarks.bench_bits")
     parser = Parser(prog="python -m benchmarks.bench_bits", description=__doc__.split("\n")[0])
@@ -156,12 +166,12 @@ def main() -> None:
     cases = [c for c in QUICK if not args.busy or replace(c, threads=1) not in QUICK or c.threads == 1]
     found = {
         "busy": args.busy,
-        "train": [line for array_bytes in tqdm(ARRAYS) for line in measure(array_bytes, args.repeats, args.busy)],
+        "train": each_apart(measure, ARRAYS, args.repeats, args.busy),
     }
     print("| elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|")
     for line in found["train"]:
         print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {ratio:.2f} |".format(**line))
-    found["read"] = [line for case in tqdm(cases) for line in measure_read(case, args.repeats, args.busy)]
+    found["read"] = each_apart(measure_read, cases, args.repeats, args.busy)
     print("| case | elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|---|")
     for line in found["read"]:
         print(
