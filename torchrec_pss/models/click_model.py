@@ -44,7 +44,7 @@ class ClickModelConfig:
             ValueError: an interaction_type that is none of `INTERACTIONS`; else as TorchRec's.
         """
         found = self._made(ebc, device)
-        if device is not None and device.type != "meta":
+        if device is not None and torch.device(device).type != "meta":
             # TorchRec leaves its indices, or the cross net, on the CPU, and what wraps the model need not move them: a step could not
             # be captured in a CUDA graph, or not be taken at all.
             found.inter_arch.to(device)
