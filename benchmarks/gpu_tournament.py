@@ -34,6 +34,7 @@ if "--dry-run" in sys.argv:
 import torch
 from tqdm import tqdm
 
+from benchmarks.gpu_day.lines import is_lost
 from benchmarks.gpu_day.timing import captured, milliseconds
 from benchmarks.lookup_cases import MB, TABLE_SETS, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
@@ -130,6 +131,9 @@ def microseconds(call: Callable[[], torch.Tensor], device: str) -> float:
     return times["calls"] * 1e3 / calls
 
 
+_lost: list[bool] = []  # not empty: the device answers this process of the pool no more
+
+
 @functools.lru_cache(maxsize=1)
 def _lookup_of_worker(case: Case) -> Lookup:
     return lookup_of(case, "cuda")
@@ -138,12 +142,16 @@ def _lookup_of_worker(case: Case) -> Lookup:
 def compile_one(task: tuple[Case, str, int, Any]) -> str | None:
     """In a process of a pool: compiles a candidate into Triton's cache; what failed."""
     case, kernel, number, variant = task
+    if _lost:  # by an earlier candidate, which was told; this one is compiled where it is timed
+        return None
     try:
         known = _lookup_of_worker(case)
         with chosen_for(known, kernel, number, variant):
             known.forward() if kernel == "forward" else known.step()
         torch.cuda.synchronize()
     except Exception as error:
+        if is_lost(error):
+            _lost.append(True)
         return f"{type(error).__name__}: {error}"[:300]
     return None
 
@@ -165,6 +173,9 @@ def tournament(cases: list[Case], device: str, until: float, path: Path, pool: A
                 found = race(case, known, kernel, number, device, pool)
                 report["rounds"].append(found)
                 write_json(path, report)
+                if not found["ranked"]:
+                    print(f"{kernel} {number} of {case}: the default failed: {found['failed']}", flush=True)
+                    continue
                 best = found["ranked"][0]
                 print(f"{case.layout}, D {case.embedding_dim}, {case.batch_size} x {case.ids_per_bag}, {kernel} {number}: "
                       f"{best['variant']} {best['gain']:.2f} times the default", flush=True)  # fmt: skip
@@ -188,20 +199,29 @@ def race(case: Case, known: Lookup, kernel: str, number: int, device: str, pool:
         for variant in variants:
             if str(variant) in failed:
                 continue
-            with chosen_for(known, kernel, number, variant):
-                if variant not in times:
-                    found = call()
-                    truth = found if truth is None else truth
-                    if not torch.allclose(found, truth, rtol=1e-3, atol=1e-3):
-                        failed[str(variant)] = f"differs by {float((found - truth).abs().max())}"
-                        continue
-                times.setdefault(variant, []).append(microseconds(call, device))
+            try:
+                with chosen_for(known, kernel, number, variant):
+                    if variant not in times:
+                        found = call()
+                        truth = found if truth is None else truth
+                        if not torch.allclose(found, truth, rtol=1e-3, atol=1e-3):
+                            failed[str(variant)] = f"differs by {float((found - truth).abs().max())}"
+                            continue
+                    times.setdefault(variant, []).append(microseconds(call, device))
+            except Exception as error:  # Triton's have no common class
+                if is_lost(error):
+                    raise
+                failed[str(variant)] = f"{type(error).__name__}: {error}"[:300]
     medians = {variant: statistics.median(spent) for variant, spent in times.items()}
-    default = medians[variants[0]]
-    ranked = [
-        {"variant": asdict(v), "microseconds": m, "gain": default / m}
-        for v, m in sorted(medians.items(), key=lambda item: item[1])
-    ]
+    default = medians.get(variants[0])  # None: it failed, and nothing can be compared
+    ranked = (
+        []
+        if default is None
+        else [
+            {"variant": asdict(v), "microseconds": m, "gain": default / m}
+            for v, m in sorted(medians.items(), key=lambda item: item[1])
+        ]
+    )
     group = known.projections[number] if kernel == "projection" else known.launches[number]
     kind = tiling.kind_of(group) if kernel == "projection" else tiling.kind_of(group, known.ids_a_bag)
     own = {"case": asdict(case), "kernel": kernel, "number": number, "kind": kind, "features": group.num_features}
@@ -212,6 +232,8 @@ def winners(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """`chosen.json`: of each kernel and each kind of launch the variant with the best geometric mean, where it gains enough."""
     gains: dict[tuple[str, str], list[dict[str, float]]] = {}
     for found in report["rounds"]:
+        if not found["ranked"]:
+            continue
         own = {json.dumps(r["variant"]): r["gain"] for r in found["ranked"]}
         gains.setdefault((found["kernel"], found["kind"]), []).append(own)
     chosen: dict[str, dict[str, Any]] = {}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
+
 _IMPORTED = [
     "torchrec.distributed.model_parallel",
     "torch.distributed.checkpoint",
@@ -16,8 +18,12 @@ _IMPORTED = [
 
 
 @cache
-def context() -> mp.context.ForkServerContext:
-    """Of all tests of a session. Its processes have the environment that the first of them was started in."""
+def context() -> mp.context.ForkServerContext | mp.context.SpawnContext:
+    """Of all tests of a session. Its processes have the environment that the first of them was started in. Where there is a GPU, each is
+    started anew: fbgemm_gpu asks for devices when it is imported, which sets the driver up, and a process that is forked from such a one
+    has no CUDA."""
+    if torch.cuda.is_available():
+        return mp.get_context("spawn")
     forking = mp.get_context("forkserver")
     forking.set_forkserver_preload(_IMPORTED)
     return forking

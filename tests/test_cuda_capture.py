@@ -43,6 +43,7 @@ def test_a_captured_step_in_backward(optimizer_class):
         ebc(kjt).values().sum().backward()
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
             step()

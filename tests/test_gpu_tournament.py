@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -47,6 +48,28 @@ def test_winners_are_best_on_average_over_a_kinds_cases_and_are_taken(chosen):
     assert choice.backward(GROUP, 1.0) == Backward(8, 1, 32, 4, True)
     assert choice.projection(ProjectionLaunch(8, 64, True, None)) == Projection(16, 64, 4, True, True)
     assert choice.projection(ProjectionLaunch(16, 64, True, None)).reads is False
+
+
+def test_a_default_that_fails_ends_no_tournament(monkeypatch):
+    """Nor does a worker whose device is lost tell of others than the candidate that lost it."""
+    from benchmarks import gpu_tournament as own
+
+    def fails(case):
+        raise RuntimeError("Triton Error [CUDA]: misaligned address")
+
+    monkeypatch.setattr(own, "_lookup_of_worker", fails)
+    monkeypatch.setattr(own, "_lost", [])
+    told = [own.compile_one((own._DRY, "forward", 0, None)) for _ in range(2)]
+    assert "misaligned" in told[0] and told[1] is None
+    monkeypatch.setattr(own, "candidates_of", lambda *_: [Forward(16, 2)])
+    known = own.Lookup(lambda: fails(None), None, [GROUP], [], 1.0)
+    with pytest.raises(RuntimeError, match="misaligned"):
+        own.race(own._DRY, known, "forward", 0, "cpu", None)
+    known = known._replace(forward=lambda: torch._C._nn.linear(torch.ones(2), torch.ones(3)))
+    monkeypatch.setattr(own.tiling, "kind_of", lambda *_: "a kind")
+    monkeypatch.setattr(own.Launch, "num_features", 3)
+    found = own.race(own._DRY, known, "forward", 0, "cpu", None)
+    assert found["ranked"] == [] and len(found["failed"]) == 1 and own.winners({"rounds": [found]}) == {}
 
 
 def test_the_committed_choice_can_be_read():

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from torchrec_pss import PSSConfig, PSSEmbeddingBagCollection
 from torchrec_pss.datasets.rows import RowBlock
 from torchrec_pss.models import ClickModel, ClickModelConfig
+from torchrec_pss.models.click_model import INTERACTIONS
+from torchrec_pss.ops import quantize
 from torchrec_pss.optim import WeightAverage
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -114,6 +117,17 @@ def graphed(model, optimizer):
     return GraphedPipeline(model, optimizer, DEVICE, capture)
 
 
+@pytest.mark.parametrize("kind", INTERACTIONS)
+def test_no_layer_is_left_on_another_device(kind, monkeypatch):
+    """TorchRec's interaction takes no device; what is on the CPU would be copied in a captured step, which fails."""
+    moved, branches = [], {f"interaction_branch{n}_layer_sizes": [4, 4] for n in (1, 2)}
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moved.append((module, device)))
+    tables = [EmbeddingBagConfig(name="t", num_embeddings=ROWS, embedding_dim=4, feature_names=["a"])]
+    ebc = PSSEmbeddingBagCollection(tables, False, "cpu", config=PSSConfig(array_bytes=400))
+    dlrm = ClickModelConfig(3, [4], [4, 4, 1], interaction_type=kind, **branches).dlrm(ebc, torch.device("cpu"))
+    assert moved == [(dlrm.inter_arch, torch.device("cpu"))]
+
+
 @pytest.mark.parametrize("lengths", [False, True])
 def test_replayed_steps_equal_others(lengths):
     plain, own = made(), made()
@@ -185,3 +199,30 @@ def test_flags_that_need_a_gpu_say_so(flag, tmp_path):
 
     ended = end_of("train_criteo", "--synthetic_rows", 2000, "--synthetic_scale", 0.001, "--output_dir", tmp_path, flag)
     assert ended.error == f"{flag} needs a GPU, and there is none"
+
+
+class Recorded(TorchDispatchMode):
+    """The operators that are called within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **kwargs or {})
+
+
+def test_a_step_waits_for_nothing():
+    """No tensor is made of numbers on the host, no number and no shape is asked of the device: neither can be captured."""
+    model, optimizer, _ = made()
+    pipeline, iterator = graphed(model, optimizer), iter(batches([BATCH] * 4))
+    for _ in range(4):
+        pipeline.progress(iterator)
+    with Recorded() as of_step:
+        pipeline._step()
+    with Recorded() as of_bits:  # what serves a GPU
+        quantize.reference(torch.randn(100, device=DEVICE), 4)
+    waiting = {"lift_fresh", "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave"}
+    assert {"lookup", "lookup_backward"} <= of_step.names and "full" in of_bits.names
+    assert not waiting & (of_step.names | of_bits.names)

@@ -120,3 +120,13 @@ def test_no_ids_at_all_are_of_the_indices_dtype():
     offsets = torch.zeros(3, dtype=torch.int32)
     indices, same = ours._ids(torch.zeros(0, dtype=torch.int64), offsets)
     assert indices.dtype == torch.int64 and indices.numel() and same is offsets
+
+
+def test_metadata_made_in_inference_mode():
+    """As a model's that was moved to its device there."""
+    case = small_case()
+    expected, _ = ours.lookup(*case.values())
+    with torch.inference_mode():
+        case["features"] = case["features"].clone()
+        assert torch.equal(ours.lookup(*case.values())[0], expected)
+    assert torch.equal(ours.lookup(*case.values())[0], expected)

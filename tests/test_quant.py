@@ -200,3 +200,10 @@ def test_torchrecs_predict_module_takes_them():
     found = predict({"values": batch().values(), "lengths": batch().lengths()})["read"]
     assert torch.equal(found, reads(batch()).values()) and not found.requires_grad
     assert predict.state_dict().keys() == reads.state_dict().keys()
+
+
+def test_all_that_it_keeps_is_where_the_collection_is():
+    trained = bags(poolings=(PoolingType.SUM, PoolingType.MEAN, PoolingType.SUM))
+    with torch.device("meta"):  # whatever the default is
+        read = quant.PSSEmbeddingBagCollection(trained, out_of_range="mean")
+    assert {buffer.device.type for buffer in read.buffers()} == {"cpu"}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 # More than a case is lost then: whatever this process asks of the device fails.
-_LOST_DEVICE = ("CUDA error", "device-side assert", "illegal memory access")
+_LOST_DEVICE = ("CUDA error", "device-side assert", "illegal memory access", "launch failure", "misaligned address",
+                "illegal instruction", "invalid program counter", "context is destroyed")  # fmt: skip
 
 
 class Lines:

@@ -91,8 +91,14 @@ def _tournament(call: Call) -> list[str]:
 
 
 def cuda_tests() -> list[Path]:
-    """Those that need devices."""
-    return sorted((ROOT / "tests").glob("test_cuda_*.py"))
+    """Those that need devices, or are of more worth on one: the pipeline's steps are replayed from a real graph there."""
+    return [*sorted((ROOT / "tests").glob("test_cuda_*.py")), *(ROOT / "tests").glob("test_graphed_pipeline.py")]
+
+
+def _lacks_tests() -> str | None:
+    if not cuda_tests():
+        return "there are no tests/test_cuda_*.py"
+    return _lacks_module("pytest")() or _lacks_datasets()
 
 
 def _several(call: Call) -> list[str]:
@@ -114,8 +120,8 @@ PARTS = [
          _lacks_module("benchmarks.gpu_tournament")),
     _ours("script", "`train_criteo.py` whole, array and full tables", 330, _lacks_datasets),
     _ours("mlperf", "MLPerf's tables in full against 10 MB", 270, _lacks_datasets),
-    Part("several", "several processes: `tests/test_cuda_*.py`", 120, _several,
-         lambda: None if cuda_tests() else "there are no tests/test_cuda_*.py", (0, _NO_TESTS_LEFT)),
+    Part("several", "several processes, and captured steps: `tests/test_cuda_*.py`, `tests/test_graphed_pipeline.py`", 150, _several,
+         _lacks_tests, (0, _NO_TESTS_LEFT)),
     _ours("update", "the optimizer's pass, and gradients of hot elements", 90),
 ]  # fmt: skip
 INTERPRETER = sys.executable

@@ -15,6 +15,7 @@ def captured(function: Callable[[], object], device: str = "cuda") -> Callable[[
     if device == "cpu":
         return function
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which may still be making what ``function`` reads
     with torch.cuda.stream(stream):
         for _ in range(2):  # compiles, and reads the metadata
             function()

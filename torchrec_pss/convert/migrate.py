@@ -74,4 +74,4 @@ def _rows(module: ModuleT, table: BaseEmbeddingConfig, config: PSSConfig, ids: t
     elif counts is not None:
         reads = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
         weights = torch.tensor([float(reads.get(i, 1)) for i in ids.tolist()])
-    return TableRows(ids, lambda some: module.materialize(table.name, some), weights)
+    return TableRows(ids, lambda some: module.materialize(table.name, some.to(module.device)).cpu(), weights)

@@ -36,9 +36,21 @@ class ClickModelConfig:
 
     def dlrm(self, ebc: EmbeddingBagCollectionInterface, device: torch.device | None = None) -> DLRM:
         """
+        Args:
+            ebc: of the tables.
+            device: of the layers.
+
         Raises:
             ValueError: an interaction_type that is none of `INTERACTIONS`; else as TorchRec's.
         """
+        found = self._made(ebc, device)
+        if device is not None and torch.device(device).type != "meta":
+            # TorchRec leaves its indices, or the cross net, on the CPU, and what wraps the model need not move them: a step could not
+            # be captured in a CUDA graph, or not be taken at all.
+            found.inter_arch.to(device)
+        return found
+
+    def _made(self, ebc: EmbeddingBagCollectionInterface, device: torch.device | None) -> DLRM:
         common = (ebc, self.dense_in_features, self.dense_arch_layer_sizes, self.over_arch_layer_sizes)
         if self.interaction_type == "dcn":
             return DLRM_DCN(*common, self.dcn_num_layers, self.dcn_low_rank_dim, dense_device=device)

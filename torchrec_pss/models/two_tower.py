@@ -29,7 +29,7 @@ class TwoTower(nn.Module):
     def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, K]`` of users ``[B]`` with items ``[B, K]``."""
         batch_size, num_items = items.shape
-        lengths = torch.tensor([1, num_items], dtype=torch.int32).repeat_interleave(batch_size)
+        lengths = torch.tensor([1, num_items], dtype=torch.int32, device=users.device).repeat_interleave(batch_size)
         kjt = KeyedJaggedTensor(
             ["user", "item"], torch.cat([users % self.num_users, items.flatten() % self.num_items]), lengths=lengths
         )

@@ -59,7 +59,8 @@ def scales_of(array: torch.Tensor, bits: int) -> torch.Tensor:
     """bf16 ``[N / GROUP, rounded up]``: of each group, its largest element over the largest level."""
     missing = -len(array) % GROUP
     groups = torch.nn.functional.pad(array.to(torch.float32), (0, missing)).view(-1, GROUP)
-    factor = torch.tensor(1 / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
+    # Filled in there, not copied from the host, which would wait and cannot be captured in a CUDA graph.
+    factor = torch.full((), 1 / (2 ** (bits - 1) - 0.5), dtype=torch.float32, device=array.device)
     return (groups.abs().amax(1) * factor).to(torch.bfloat16).clamp(min=torch.finfo(torch.bfloat16).tiny)
 
 

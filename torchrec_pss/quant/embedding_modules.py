@@ -126,9 +126,10 @@ class PSSEmbeddingBagCollection(_Reading, EmbeddingBagCollectionInterface):
         self._divides = bool(others) or (self.others is not None and pooling == PoolingMode.MEAN)
         if self._divides:
             means = [module._embedding_bag_configs[t].pooling == PoolingType.MEAN for t in module._table_of_feature]
-            columns = torch.tensor(self._dims)
-            self.register_buffer("is_mean", torch.tensor(means).repeat_interleave(columns))
-            self.register_buffer("feature_of", torch.arange(len(means)).repeat_interleave(columns))
+            columns = torch.tensor(self._dims, device=self.device)
+            features = torch.arange(len(means), device=self.device)
+            self.register_buffer("is_mean", torch.tensor(means, device=self.device).repeat_interleave(columns))
+            self.register_buffer("feature_of", features.repeat_interleave(columns))
         positions = range(len(self._feature_names))
         self.lookup = PackedLookup(module, positions, PoolingMode.SUM if self._divides else pooling)
 

@@ -23,14 +23,13 @@ class MeanForOthers(nn.Module):
         tables = [module.layout.tables[t] for t in module._table_of_feature]
         limits = [t.rows if t.prefix and module.layout.hash != "robe" else _NO_LIMIT for t in tables]
         rows = [
-            _mean(module, t.name, t.rows) if n != _NO_LIMIT else torch.zeros(t.embedding_dim)
+            _mean(module, t.name, t.rows) if n != _NO_LIMIT else torch.zeros(t.embedding_dim, device=module.device)
             for t, n in zip(tables, limits, strict=True)
         ]
-        self.register_buffer("limits", torch.tensor(limits))
+        self.register_buffer("limits", torch.tensor(limits, device=module.device))
         self.register_buffer("means", torch.cat(rows))
-        self.register_buffer(
-            "feature_of", torch.arange(len(tables)).repeat_interleave(torch.tensor([len(r) for r in rows]))
-        )
+        columns = torch.tensor([len(r) for r in rows], device=module.device)
+        self.register_buffer("feature_of", torch.arange(len(tables), device=module.device).repeat_interleave(columns))
 
     def split(
         self, ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None

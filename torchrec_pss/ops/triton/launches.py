@@ -127,7 +127,7 @@ def plan(
         ValueError: see `torchrec_pss.ops.features.check_layout`.
     """
     sizes = (array.numel(), hot_keys.numel(), projections.numel())
-    key = (sizes, pooling_mode, hash_kind, array.element_size(), features._version)
+    key = (sizes, pooling_mode, hash_kind, array.element_size(), version_of(features))
     known = _of_features.get(id(features))
     if known is None or known[0]() is not features:
         number = id(features)
@@ -137,6 +137,11 @@ def plan(
         check_layout(features.tolist(), *sizes, hash_kind == HASH_ROBE)
         known[1][key] = _plan(features, projections.numel(), pooling_mode, hash_kind, array.element_size())
     return known[1][key]
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often it was written to; 0 of one that was made under `torch.inference_mode`, where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_kind: int, itemsize: int) -> Plan:
@@ -171,11 +176,14 @@ def _plan(features: torch.Tensor, num_projected: int, pooling_mode: int, hash_ki
         row_width = out_column or dim
     aligned = all(column % 4 == 0 for column in columns) and row_width % 4 == 0
     launches = [Launch(*kind, aligned, torch.tensor(rows, device=features.device)) for kind, rows in groups.items()]
-    projected_by: dict[tuple[int, int], list[torch.Tensor]] = {}
-    for launch in launches:
-        if launch.projected:
-            projected_by.setdefault((launch.vec * launch.units, launch.dim), []).append(launch.metadata)
-    projections = [ProjectionLaunch(*sizes, aligned, torch.cat(parts)) for sizes, parts in projected_by.items()]
+    projected_by: dict[tuple[int, int], list[list[int]]] = {}
+    for (vec, units, dim, projected, *_), rows in groups.items():
+        if projected:
+            projected_by.setdefault((vec * units, dim), []).extend(rows)
+    projections = [
+        ProjectionLaunch(*sizes, aligned, torch.tensor(rows, device=features.device))
+        for sizes, rows in projected_by.items()
+    ]
     return Plan(
         launches,
         projections,

@@ -282,7 +282,8 @@ def _fine_flag(device: torch.device) -> torch.Tensor:
     """1, to be set to 0 by a kernel that meets bad input; kept, for a lookup in a CUDA graph must find it again."""
     fine = _fine.get(device)
     if fine is None:
-        fine = torch.ones(1, dtype=torch.int32, device=device)
+        # Copied, which waits: the next lookup may be on another stream.
+        fine = torch.ones(1, dtype=torch.int32, device="cpu").to(device)
         if device.type != "cpu":  # Triton's interpreter
             _fine[device] = fine
     return fine

@@ -20,7 +20,7 @@ from torchrec_pss.ops.triton.choices import (
     projection_choices,
 )
 from torchrec_pss.ops.triton.launch import Kernel
-from torchrec_pss.ops.triton.launches import Plan, plan
+from torchrec_pss.ops.triton.launches import Plan, plan, version_of
 
 
 class Step(NamedTuple):
@@ -122,7 +122,7 @@ def prepared(
     Raises:
         ValueError: see `check_arguments` and `torchrec_pss.ops.features.check_layout`.
     """
-    state = (features._version, features.data_ptr())
+    state = (version_of(features), features.data_ptr())
     known = _of_features.get(id(features))
     if known is None or known[0]() is not features or known[1] != state:
         number = id(features)
