@@ -6,7 +6,7 @@ forward, backward and Adam (torch's fused one) on array and projections. One thr
 To read: the lookup alone, in each case of ``bench_lookup --quick``, on the case's threads: in codes and scales that are there already, and
 in a collection that `load_packed` has given 4 bits.
 
-All in turn, a case in a process of its own; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
+All in turn, a case in processes of its own; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
 """
 
 import copy
@@ -33,7 +33,8 @@ from torchrec_pss.ops.packed import lookup_packed, pack
 from torchrec_pss.whole_file import write_json
 
 BITS = (32, 8, 4, 2)
-ARRAYS = (MB, 10 * MB, 30 * MB)  # bytes in fp32; glibc maps more than 32 MiB anew each time
+# Bytes in fp32. 16 MB are Kaggle's tables in 4 bits at 1,000x; of more than 32 MiB glibc maps a gradient anew each time.
+ARRAYS = (MB, 10 * MB, 16 * MB, 30 * MB)
 CASE = Case("kaggle", "default", MB, 16, 4096, 1, "power_law", 1)
 _WARM_UP = 3  # calls, or turns
 _TURN = 0.01  # seconds that a side reads for when it is its turn
@@ -149,34 +150,47 @@ def measure_read(case: Case, repeats: int, busy: bool = False, table_gib: float 
     return _lines(medians(calls, repeats, _TURN, busy), elements=wide.layout.numel, **asdict(case))
 
 
-def each_apart(measured: Callable[..., list[dict]], of: Sequence, *arguments) -> list[dict]:
-    """The lines of all, each measured in a process of its own: in memory that others have left in pieces, what lies there is slower to read."""
+def each_apart(measured: Callable[..., list[dict]], of: Sequence, runs: int, *arguments) -> list[dict]:
+    """The lines of all, each measured in so many processes of its own: in memory that others have left in pieces, what lies there is slower
+    to read. Medians of the processes, and all their ratios."""
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
-        lines = pool.map(measured, of, *(itertools.repeat(argument) for argument in arguments))
-        return [line for found in tqdm(lines, total=len(of)) for line in found]
+        every = [one for one in of for _ in range(runs)]
+        lines = list(tqdm(pool.map(measured, every, *map(itertools.repeat, arguments)), total=len(every)))
+    found = []
+    for first in range(0, len(lines), runs):
+        for same in zip(*lines[first : first + runs], strict=True):
+            ratios = [line["ratio"] for line in same]
+            milliseconds = statistics.median(line["milliseconds"] for line in same)
+            found.append(same[0] | {"milliseconds": milliseconds, "ratio": statistics.median(ratios), "ratios": ratios})
+    return found
+
+
+def _spread(line: dict) -> str:
+    return f"{line['ratio']:.2f} ({min(line['ratios']):.2f} to {max(line['ratios']):.2f})"
 
 
 def main() -> None:
     keep_freed_memory("benchmarks.bench_bits")
     parser = Parser(prog="python -m benchmarks.bench_bits", description=__doc__.split("\n")[0])
     add_number(parser, "--repeats", default=30, help="of each call")
+    add_number(parser, "--runs", default=3, help="processes that measure a case")
     parser.add_argument("--busy", action="store_true", help="others use the machine: one thread, time of the processor")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/bench_bits.json"))
     args = parser.parse_args()
     cases = [c for c in QUICK if not args.busy or replace(c, threads=1) not in QUICK or c.threads == 1]
     found = {
         "busy": args.busy,
-        "train": each_apart(measure, ARRAYS, args.repeats, args.busy),
+        "train": each_apart(measure, ARRAYS, args.runs, args.repeats, args.busy),
     }
     print("| elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|")
     for line in found["train"]:
-        print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {ratio:.2f} |".format(**line))
-    found["read"] = each_apart(measure_read, cases, args.repeats, args.busy)
+        print("| {elements:,} | {bits} | {part} | {milliseconds:.2f} | {spread} |".format(**line, spread=_spread(line)))
+    found["read"] = each_apart(measure_read, cases, args.runs, args.repeats, args.busy)
     print("| case | elements | bits | part | ms | of 32 bits |\n|---|---|---|---|---|---|")
     for line in found["read"]:
         print(
             "| {tables} {layout}, D {embedding_dim}, B {batch_size} x {ids_per_bag}, {ids}, {threads} thr. | {elements:,} | {bits} | {part} | "
-            "{milliseconds:.2f} | {ratio:.2f} |".format(**line)
+            "{milliseconds:.2f} | {spread} |".format(**line, spread=_spread(line))
         )
     write_json(args.json, found)
 

@@ -227,6 +227,7 @@ RANGES: dict[str, Range[int] | Range[float]] = {
     # Benchmarks and checks.
     "gigabytes": Range(float, 1e-3, 1e6),
     "repeats": Range(int, 1, 10**6),
+    "runs": Range(int, 1, 10**3),
     "turns": Range(int, 1, 10**6),
     "seconds": Range(int, 1, 10**6),
     "minutes": Range(float, 1e-3, 24 * 60),
