@@ -14,7 +14,7 @@ import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
-from torchrec_pss.ops.eager import KERNELS, is_unwatched, kernels_of, wants_gradient
+from torchrec_pss.ops.eager import KERNELS, is_unwatched, lookup_of
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.library import HAS_CPU_KERNEL
 from torchrec_pss.ops.schemas import schemas
@@ -87,59 +87,12 @@ def lookup(
     if projections is None:
         projections = array.new_zeros(0, dtype=torch.promote_types(array.dtype, torch.float32))
     refuse_forward_mode(array, projections, per_sample_weights)
+    arguments = features, hot_keys, projections, indices, offsets, per_sample_weights
     widths, flags = (total_width, read_width), (int(pooling_mode), hash_kind, sign)
-    if is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights):  # the op checks them
-        if wants_gradient(array, projections, per_sample_weights):
-            tensors = (features, hot_keys, indices, offsets)
-            found: torch.Tensor = _Lookup.apply(array, projections, per_sample_weights, tensors, widths, flags)
-            return found
-        with torch._C._AutoDispatchBelowAutograd():
-            out, _ = kernels_of(array).lookup(
-                array, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
-            )
-        return out
-    check_arguments(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
-    )
-    return torch.ops.torchrec_pss.lookup(
-        array, features, hot_keys, projections, indices, offsets, per_sample_weights, *widths, *flags
-    )[0]
-
-
-class _Lookup(torch.autograd.Function):
-    """The op's autograd, as `_setup_context` and `_backward` are, where nobody watches operators."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        array: torch.Tensor,
-        projections: torch.Tensor,
-        weights: torch.Tensor | None,
-        tensors: tuple[torch.Tensor, ...],
-        widths: tuple[int, int],
-        flags: tuple[int, int, bool],
-    ) -> torch.Tensor:
-        features, hot_keys, indices, offsets = tensors
-        with torch._C._AutoDispatchBelowAutograd():
-            out, saved = kernels_of(array).lookup(
-                array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
-            )
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(array, features, hot_keys, projections, indices, offsets, weights, *saved)
-        ctx.flags = flags
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 6
-        tensors = ctx.saved_tensors  # once: an activation checkpoint makes them anew each time
-        arguments, saved = tensors[:7], tensors[7:]
-        # By way of the op's autograd, which refuses a second derivative, if somebody may want one.
-        is_last = not torch.is_grad_enabled() and is_unwatched(grad, *arguments)
-        backward = (kernels_of(arguments[0]) if is_last else torch.ops.torchrec_pss).lookup_backward
-        grad_array, grad_projections, grad_weights = backward(grad, saved, *arguments, *ctx.flags)
-        return grad_array, grad_projections, grad_weights if ctx.needs_input_grad[2] else None, None, None, None
+    if is_unwatched(array, *arguments):
+        return lookup_of(array, (), (), arguments, widths, flags)
+    check_arguments(array, *arguments, pooling_mode, hash_kind)
+    return torch.ops.torchrec_pss.lookup(array, *arguments, *widths, *flags)[0]
 
 
 @torch.library.register_fake("torchrec_pss::lookup")

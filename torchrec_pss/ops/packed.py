@@ -11,7 +11,7 @@ import torch
 
 from torchrec_pss.ops import reference
 from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
-from torchrec_pss.ops.eager import is_unwatched, kernels_of, wants_gradient
+from torchrec_pss.ops.eager import is_unwatched, kernels_of, lookup_of
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
 from torchrec_pss.ops.library import HAS_CPU_KERNEL
@@ -114,89 +114,15 @@ def lookup_packed(
     if projections is None:
         projections = codes.new_empty(0, dtype=torch.float32)
     refuse_forward_mode(array, projections, per_sample_weights)
+    arguments = features, hot_keys, projections, indices, offsets, per_sample_weights
     sizes, widths, flags = (numel, bits), (total_width, read_width), (int(pooling_mode), hash_kind, sign)
-    tensors = (features, hot_keys, indices, offsets)
-    if is_unwatched(codes, scales, array, projections, per_sample_weights, *tensors):  # the op checks all but the array
-        if array is not None:
-            check_packed(codes, scales, numel, bits, array)
-        if wants_gradient(array, projections, per_sample_weights):
-            found: torch.Tensor = _LookupPacked.apply(
-                array, projections, per_sample_weights, (codes, scales), tensors, sizes, widths, flags
-            )
-            return found
-        with torch._C._AutoDispatchBelowAutograd():
-            out, _ = kernels_of(codes).lookup_packed(
-                codes,
-                scales,
-                array,
-                *sizes,
-                features,
-                hot_keys,
-                projections,
-                indices,
-                offsets,
-                per_sample_weights,
-                *widths,
-                *flags,
-            )
-        return out
-    check_packed(codes, scales, numel, bits, array)
-    like = codes.new_empty(0, dtype=torch.float32)
-    check_arguments(
-        like, features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash_kind
-    )
-    return torch.ops.torchrec_pss.lookup_packed(
-        codes,
-        scales,
-        array,
-        *sizes,
-        features,
-        hot_keys,
-        projections,
-        indices,
-        offsets,
-        per_sample_weights,
-        *widths,
-        *flags,
-    )[0]
-
-
-class _LookupPacked(torch.autograd.Function):
-    """The op's autograd, as `_setup_lookup` and `_backward` are, where nobody watches operators."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        array: torch.Tensor | None,
-        projections: torch.Tensor,
-        weights: torch.Tensor | None,
-        elements: tuple[torch.Tensor, torch.Tensor],
-        tensors: tuple[torch.Tensor, ...],
-        sizes: tuple[int, int],
-        widths: tuple[int, int],
-        flags: tuple[int, int, bool],
-    ) -> torch.Tensor:
-        features, hot_keys, indices, offsets = tensors
-        arguments = features, hot_keys, projections, indices, offsets, weights
-        with torch._C._AutoDispatchBelowAutograd():
-            out, saved = kernels_of(elements[0]).lookup_packed(*elements, array, *sizes, *arguments, *widths, *flags)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*elements, *arguments, *saved)
-        ctx.sizes, ctx.flags = sizes, flags
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 8
-        codes, scales, *tensors = ctx.saved_tensors  # once: an activation checkpoint makes them anew each time
-        arguments, saved = tensors[:6], tensors[6:]
-        # By way of the op's autograd, which refuses a second derivative, if somebody may want one.
-        is_last = not torch.is_grad_enabled() and is_unwatched(grad, codes, scales, *arguments)
-        backward = (kernels_of(codes) if is_last else torch.ops.torchrec_pss).lookup_packed_backward
-        grads = backward(grad, saved, codes, scales, *ctx.sizes, *arguments, *ctx.flags)
-        wanted = (g if needs else None for g, needs in zip(grads, ctx.needs_input_grad[:3], strict=True))
-        return *wanted, None, None, None, None, None
+    unwatched = is_unwatched(codes, scales, array, *arguments)
+    if not unwatched or array is not None:  # the op checks codes and scales, not the array
+        check_packed(codes, scales, numel, bits, array)
+    if unwatched:
+        return lookup_of(array, (codes, scales), sizes, arguments, widths, flags)
+    check_arguments(codes.new_empty(0, dtype=torch.float32), *arguments, pooling_mode, hash_kind)
+    return torch.ops.torchrec_pss.lookup_packed(codes, scales, array, *sizes, *arguments, *widths, *flags)[0]
 
 
 def lookup_trained(
