@@ -112,45 +112,39 @@ BadId forward_rows(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc
   return bad;
 }
 
-// Elements of the region that a feature's blocks of few bits lie in, if its rows read so many of it that each is better made into a number once;
-// else none.
-constexpr int64_t kMostUnpacked = 1 << 17;
 template <typename T, typename Acc>
-int64_t unpacked_region(const Problem& p, const Tensors<T, Acc>& t, const FeatureWork& f, int64_t ids) {
-  if constexpr (kIsPacked<decltype(t.array)>) {
-    const int64_t region = f.slots * f.block;
-    if (f.num_blocks() > 0 && p.hash != kRobe && region <= kMostUnpacked && 4 * ids * (f.width - f.prefix) >= region) {
-      return region;
-    }
-  }
-  return 0;
+BadId forward_chunk(const Problem& p, const Tensors<T, Acc>& t, const RowTile<Acc>& rows, const Distinct& distinct) {
+  const auto run = [&](auto by_rows, auto by_units, auto by_repeated) {
+    return (!rows.unit ? by_rows : distinct.found() ? by_repeated : by_units)(p, t, rows, distinct);
+  };
+  return can_stream(p, t, p.features[rows.feature])
+      ? run(forward_rows<true, T, Acc>, forward_units<true, T, Acc>, forward_repeated<true, T, Acc>)
+      : run(forward_rows<false, T, Acc>, forward_units<false, T, Acc>, forward_repeated<false, T, Acc>);
 }
+
+constexpr int64_t kMostUnpacked = 1 << 17; // elements, that the second cache holds
 
 template <typename T, typename Acc>
 BadId forward(const Problem& p, const Tensors<T, Acc>& t, int64_t feature, int64_t first, int64_t last) {
   const RowTile<Acc> rows(p, feature, first, last);
+  const FeatureWork& f = p.features[feature];
   Buffer<int64_t> ids(rows.end - rows.begin);
-  const Distinct distinct(
-      p, p.features[feature], rows.begin, rows.end, may_repeat(p, t, rows), t.numbers + rows.begin, ids.data);
+  const Distinct distinct(p, f, rows.begin, rows.end, may_repeat(p, t, rows), t.numbers + rows.begin, ids.data);
   if (rows.unit && !distinct.found()) {
     copy_ids(p, rows.begin, rows.end, ids.data);
   }
-  Tensors<T, Acc> tensors = t;
-  const FeatureWork& f = p.features[feature];
-  const int64_t region = unpacked_region(p, t, f, distinct.found() ? distinct.count : rows.end - rows.begin);
-  Buffer<float> unpacked(region);
-  if constexpr (kIsPacked<decltype(tensors.array)>) {
-    if (region > 0) {
+  if constexpr (kIsPacked<decltype(t.array)>) {
+    // If the region that hashed blocks lie in is read a quarter or more, each of its elements is better made into a number once.
+    const int64_t region = f.slots * f.block, reads = (distinct.found() ? distinct.count : rows.end - rows.begin) * (f.width - f.prefix);
+    if (f.num_blocks() > 0 && p.hash != kRobe && region <= kMostUnpacked && 4 * reads >= region) {
+      Buffer<float> unpacked(region);
       unpack_run(t.array, f.first, f.first + region, unpacked.data);
-      tensors.array.unpacked = unpacked.data - f.first;
+      Tensors<T, Acc> of_numbers = t;
+      of_numbers.array.unpacked = unpacked.data - f.first;
+      return forward_chunk(p, of_numbers, rows, distinct);
     }
   }
-  const auto run = [&](auto by_rows, auto by_units, auto by_repeated) {
-    return (!rows.unit ? by_rows : distinct.found() ? by_repeated : by_units)(p, tensors, rows, distinct);
-  };
-  return can_stream(p, t, f)
-      ? run(forward_rows<true, T, Acc>, forward_units<true, T, Acc>, forward_repeated<true, T, Acc>)
-      : run(forward_rows<false, T, Acc>, forward_units<false, T, Acc>, forward_repeated<false, T, Acc>);
+  return forward_chunk(p, t, rows, distinct);
 }
 
 } // namespace PSS_ISA

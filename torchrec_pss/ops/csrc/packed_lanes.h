@@ -57,18 +57,18 @@ struct PackedPart {
   PSS_INLINE static void store_fours(const Packed& from, const uint32_t* words, const float* scales, float factor, float* to) {
     Words word, shift;
     Floats scale;
-    Ints block;
-    __builtin_memcpy(&word, words, sizeof word);
-    __builtin_memcpy(&scale, scales, sizeof scale);
-    __builtin_memcpy(&block, kFours, sizeof block);
-    __builtin_memcpy(&shift, kShiftsInFours[from.bits], sizeof shift);
     if constexpr (e == 4) {
-      word = Words{} + words[0];
+      word = Words{} + *words;
       scale = *scales - Floats{};
     } else {
+      Ints block;
+      __builtin_memcpy(&word, words, sizeof word);
+      __builtin_memcpy(&scale, scales, sizeof scale);
+      __builtin_memcpy(&block, kFours, sizeof block);
       word = __builtin_shuffle(word, block);
       scale = __builtin_shuffle(scale, block);
     }
+    __builtin_memcpy(&shift, kShiftsInFours[from.bits], sizeof shift);
     const Words codes = (word >> shift) & from.mask;
     const Floats found = (__builtin_convertvector((Ints)codes, Floats) - from.middle) * scale * factor;
     __builtin_memcpy(to, &found, sizeof found);

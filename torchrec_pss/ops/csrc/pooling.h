@@ -81,15 +81,6 @@ struct Place {
   int64_t index, address;
 };
 
-// Whether hashed blocks are read from packed elements many at once.
-template <typename Source, typename Acc>
-PSS_INLINE bool has_words(const Tile<Acc>& tile, Source array) {
-  if constexpr (kIsPacked<Source>) {
-    return !array.unpacked && array.has_words(tile.f.block, tile.f.first) && tile.problem.hash != kRobe;
-  }
-  return false;
-}
-
 // Blocks [b, b + each) of the cold rows of packed elements: row c's from to[rows[c]] on, times its factor.
 template <typename Acc>
 PSS_INLINE void load_packed(
@@ -143,6 +134,20 @@ PSS_INLINE void add_packed(const Tile<Acc>& tile, const Packed& array, Acc* to, 
   });
 }
 
+// Cold coordinates, by the way that their elements want: by_words(array), many packed ones at once, or one_by_one(from).
+template <typename Source, typename Acc, typename ByWords, typename OneByOne>
+PSS_INLINE void read_cold(const Tile<Acc>& tile, Source array, ByWords&& by_words, OneByOne&& one_by_one) {
+  if constexpr (kIsPacked<Source>) {
+    if (array.unpacked) {
+      return one_by_one(array.unpacked);
+    }
+    if (tile.has_words(array)) {
+      return by_words(array);
+    }
+  }
+  one_by_one(array);
+}
+
 // Rows of one index each.
 template <typename Source, typename Acc>
 void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
@@ -166,7 +171,8 @@ void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
       add_run<true>(to + tile.row[k] * stride + f.prefix, array + tile.own[h], own, tile.factor[k]);
     }
   }
-  const auto assign_cold = [&](auto from) {
+  const auto by_words = [&](auto from) { assign_packed(tile, from, to, stride); };
+  read_cold(tile, array, by_words, [&](auto from) {
     for (int64_t c = 0; c < tile.num_cold; ++c) {
       const int64_t k = tile.cold[c];
       Acc* const row = to + tile.row[k] * stride;
@@ -174,12 +180,7 @@ void assign_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
         add_run<true>(row + j, from + address, length, sign * tile.factor[k]);
       });
     }
-  };
-  if constexpr (kIsPacked<Source>) {
-    array.unpacked ? assign_cold(array.unpacked) : has_words(tile, array) ? assign_packed(tile, array, to, stride) : assign_cold(array);
-  } else {
-    assign_cold(array);
-  }
+  });
   for (int64_t k = 0; f.is_projected() && !(is_whole && count == tile.size) && k < tile.size; ++k) {
     Acc* const row = to + tile.row[k] * stride;
     for (int64_t j = f.width; j < f.room; ++j) {
@@ -252,7 +253,8 @@ void add_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
   });
   const int64_t blocks = f.num_blocks(), n = tile.num_cold;
   const auto row_of_cold = [&](int64_t c) { return tile.row[tile.cold[c]]; };
-  const auto add_cold = [&](auto from) {
+  const auto by_words = [&](auto from) { add_packed(tile, from, to, stride); };
+  read_cold(tile, array, by_words, [&](auto from) {
     each_row(n, row_of_cold, [&](int64_t r, int64_t first, int64_t last) {
       const auto of_length = [&](int64_t length) __attribute__((always_inline)) {
         for (int64_t b = 0; b < blocks; ++b) {
@@ -267,12 +269,7 @@ void add_tile(const Tile<Acc>& tile, Source array, Acc* to, int64_t stride) {
       };
       with_constant<1, 4>(f.block, of_length);
     });
-  };
-  if constexpr (kIsPacked<Source>) {
-    array.unpacked ? add_cold(array.unpacked) : has_words(tile, array) ? add_packed(tile, array, to, stride) : add_cold(array);
-  } else {
-    add_cold(array);
-  }
+  });
 }
 
 // Calls visit(tile, first) for tiles of rows of one index each: of ids `first` on, of `count`, with their weights or null; tile.row

@@ -105,6 +105,9 @@ struct Tile {
     weigh(weights);
   }
 
+  // Whether hashed blocks are read from packed elements many at once.
+  bool has_words(const Packed& array) const { return array.has_words(f.block, f.first) && problem.hash != kRobe; }
+
   // Fetches what the tile reads of an array that no near cache holds, so that misses overlap; `kWrite` takes it from other cores.
   template <int kWrite, typename Source>
   void prefetch(Source array) const {
@@ -139,7 +142,7 @@ struct Tile {
       if (array.unpacked) {
         return;
       }
-      if (array.has_words(f.block, f.first)) { // many misses overlap without this, but for those that are far
+      if (has_words(array)) { // many misses overlap without this, but for those that are far
         if (problem.numel * array.bits > kFarBits) {
           each_address([&](int64_t address) { __builtin_prefetch(array.codes + (address * array.bits >> 3), kWrite); });
         }
