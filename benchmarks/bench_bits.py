@@ -6,7 +6,8 @@ forward, backward and Adam (torch's fused one) on array and projections. One thr
 To read: the lookup alone, in each case of ``bench_lookup --quick``, on the case's threads: in codes and scales that are there already, and
 in a collection that `load_packed` has given 4 bits.
 
-All in turn, a case in processes of its own; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one thread, in time of the processor.
+All in turn, a case in processes of its own; medians, and the ratio to 32 bits. With ``--busy``, where others use the machine: all on one
+thread, in time of the processor.
 """
 
 import copy

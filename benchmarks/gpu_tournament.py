@@ -212,16 +212,13 @@ def race(case: Case, known: Lookup, kernel: str, number: int, device: str, pool:
                 if is_lost(error):
                     raise
                 failed[str(variant)] = f"{type(error).__name__}: {error}"[:300]
-    medians = {variant: statistics.median(spent) for variant, spent in times.items()}
+    medians = {variant: statistics.median(spent) for variant, spent in times.items() if str(variant) not in failed}
     default = medians.get(variants[0])  # None: it failed, and nothing can be compared
-    ranked = (
-        []
-        if default is None
-        else [
-            {"variant": asdict(v), "microseconds": m, "gain": default / m}
-            for v, m in sorted(medians.items(), key=lambda item: item[1])
-        ]
-    )
+    ranked = [
+        {"variant": asdict(v), "microseconds": m, "gain": default / m}
+        for v, m in sorted(medians.items(), key=lambda item: item[1])
+        if default is not None
+    ]
     group = known.projections[number] if kernel == "projection" else known.launches[number]
     kind = tiling.kind_of(group) if kernel == "projection" else tiling.kind_of(group, known.ids_a_bag)
     own = {"case": asdict(case), "kernel": kernel, "number": number, "kind": kind, "features": group.num_features}
