@@ -16,7 +16,7 @@ from torchrec_pss import packed
 from torchrec_pss.convert import packing
 from torchrec_pss.ops import HAS_CPU_KERNEL, FeatureColumn, PoolingMode, lookup
 from torchrec_pss.ops import packed as ops
-from torchrec_pss.ops.few_bits import CODES_BEHIND, FEW_BITS, code_bytes
+from torchrec_pss.ops.few_bits import CODES_BEHIND, FEW_BITS, GROUP, code_bytes
 from torchrec_pss.ops.packed import lookup_packed, lookup_trained, pack, pack_reference, unpack_reference
 from torchrec_pss.ops.quantize import PROJECTION_BITS, codes_of, quantize, stored_bytes
 
@@ -71,6 +71,34 @@ def test_pack_has_the_references_bits(numel):
         assert len(codes) == code_bytes(numel, bits) and not codes[-CODES_BEHIND:].any()
 
 
+def extreme_array(numel=1000):
+    """Groups of numbers that scales hardly reach, or that are no numbers."""
+    array = random_array(numel)
+    array[:192:3] *= 2.0**-140  # denormal beside others
+    array[192:256] *= 2.0**-140
+    array[256:320] = 3.4e38 * array[256:320].sign()
+    array[320:384] = 0
+    array[384:448] = -1.5  # all at the least level
+    array[450], array[520], array[590], array[660] = float("nan"), float("inf"), float("-inf"), -float("nan")
+    array[700:704] = torch.tensor([float("inf"), float("nan"), float("-inf"), 0.0])
+    return array
+
+
+def test_pack_has_the_references_bits_at_the_extremes():
+    """But where a group has no finite scale: then whatever codes say, no number is read."""
+    array = extreme_array()
+    for bits in FEW_BITS:
+        (codes, scales), (expected_codes, expected_scales) = pack(array, bits), pack_reference(array, bits)
+        torch.testing.assert_close(scales, expected_scales, rtol=0, atol=0, equal_nan=True)
+        finite = scales.isfinite().repeat_interleave(8 * bits)  # by byte of the codes
+        assert finite.sum() == 12 * 8 * bits
+        end = len(finite)
+        assert torch.equal(codes[:end][finite], expected_codes[:end][finite])
+        assert torch.equal(codes[end:], expected_codes[end:])
+        read = unpack_reference(codes, scales, len(array), bits)
+        assert not read[~scales.isfinite().repeat_interleave(GROUP)[: len(array)]].isfinite().any()
+
+
 @pytest.mark.parametrize("bits", FEW_BITS)
 def test_what_is_read_begins_with_what_is_stored(bits):
     array = random_array(1000)
@@ -92,7 +120,7 @@ def test_kernel_equals_reference_on_1000_random_configurations():
 @pytest.mark.skipif(not HAS_CPU_KERNEL, reason="the C++ kernels'")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_kernels_of_other_instruction_sets_equal_the_reference(isa):
-    program = "import test_packed_lookup as t\nfor seed in range(250): t.compare(seed)\nt.test_pack_has_the_references_bits(1000)"
+    program = "import test_packed_lookup as t\nfor seed in range(250): t.compare(seed)\nt.test_pack_has_the_references_bits(1000)\nt.test_pack_has_the_references_bits_at_the_extremes()"
     environment = os.environ | {"TORCHREC_PSS_ISA": isa, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, "-W", "ignore", "-c", program]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

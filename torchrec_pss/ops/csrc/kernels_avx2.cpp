@@ -16,6 +16,7 @@
       256)
 #define PSS_STREAM(to, v) _mm256_stream_ps(to, (__m256)(v))
 #define PSS_WIDEN_BYTES(from) _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))
+#define PSS_AVX2
 #include "kernels.h"
 #pragma GCC pop_options
 

@@ -1,5 +1,8 @@
 // An array as it is stored where its elements have few bits: ops/packed.py, whose bits these are. Included once for each instruction set,
 // see lanes.h.
+#ifdef PSS_AVX2
+#include "pack_avx2.h"
+#endif
 namespace torchrec_pss {
 namespace PSS_ISA {
 
@@ -31,42 +34,38 @@ PSS_INLINE void store_codes(const uint8_t* codes, uint8_t* to) {
   }
 }
 
-// A group's codes, a byte each.
-PSS_INLINE void codes_of(const float* elements, Scale scale, float half, uint8_t* to) {
-  const int8_t middle = static_cast<int8_t>(static_cast<int>(half)); // -128 for 128, and back by the sum
-#ifdef PSS_FLOOR_GROUP
-  typedef int8_t Bytes __attribute__((vector_size(kGroup)));
-  Bytes codes = (Bytes)PSS_FLOOR_GROUP(elements, scale.inverse);
-  const Bytes least = static_cast<int8_t>(-half) - Bytes{}, most = static_cast<int8_t>(half - 1) - Bytes{};
-  codes = codes > least ? codes : least;
-  codes = (codes < most ? codes : most) + middle;
-  __builtin_memcpy(to, &codes, sizeof codes);
+// A whole group's.
+template <int b>
+PSS_INLINE void pack_group(const float* elements, Scale scale, float half, uint8_t* to) {
+#ifdef PSS_AVX2
+  pack_elements<b>(elements, scale.inverse, to);
 #else
   int32_t wide[kGroup];
   each_level(elements, scale, half, [&](int64_t i, Ints q) __attribute__((always_inline)) {
     __builtin_memcpy(wide + i, &q, sizeof q);
   });
+  uint8_t codes[kGroup];
   for (int64_t i = 0; i < kGroup; ++i) {
-    to[i] = static_cast<uint8_t>(wide[i] + middle);
+    codes[i] = static_cast<uint8_t>(wide[i] + static_cast<int32_t>(half));
   }
+  store_codes<b>(codes, to);
 #endif
 }
 
-// Groups [first, last).
+// Groups [first, last). Bits behind the last element's code are zeros.
 template <int b>
 void pack_bits(const float* from, int64_t numel, float factor, float half, int64_t first, int64_t last, uint8_t* codes, uint16_t* scales) {
   each_group(from, numel, factor, first, last, [&](int64_t group, const float* elements, Scale scale) __attribute__((always_inline)) {
     uint32_t bits;
     __builtin_memcpy(&bits, &scale.value, sizeof bits);
     scales[group] = scale.value == scale.value ? static_cast<uint16_t>(bits >> 16) : uint16_t(0x7FC0);
-    uint8_t bytes[kGroup];
-    codes_of(elements, scale, half, bytes);
-    const int64_t left = numel - group * kGroup; // codes behind the last element are zeros
-    for (int64_t i = left < 0 ? 0 : left; i < kGroup; ++i) {
-      bytes[i] = 0;
-    }
-    store_codes<b>(bytes, codes + group * (kGroup * b / 8));
+    pack_group<b>(elements, scale, half, codes + group * (kGroup * b / 8));
   });
+  if (first < last && numel < last * kGroup) {
+    uint8_t* const byte = codes + (numel * b >> 3);
+    *byte &= (1 << (numel * b & 7)) - 1;
+    __builtin_memset(byte + 1, 0, codes + last * (kGroup * b / 8) - byte - 1);
+  }
 }
 
 void pack(
