@@ -2,6 +2,10 @@
 namespace torchrec_pss {
 namespace PSS_ISA {
 
+// In the number's own precision: PyTorch's, and a register takes several.
+PSS_INLINE float root(float square) { return __builtin_sqrtf(square); }
+PSS_INLINE double root(double square) { return __builtin_sqrt(square); }
+
 template <int kKind, typename T, typename Acc>
 PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t length) {
   T* const values = t.updated + address;
@@ -13,7 +17,7 @@ PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t le
     if (kKind == kAdagrad) {
       Acc& squares = t.state[address + j];
       squares += gradient * gradient;
-      step = gradient == 0 ? Acc(0) : gradient / (__builtin_sqrt(squares) + eps); // 0 / 0 where eps is 0, or too small
+      step = gradient == 0 ? Acc(0) : gradient / (root(squares) + eps); // 0 / 0 where eps is 0, or too small
     }
     values[j] = static_cast<T>(static_cast<Acc>(values[j]) - rate * step);
     sink[j] = 0;
@@ -67,7 +71,7 @@ void apply_kind_to_all(const Tensors<T, Acc>& t, int64_t first, int64_t last) {
     const Acc square = beta2 * squares[i] + rest2 * gradient * gradient;
     means[i] = mean;
     squares[i] = square;
-    values[i] = static_cast<T>(value - step * mean / (__builtin_sqrt(square) / correction2 + eps));
+    values[i] = static_cast<T>(value - step * mean / (root(square) / correction2 + eps));
     sink[i] = 0;
   }
 }
