@@ -16,7 +16,15 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"]
 # No calls of memcpy in place of loops: most copies are a few registers long.
-COMPILE = ["-O3", "-g0", "-fopenmp", "-std=c++20", "-Wno-psabi", "-fno-tree-loop-distribute-patterns", "-fno-math-errno"]
+COMPILE = [
+    "-O3",
+    "-g0",
+    "-fopenmp",
+    "-std=c++20",
+    "-Wno-psabi",
+    "-fno-tree-loop-distribute-patterns",
+    "-fno-math-errno",
+]
 # For `make wheels`: its wheels are for one generation of torch, which names and metadata say.
 FOR_THIS_TORCH = "TORCHREC_PSS_FOR_THIS_TORCH" in os.environ
 # For `make sanitize`: AddressSanitizer and UndefinedBehaviorSanitizer.

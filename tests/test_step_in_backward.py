@@ -22,7 +22,7 @@ NUMBERS = UpdateNumbers(0.1, 1e-3, 0.9, 0.99, 0.05, 0.4, 0.3)
 ROWS = {"t1": 100, "t2": 5000, "t3": 40}
 
 
-def module(layout="auto", pooling=PoolingType.SUM):
+def module(layout="auto", pooling=PoolingType.SUM, bits=32):
     torch.manual_seed(0)
     tables = [
         EmbeddingBagConfig(name=t, num_embeddings=n, embedding_dim=16, feature_names=[f"f{t}"], pooling=pooling)
@@ -31,7 +31,7 @@ def module(layout="auto", pooling=PoolingType.SUM):
     counts = {
         t: IdCounts(torch.arange(n // 20).numpy(), torch.full((n // 20,), 9).numpy(), 200_000) for t, n in ROWS.items()
     }
-    config = PSSConfig(array_bytes=20_000, layout=layout, counts=counts if layout == "auto" else None)
+    config = PSSConfig(array_bytes=20_000, layout=layout, counts=counts if layout == "auto" else None, bits=bits)
     return PSSEmbeddingBagCollection(tables, config=config, is_weighted=True)
 
 

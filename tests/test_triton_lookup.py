@@ -139,6 +139,35 @@ def test_fused_updates_equal_the_reference(kind):
             close(actual, expected, case["array"].dtype)
 
 
+@pytest.mark.parametrize("kind", list(UpdateKind))
+def test_fused_updates_of_packed_elements_equal_the_reference(kind):
+    for seed, case in small_cases(20):
+        bits, numel = few_bits.FEW_BITS[seed % 4], len(case["array"])
+        case = {n: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for n, v in case.items()}
+        elements = packed.pack_reference(case["array"], bits)
+        grad, results = None, []
+        for lookup, step, device in (
+            (packed.lookup_packed_reference, packed.lookup_packed_backward_update_reference, "cpu"),
+            (ours.lookup_packed, ours.lookup_packed_backward_update_, DEVICE),
+        ):
+            here = on_device(case) if lookup is ours.lookup_packed else case
+            read = [e.to(device) for e in elements]
+            out, saved = lookup(*read, None, numel, bits, *list(here.values())[1:])
+            if grad is None:
+                grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+            array = here["array"].clone()
+            sink = torch.zeros_like(array)
+            state, second = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
+            behind = list(of_backward(here).values())[1:]
+            gradients = step(
+                grad.to(device), saved, *read, bits, array, sink, state, second, *behind, int(kind), NUMBERS
+            )
+            assert kind == UpdateKind.NONE or not sink.any()
+            results.append((array, sink, state, second, *gradients))
+        for expected, actual in zip(*results, strict=True):
+            close(actual, expected, torch.float32)
+
+
 def test_the_same_bits_by_sorting(by_sorting):
     for _, case in small_cases(5):
         there = on_device(case)

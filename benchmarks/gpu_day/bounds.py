@@ -48,3 +48,9 @@ def _packed(gpu, guard: Guarded, there: dict, behind: list, grad: torch.Tensor, 
     assert guard.has(codes) and guard.has(scales), "codes or scales lie in no guarded buffer"
     _, kept = gpu.lookup_packed(codes, scales, None, numel, bits, *list(there.values())[1:])
     gpu.lookup_packed_backward(grad, kept, codes, scales, numel, bits, *behind[1:])
+    for kind in UpdateKind:
+        own = guard.inside(there["array"].float())
+        sink = torch.zeros_like(own)
+        states = torch.full_like(sink, 0.5), torch.full_like(sink, 0.3)
+        step = (own, sink, *states, *behind[1:], int(kind), NUMBERS)
+        gpu.lookup_packed_backward_update_(grad, kept, codes, scales, bits, *step)

@@ -114,11 +114,7 @@ class ReplicatedArray(ShardedModule, FusedOptimizerModule):
 
         alone = self._process_group is None or self._process_group.size() == 1
         in_lookup = (
-            alone
-            and new is self.array
-            and self._num_lookups() == 1
-            and self.config.bits == 32
-            and not StepInBackward.obstacle(make([new]), new)
+            alone and new is self.array and self._num_lookups() == 1 and not StepInBackward.obstacle(make([new]), new)
         )
         stepped = new if in_lookup else stand_in(new)
         keyed = KeyedOptimizerWrapper({name: stepped}, make)

@@ -181,10 +181,10 @@ class SharedArrayModule(nn.Module):
         """The lookup, with what its backward does with the array's gradient."""
         self._refuse_ddp()
         array = self.array
+        if self._step_in_backward is not None and array.requires_grad:
+            return partial(fused_lookup, update=self._step_in_backward.of_lookup(), bits=self._read_bits)
         if self._read_bits < 32 or not array.requires_grad:
             return self._plain_reader()
-        if self._step_in_backward is not None:
-            return partial(fused_lookup, update=self._step_in_backward.of_lookup())
         is_half = array.dtype in (torch.float16, torch.bfloat16)
         if self._steps_at_end and (is_half or not torch.compiler.is_compiling()):
             wide = stand_in(array)
@@ -387,10 +387,6 @@ class SharedArrayModule(nn.Module):
         """
         if optimizer is not None and self._num_lookups() > 1:
             raise ValueError("no step in backward: features pooled by sum and by mean are read by two lookups")
-        if optimizer is not None and self._layout.bits < 32:
-            raise ValueError(
-                f"no step in backward: elements of {self._config.bits} bits are read, and fp32 ones stepped"
-            )
         before = self._step_in_backward
         if before is not None and before.optimizer is optimizer:
             return

@@ -6,7 +6,7 @@ read, Adam and AdamW pass over the array once.
 UpdateKind.NONE takes no step: the gradient goes to another parameter than the array, in fp32 where the array is fp16 or bf16.
 
 Backward reads rows again for the gradients of weights, as TBE does: of two backwards after two forwards, the second's are of the
-array that the first has updated.
+array that the first has updated. Of elements of few bits each forward keeps what it has read.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
 from torchrec_pss.ops.eager import is_unwatched, kernels_of
+from torchrec_pss.ops.few_bits import check_trained
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -55,16 +56,22 @@ class _FusedLookup(torch.autograd.Function):
         update: Any,
         gives_gradient: bool,
         unwatched: bool,
+        bits: int,
         weights: torch.Tensor | None,
         projections: torch.Tensor | None,
     ) -> torch.Tensor:
         features, hot_keys, indices, offsets, widths, flags = arguments
+        kernels = kernels_of(array) if unwatched else torch.ops.torchrec_pss
+        tensors = features, hot_keys, projections, indices, offsets, weights
+        packed: tuple[torch.Tensor, ...] = ()
         with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
-            out, saved = (kernels_of(array) if unwatched else torch.ops.torchrec_pss).lookup(
-                array, features, hot_keys, projections, indices, offsets, weights, *widths, *flags
-            )
-        ctx.save_for_backward(features, hot_keys, projections, indices, offsets, weights, *saved)
-        ctx.array, ctx.update, ctx.flags, ctx.gives_gradient = array, update, flags, gives_gradient
+            if bits < 32:
+                packed = kernels.pack(array, bits)
+                out, saved = kernels.lookup_packed(*packed, None, array.shape[0], bits, *tensors, *widths, *flags)
+            else:
+                out, saved = kernels.lookup(array, *tensors, *widths, *flags)
+        ctx.save_for_backward(*packed, *tensors, *saved)
+        ctx.array, ctx.update, ctx.flags, ctx.gives_gradient, ctx.bits = array, update, flags, gives_gradient, bits
         return out
 
     @staticmethod
@@ -74,18 +81,24 @@ class _FusedLookup(torch.autograd.Function):
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    features, hot_keys, projections, indices, offsets, weights, *saved = ctx.saved_tensors
-    update = ctx.update()
+    tensors, bits, update = ctx.saved_tensors, ctx.bits, ctx.update()
+    first = 2 if bits < 32 else 0
+    packed, (features, hot_keys, projections, indices, offsets, weights, *saved) = tensors[:first], tensors[first:]
     kernels = kernels_of(ctx.array) if is_unwatched(grad, ctx.array, indices) else torch.ops.torchrec_pss
-    grad_projections, grad_weights = kernels.lookup_backward_update_(
-        grad, saved, ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices,
-        offsets, weights, *ctx.flags, update.kind, list(update.numbers),
+    arguments = (
+        ctx.array, update.sink, update.state, update.second, features, hot_keys, projections, indices, offsets, weights, *ctx.flags,
+        update.kind, list(update.numbers),
     )  # fmt: skip
+    if packed:
+        grads = kernels.lookup_packed_backward_update_(grad, saved, *packed, bits, *arguments)
+    else:
+        grads = kernels.lookup_backward_update_(grad, saved, *arguments)
+    grad_projections, grad_weights = grads
     wants_leaf, *_, wants_weights, wants_projections = ctx.needs_input_grad
     grad_leaf = update.sink if update.kind == UpdateKind.NONE and wants_leaf and ctx.gives_gradient else None
     return (
         grad_leaf,
-        *[None] * 5,
+        *[None] * 6,
         grad_weights if wants_weights else None,
         grad_projections if wants_projections else None,
     )
@@ -110,16 +123,20 @@ def fused_lookup(
     pooling_mode: int,
     hash_kind: int,
     sign: bool,
+    bits: int = 32,
 ) -> torch.Tensor:
     """`lookup`, with ``array`` updated in backward instead of given a gradient.
 
     Args:
         update: called in backward, returns the `ArrayUpdate` to make.
         gradient_of: of UpdateKind.NONE, the parameter that is given the gradient: of the array's shape, in the sink's dtype.
+        bits: of elements as they are read; of fewer than 32 the array is packed first, and its gradient is straight through (`lookup_trained`).
 
     Raises:
-        ValueError, IndexError: as `lookup`.
+        ValueError, IndexError: as `lookup`, and as `pack`.
     """
+    if bits < 32:
+        check_trained(array, bits)
     unwatched = is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights)
     if not unwatched:  # or else the op checks them
         check_arguments(
@@ -131,5 +148,5 @@ def fused_lookup(
     leaf = array if gradient_of is None else gradient_of
     gives = gradient_of is not None
     return _FusedLookup.apply(
-        leaf, array.detach(), arguments, update, gives, unwatched, per_sample_weights, projections
+        leaf, array.detach(), arguments, update, gives, unwatched, bits, per_sample_weights, projections
     )

@@ -58,6 +58,25 @@ def lookup_packed_backward_reference(
     return reference.lookup_backward(grad, saved, unpack_reference(codes, scales, numel, bits), *arguments)
 
 
+def lookup_packed_backward_update_reference(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    bits: int,
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    *arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients, of which the array's becomes a step on it, as in `reference.lookup_backward_update_`."""
+    *others, kind, numbers = arguments
+    gradient, *found = lookup_packed_backward_reference(grad, saved, codes, scales, array.numel(), bits, *others)
+    reference.step(array, gradient, sink, state, second, kind, numbers)
+    return found[0], found[1]
+
+
 def pack(array: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An array as it is read in few bits.
 
@@ -141,6 +160,7 @@ _REFERENCES = {
     "pack": pack_reference,
     "lookup_packed": lookup_packed_reference,
     "lookup_packed_backward": lookup_packed_backward_reference,
+    "lookup_packed_backward_update_": lookup_packed_backward_update_reference,
 }
 for _name, _reference in _REFERENCES.items():
     _library.impl(_name, _reference if _on_gpu is reference else getattr(_on_gpu, _name), "CUDA")
@@ -182,6 +202,31 @@ def _(
     check_devices(codes, features, hot_keys, projections, indices, offsets, weights, grad, *saved, scales)
     num_weights = 0 if weights is None else indices.shape[0]
     return grad.new_empty(numel), torch.empty_like(projections), grad.new_empty(num_weights)
+
+
+@torch.library.register_fake("torchrec_pss::lookup_packed_backward_update_")
+def _(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    bits: int,
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    features: torch.Tensor,
+    hot_keys: torch.Tensor,
+    projections: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    *_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    others = (grad, *saved, codes, scales, sink, state, second)
+    check_devices(array, features, hot_keys, projections, indices, offsets, weights, *others)
+    num_weights = 0 if weights is None else indices.shape[0]
+    return torch.empty_like(projections), grad.new_empty(num_weights)
 
 
 def _setup_pack(ctx: Any, inputs: Any, output: Any) -> None:

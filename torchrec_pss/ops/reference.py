@@ -211,11 +211,24 @@ def lookup_backward_update_(
     `torchrec_pss.ops.update_kinds`; the last of ``arguments`` are the kind and its numbers. The other gradients are returned."""
     *others, kind, numbers = arguments
     gradient, grad_projections, grad_weights = lookup_backward(grad, saved, array, *others, wide=True)
+    step(array, gradient, sink, state, second, kind, numbers)
+    return grad_projections, grad_weights
+
+
+def step(
+    array: torch.Tensor,
+    gradient: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    kind: int,
+    numbers: Sequence[float],
+) -> None:
+    """What ops that step the array do with its gradient."""
     if kind == UpdateKind.NONE:
         sink += gradient
     else:
         apply_update(array, gradient.to(sink.dtype), state, second, kind, UpdateNumbers(*numbers))
-    return grad_projections, grad_weights
 
 
 def _projection(feature: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:

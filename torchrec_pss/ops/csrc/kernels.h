@@ -17,10 +17,8 @@ namespace PSS_ISA {
 template <typename T, typename Acc>
 constexpr KernelsOf<T, Acc> kKernelsOf{forward<T, Acc>, prepare<T, Acc>, add<T, Acc>, apply<T, Acc>, apply_to_all<T, Acc>};
 
-constexpr KernelsOf<Code, float> kPackedKernels{forward<Code, float>, prepare<Code, float>, add<Code, float>, nullptr, nullptr};
-
 const Kernels kKernels = {
-    kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>, kPackedKernels, quantize, pack};
+    kKernelsOf<float, float>, kKernelsOf<c10::Half, float>, kKernelsOf<c10::BFloat16, float>, kKernelsOf<Code, float>, quantize, pack};
 
 } // namespace PSS_ISA
 } // namespace torchrec_pss

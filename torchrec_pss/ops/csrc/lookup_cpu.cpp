@@ -344,7 +344,7 @@ Gradients backward(
   longest_first(inputs, tasks, [](const Task& task) { return task.group->features.front(); });
   dispatch(inputs, [&](const auto& kernels, auto& tensors) {
     using Acc = std::remove_const_t<std::remove_pointer_t<decltype(tensors.out)>>;
-    using T = std::remove_pointer_t<decltype(tensors.updated)>;
+    using T = std::remove_pointer_t<decltype(tensors.updated)>; // fp32 where elements are packed
     std::vector<std::vector<Chunk<Acc>>> chunks(inputs.num_features()); // of each feature
     int64_t* next_id = ids.mutable_data_ptr<int64_t>();
     Acc* next_row = row_gradients.template mutable_data_ptr<Acc>();
@@ -369,9 +369,7 @@ Gradients backward(
     add_projections(inputs, tensors.grad_projections, gradients.projections.template mutable_data_ptr<Acc>());
     bool apply = fused.update.kind != kNoUpdate && !fused.moves_all();
     tensors.sink = sink.template mutable_data_ptr<Acc>();
-    if constexpr (!std::is_same_v<T, Code>) {
-      tensors.updated = fused.array.defined() ? fused.array.template mutable_data_ptr<T>() : nullptr;
-    }
+    tensors.updated = fused.array.defined() ? fused.array.template mutable_data_ptr<T>() : nullptr;
     if (fused.update.kind != kNoUpdate) {
       tensors.update = fused.update;
       tensors.state = fused.state.defined() ? fused.state.template mutable_data_ptr<Acc>() : nullptr;
@@ -425,29 +423,32 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
   return {sink.to(array.scalar_type()), gradients.projections, gradients.weights};
 }
 
+// What is added to is larger than what was read.
+Inputs of_packed_backward(
+    const Elements& elements, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices,
+    const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
+    bool sign) {
+  Inputs inputs(elements, features, hot_keys, projections, indices, offsets, per_sample_weights, total_width, pooling_mode, hash, sign);
+  inputs.problem.prefetch = elements.numel * static_cast<int64_t>(sizeof(float)) > kNearBytes;
+  return inputs;
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_packed_backward_cpu(
     const at::Tensor& grad, at::TensorList saved, const at::Tensor& codes, const at::Tensor& scales, int64_t numel, int64_t bits,
     const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices,
     const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign) {
-  Inputs inputs(
-      Elements(codes, scales, numel, bits), features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1),
-      pooling_mode, hash, sign);
+  const Inputs inputs = of_packed_backward(
+      Elements(codes, scales, numel, bits), features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode,
+      hash, sign);
   const at::Tensor sink = at::zeros({numel}, projections.options());
-  inputs.problem.prefetch = static_cast<int64_t>(sink.nbytes()) > kNearBytes; // what is added to is larger than what was read
   const Gradients gradients = backward(inputs, grad, saved, sink, {});
   return {sink, gradients.projections, gradients.weights};
 }
 
-std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
-    const at::Tensor& grad, at::TensorList saved, at::Tensor array, at::Tensor sink,
-    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
-    const at::Tensor& hot_keys,
-    const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
-    const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign, int64_t update,
-    at::ArrayRef<double> numbers) {
-  const Inputs inputs(
-      array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
-      sign);
+// Checks the step's tensors, and takes it.
+std::tuple<at::Tensor, at::Tensor> backward_and_step(
+    const Inputs& inputs, const at::Tensor& grad, at::TensorList saved, const at::Tensor& array, const at::Tensor& sink,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, int64_t update, at::ArrayRef<double> numbers) {
   TORCH_CHECK_VALUE(
       update == kNoUpdate || update == kSgd || (update == kAdagrad && state) ||
           ((update == kAdam || update == kAdamW) && state && second),
@@ -464,6 +465,32 @@ std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
   const FusedUpdate fused{chosen, array, state ? *state : at::Tensor(), second ? *second : at::Tensor()};
   const Gradients gradients = backward(inputs, grad, saved, sink, fused);
   return {gradients.projections, gradients.weights};
+}
+
+std::tuple<at::Tensor, at::Tensor> lookup_backward_update_cpu(
+    const at::Tensor& grad, at::TensorList saved, at::Tensor array, at::Tensor sink,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
+    const at::Tensor& hot_keys,
+    const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign, int64_t update,
+    at::ArrayRef<double> numbers) {
+  const Inputs inputs(
+      array, features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1), pooling_mode, hash,
+      sign);
+  return backward_and_step(inputs, grad, saved, array, sink, state, second, update, numbers);
+}
+
+std::tuple<at::Tensor, at::Tensor> lookup_packed_backward_update_cpu(
+    const at::Tensor& grad, at::TensorList saved, const at::Tensor& codes, const at::Tensor& scales, int64_t bits, at::Tensor array,
+    at::Tensor sink, const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& second, const at::Tensor& features,
+    const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& per_sample_weights, int64_t pooling_mode, int64_t hash, bool sign, int64_t update,
+    at::ArrayRef<double> numbers) {
+  TORCH_CHECK_VALUE(array.scalar_type() == at::kFloat, "array must be fp32, got ", array.scalar_type());
+  const Inputs inputs = of_packed_backward(
+      Elements(codes, scales, array.numel(), bits), features, hot_keys, projections, indices, offsets, per_sample_weights, grad.size(1),
+      pooling_mode, hash, sign);
+  return backward_and_step(inputs, grad, saved, array, sink, state, second, update, numbers);
 }
 
 at::Tensor quantize_cpu(const at::Tensor& array, int64_t bits) {
@@ -507,6 +534,7 @@ TORCH_LIBRARY_IMPL(torchrec_pss, CPU, m) {
   m.impl("pack", pack_cpu);
   m.impl("lookup_packed", lookup_packed_cpu);
   m.impl("lookup_packed_backward", lookup_packed_backward_cpu);
+  m.impl("lookup_packed_backward_update_", lookup_packed_backward_update_cpu);
   m.impl("read", read_cpu);
 }
 

@@ -57,14 +57,16 @@ struct Packed {
 
 struct Code {}; // stands for the element type where elements are packed
 
-// Where elements of a type are read from.
+// Where elements of a type are read from, and what an optimizer steps.
 template <typename T>
 struct SourceOf {
   using Type = const T*;
+  using Stepped = T;
 };
 template <>
 struct SourceOf<Code> {
   using Type = Packed;
+  using Stepped = float;
 };
 
 template <typename Source>

@@ -85,7 +85,7 @@ struct Tensors {
   Acc* grad_projections = nullptr;
   Acc* grad_weights = nullptr; // or null
   // Fused optimizer only.
-  T* updated = nullptr; // the array
+  typename SourceOf<T>::Stepped* updated = nullptr; // the array
   Acc* state = nullptr; // Adagrad's sums of squares, Adam's means
   Acc* second = nullptr; // Adam's means of squares
   Update update;
@@ -163,7 +163,7 @@ struct Kernels {
   KernelsOf<float, float> fp32;
   KernelsOf<c10::Half, float> fp16;
   KernelsOf<c10::BFloat16, float> bf16;
-  KernelsOf<Code, float> packed; // that steps nothing
+  KernelsOf<Code, float> packed;
   Quantize quantize;
   Pack pack;
 };

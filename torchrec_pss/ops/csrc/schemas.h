@@ -25,6 +25,8 @@ constexpr const char* kSchemas[] = {
     "lookup_packed(" PSS_PACKED "Tensor? array, SymInt numel, int bits, " PSS_BATCH PSS_WIDTHS PSS_FLAGS ") -> (Tensor, Tensor[])",
     "lookup_packed_backward(Tensor grad, Tensor[] saved, " PSS_PACKED "SymInt numel, int bits, " PSS_BATCH PSS_FLAGS
     ") -> (Tensor, Tensor, Tensor)",
+    "lookup_packed_backward_update_(Tensor grad, Tensor[] saved, " PSS_PACKED "int bits, Tensor(a!) array, Tensor(b!) sink, Tensor(c!)? state, "
+    "Tensor(d!)? second, " PSS_BATCH PSS_FLAGS ", int update, float[] numbers) -> (Tensor, Tensor)",
     // To serve: the lookup in an array, or in the codes of one with their scales, that leaves nothing for a backward.
     "read(Tensor elements, Tensor? scales, SymInt numel, int bits, " PSS_BATCH PSS_WIDTHS PSS_FLAGS ") -> Tensor",
 };

@@ -8,7 +8,8 @@ PSS_INLINE double root(double square) { return __builtin_sqrt(square); }
 
 template <int kKind, typename T, typename Acc>
 PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t length) {
-  T* const values = t.updated + address;
+  using Stepped = typename SourceOf<T>::Stepped;
+  Stepped* const values = t.updated + address;
   Acc* const sink = t.sink + address;
   const Acc rate = static_cast<Acc>(t.update.rate), eps = static_cast<Acc>(t.update.eps);
   for (int64_t j = 0; j < length; ++j) {
@@ -19,7 +20,7 @@ PSS_INLINE void update_run(const Tensors<T, Acc>& t, int64_t address, int64_t le
       squares += gradient * gradient;
       step = gradient == 0 ? Acc(0) : gradient / (root(squares) + eps); // 0 / 0 where eps is 0, or too small
     }
-    values[j] = static_cast<T>(static_cast<Acc>(values[j]) - rate * step);
+    values[j] = static_cast<Stepped>(static_cast<Acc>(values[j]) - rate * step);
     sink[j] = 0;
   }
 }
@@ -56,7 +57,8 @@ void apply_kind_to_all(const Tensors<T, Acc>& t, int64_t first, int64_t last) {
   const Acc rate = t.update.rate, eps = t.update.eps, decay = t.update.decay, beta2 = t.update.beta2;
   const Acc rest1 = 1 - t.update.beta1, rest2 = 1 - t.update.beta2;
   const Acc step = t.update.rate / t.update.correction1, correction2 = t.update.correction2;
-  T* __restrict values = t.updated;
+  using Stepped = typename SourceOf<T>::Stepped;
+  Stepped* __restrict values = t.updated;
   Acc* __restrict sink = t.sink;
   Acc* __restrict means = t.state;
   Acc* __restrict squares = t.second;
@@ -71,7 +73,7 @@ void apply_kind_to_all(const Tensors<T, Acc>& t, int64_t first, int64_t last) {
     const Acc square = beta2 * squares[i] + rest2 * gradient * gradient;
     means[i] = mean;
     squares[i] = square;
-    values[i] = static_cast<T>(value - step * mean / (root(square) / correction2 + eps));
+    values[i] = static_cast<Stepped>(value - step * mean / (root(square) / correction2 + eps));
     sink[i] = 0;
   }
 }

@@ -152,19 +152,48 @@ def lookup_backward_update_(
         # Straight into the array: backward reads nothing else of it.
         return _backward(grad, saved, array, array, numel, 32, array, -numbers[0], *arguments)
     results = _backward(grad, saved, array, array, numel, 32, sink, 1.0, *arguments)
-    if numel and update != UpdateKind.NONE:
-        unused = sink
-        tensors = (array, sink, unused if state is None else state, unused if second is None else second)
-        constants = {"KIND": int(update), "ALIGNED": numel % 4 == 0, "BLOCK": _UPDATE_BLOCK}
-        launch(
-            update_kernel,
-            -(-numel // _UPDATE_BLOCK),
-            tensors,
-            (numel, *map(float, numbers)),
-            constants,
-            _UPDATE_WARPS,
-        )
+    _step(array, sink, state, second, update, numbers)
     return results
+
+
+@_on_its_device
+def lookup_packed_backward_update_(
+    grad: torch.Tensor, saved: Sequence[torch.Tensor], codes: torch.Tensor, scales: torch.Tensor, bits: int, array: torch.Tensor, sink: torch.Tensor, state: torch.Tensor | None, second: torch.Tensor | None, features: torch.Tensor, hot_keys: torch.Tensor, projections: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, per_sample_weights: torch.Tensor | None,
+    pooling_mode: int, hash: int, sign: bool, update: int, numbers: Sequence[float],
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients and the optimizer's step; see `torchrec_pss.ops.packed.lookup_packed_backward_update_reference`."""
+    straight = update == UpdateKind.SGD  # into the array, which is not read
+    results = _backward(
+        grad, saved, codes, scales, array.shape[0], bits, array if straight else sink, -numbers[0] if straight else 1.0, features, hot_keys,
+        projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign,
+    )  # fmt: skip
+    if not straight:
+        _step(array, sink, state, second, update, numbers)
+    return results
+
+
+def _step(
+    array: torch.Tensor,
+    sink: torch.Tensor,
+    state: torch.Tensor | None,
+    second: torch.Tensor | None,
+    update: int,
+    numbers: Sequence[float],
+) -> None:
+    """Of the array, by the gradients in ``sink``, which is zero then; none of NONE."""
+    numel = array.shape[0]
+    if not numel or update == UpdateKind.NONE:
+        return
+    tensors = (array, sink, sink if state is None else state, sink if second is None else second)
+    constants = {"KIND": int(update), "ALIGNED": numel % 4 == 0, "BLOCK": _UPDATE_BLOCK}
+    launch(
+        update_kernel,
+        -(-numel // _UPDATE_BLOCK),
+        tensors,
+        (numel, *map(float, numbers)),
+        constants,
+        _UPDATE_WARPS,
+    )
 
 
 def _backward(
