@@ -1,7 +1,11 @@
 """What few bits cost: ``python -m benchmarks.bench_bits [--json FILE]``.
 
-To train: Kaggle's 26 tables at the default layout, one id a bag; arrays of as many elements in 32 and in 8, 4 and 2 bits. A forward, and a step of
-forward, backward and Adam (torch's fused one) on array and projections. One thread.
+To train: Kaggle's 26 tables at the default layout, one id a bag; arrays of as many elements in 32 and in 8, 4 and 2 bits, on one thread:
+
+- forward;
+- step: forward, backward and torch's fused Adam, of the collection alone;
+- in backward: the same with the array's Adam in the lookup's backward;
+- model step: of a DLRM with the layers of ``train_criteo.py``, by torch's fused Adam.
 
 To read: the lookup alone, in each case of ``bench_lookup --quick``, on the case's threads: in codes and scales that are there already, and
 in a collection that `load_packed` has given 4 bits.
@@ -21,13 +25,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torchrec.models.dlrm import DLRM
 from tqdm import tqdm
 
 from benchmarks.bench_lookup import keep_freed_memory, rows_of
 from benchmarks.lookup_cases import MB, QUICK, Case, draw_ids
 from benchmarks.shared_collection import batch_of, collection
 from torchrec_pss import PSSEmbeddingBagCollection, load_packed, packed
-from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS
+from torchrec_pss.datasets.rows import KAGGLE_NUM_EMBEDDINGS, NUM_DENSE
 from torchrec_pss.flags import Parser, add_number
 from torchrec_pss.ops import PoolingMode, lookup
 from torchrec_pss.ops.packed import lookup_packed, pack
@@ -53,18 +58,32 @@ def of_bits(like: PSSEmbeddingBagCollection, bits: int) -> PSSEmbeddingBagCollec
 
 
 def steps_of(ebc: PSSEmbeddingBagCollection, batch, grad: torch.Tensor) -> dict[str, Callable[[int], object]]:
-    optimizer = torch.optim.Adam(ebc.parameters(), fused=True)
+    stepped = copy.deepcopy(ebc)
+    stepped.step_in_backward(torch.optim.Adam([stepped.array]))
+    model = DLRM(copy.deepcopy(ebc), NUM_DENSE, [64, CASE.embedding_dim], [256, 128, 1])
+    dense, labels = torch.rand(CASE.batch_size, NUM_DENSE), torch.randint(0, 2, (CASE.batch_size, 1)).float()
 
     def forward(_: int) -> None:
         with torch.no_grad():
             ebc(batch)
 
-    def step(_: int) -> None:
-        optimizer.zero_grad()
-        ebc(batch).values().backward(grad)
-        optimizer.step()
+    def learn(parameters, backward: Callable[[], None]) -> Callable[[int], None]:
+        optimizer = torch.optim.Adam(parameters, fused=True)
 
-    return {"forward": forward, "step": step}
+        def step(_: int) -> None:
+            optimizer.zero_grad()
+            backward()
+            optimizer.step()
+
+        return step
+
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    return {
+        "forward": forward,
+        "step": learn(ebc.parameters(), lambda: ebc(batch).values().backward(grad)),
+        "in backward": learn([stepped.projections], lambda: stepped(batch).values().backward(grad)),
+        "model step": learn(model.parameters(), lambda: loss(model(dense, batch), labels).backward()),
+    }
 
 
 def read_of(ebc: PSSEmbeddingBagCollection, batches) -> Callable[[int], object]:
