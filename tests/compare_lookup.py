@@ -1,4 +1,4 @@
-"""The CPU kernel against the reference on random configurations: output, every gradient, and every fused update; and of packed elements.
+"""The CPU kernel against the reference on random configurations: output, every gradient, every fused update; the same of packed elements.
 
     python tests/compare_lookup.py --number 10000 [--first 0]
 
@@ -70,10 +70,12 @@ def main() -> None:
     if not HAS_CPU_KERNEL:
         parser.error("the C++ kernel was not built")
     from test_packed_lookup import compare as compare_packed  # after the environment
+    from test_packed_step import compare as compare_packed_step
 
     for seed in tqdm(range(args.first, args.first + args.number), mininterval=5):
         compare(seed)
         compare_packed(seed)
+        compare_packed_step(seed, UpdateKind(seed % len(UpdateKind)))
         refuse(seed)
     print(f"{args.number} configurations equal the reference ({torchrec_pss.__file__})")
 

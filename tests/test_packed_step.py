@@ -63,26 +63,32 @@ def test_a_step_equals_the_formula_on_random_configurations(kind):
             assert torch.equal(fused["array"].detach()[untouched], case["array"][untouched])
 
 
+def compare(seed, kind):
+    """Raises AssertionError where kernel and reference differ."""
+    kernels = torch.ops.torchrec_pss
+    case, bits = trained_case(seed)
+    codes, scales = ops.pack_reference(case["array"], bits)
+    elements = codes, scales, None, len(case["array"]), bits
+    out, saved = ops.lookup_packed_reference(*elements, *positional(case)[1:])
+    _, kept = kernels.lookup_packed(*elements, *positional(case)[1:])
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+    behind = list(of_backward(case).values())[1:]
+    results = []
+    for step, left in (
+        (kernels.lookup_packed_backward_update_, kept),
+        (ops.lookup_packed_backward_update_reference, saved),
+    ):
+        array, states = case["array"].clone(), states_of(case["array"])
+        gradients = step(grad, left, codes, scales, bits, array, *states, *behind, int(kind), list(NUMBERS))
+        results.append((array, *states, *gradients))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("kind", list(UpdateKind))
 def test_the_kernel_equals_the_reference(kind):
     for seed in range(100):
-        case, bits = trained_case(seed)
-        codes, scales = ops.pack_reference(case["array"], bits)
-        out, saved = ops.lookup_packed_reference(codes, scales, None, len(case["array"]), bits, *positional(case)[1:])
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
-        behind = list(of_backward(case).values())[1:]
-        kernels = torch.ops.torchrec_pss
-        _, kept = kernels.lookup_packed(codes, scales, None, len(case["array"]), bits, *positional(case)[1:])
-        results = []
-        for step, left in (
-            (kernels.lookup_packed_backward_update_, kept),
-            (ops.lookup_packed_backward_update_reference, saved),
-        ):
-            array, states = case["array"].clone(), states_of(case["array"])
-            gradients = step(grad, left, codes, scales, bits, array, *states, *behind, int(kind), list(NUMBERS))
-            results.append((array, *states, *gradients))
-        for actual, expected in zip(*results, strict=True):
-            torch.testing.assert_close(actual, expected, **TOLERANCE)
+        compare(seed, kind)
 
 
 @pytest.mark.parametrize("kind", [UpdateKind.NONE, UpdateKind.SGD, UpdateKind.ADAM])

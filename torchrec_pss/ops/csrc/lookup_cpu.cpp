@@ -423,7 +423,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lookup_backward_cpu(
   return {sink.to(array.scalar_type()), gradients.projections, gradients.weights};
 }
 
-// What is added to is larger than what was read.
+// What is added to is larger than what was read. Moved to the caller, never copied: `problem` points into its vectors.
 Inputs of_packed_backward(
     const Elements& elements, const at::Tensor& features, const at::Tensor& hot_keys, const at::Tensor& projections, const at::Tensor& indices,
     const at::Tensor& offsets, const std::optional<at::Tensor>& per_sample_weights, int64_t total_width, int64_t pooling_mode, int64_t hash,
