@@ -15,7 +15,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = run_path(str(ROOT / "torchrec_pss/version.py"))["__version__"]
-# No calls of memcpy in place of loops: most copies are a few registers long.
+# No calls of memcpy in place of loops: most copies are a few registers long. Nor of sqrt, for errno: roots are taken in registers.
 COMPILE = [
     "-O3",
     "-g0",

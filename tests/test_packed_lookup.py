@@ -23,11 +23,17 @@ from torchrec_pss.ops.quantize import PROJECTION_BITS, codes_of, quantize, store
 ROOT = Path(__file__).parents[1]
 
 
-def packed_case(seed):
-    """A random case whose array is what its packed elements read as, and those."""
-    bits = FEW_BITS[seed % len(FEW_BITS)]
+def trained_case(seed):
+    """A random case in fp32, elements of unequal sizes, and bits."""
     case = random_case(seed, torch.float32)
     array = case["array"] * torch.rand(len(case["array"]), generator=torch.Generator().manual_seed(seed)) ** 4
+    return case | {"array": array}, FEW_BITS[seed % len(FEW_BITS)]
+
+
+def packed_case(seed):
+    """A random case whose array is what its packed elements read as, and those."""
+    case, bits = trained_case(seed)
+    array = case["array"]
     codes, scales = pack_reference(array, bits)
     elements = {"codes": codes, "scales": scales, "numel": len(array), "bits": bits}
     return case | {"array": quantize(array, bits)}, elements

@@ -2,25 +2,18 @@
 
 import pytest
 import torch
-from lookup_cases import of_backward, on_threads, positional, random_case
+from lookup_cases import of_backward, on_threads, positional
 from test_lookup import simple_case
+from test_packed_lookup import trained_case
 from test_step_in_backward import NUMBERS, OPTIMIZERS, by_formula, is_read, module, train
 
 from torchrec_pss.ops import packed as ops
-from torchrec_pss.ops.few_bits import FEW_BITS
 from torchrec_pss.ops.fused import ArrayUpdate, fused_lookup
 from torchrec_pss.ops.packed import lookup_trained
 from torchrec_pss.ops.quantize import quantize
 from torchrec_pss.ops.update_kinds import UpdateKind
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
-
-
-def trained_case(seed):
-    """A random case, elements of unequal sizes in fp32, and bits."""
-    case = random_case(seed, torch.float32)
-    array = case["array"] * torch.rand(len(case["array"]), generator=torch.Generator().manual_seed(seed)) ** 4
-    return case | {"array": array}, FEW_BITS[seed % len(FEW_BITS)]
 
 
 def states_of(array):

@@ -62,14 +62,19 @@ def lookup_of(
     if wants_gradient(array, projections, weights):
         found: torch.Tensor = _Lookup.apply(array, projections, weights, packed, sizes, arguments, widths, flags)
         return found
-    return _forward(array, packed, sizes, arguments, widths, flags)[0]
+    return read_by(_kernels(array, packed), array, packed, sizes, arguments, widths, flags)[0]
 
 
-def _forward(array: Any, packed: Any, sizes: Any, arguments: Any, widths: Any, flags: Any) -> Any:
+def _kernels(array: Any, packed: Any) -> Any:
+    return kernels_of(packed[0] if packed else array)
+
+
+def read_by(kernels: Any, array: Any, packed: Any, sizes: Any, arguments: Any, widths: Any, flags: Any) -> Any:
+    """Output and what backward needs, by the operator of some ``kernels`` and past its own autograd."""
     with torch._C._AutoDispatchBelowAutograd():
         if packed:
-            return kernels_of(packed[0]).lookup_packed(*packed, array, *sizes, *arguments, *widths, *flags)
-        return kernels_of(array).lookup(array, *arguments, *widths, *flags)
+            return kernels.lookup_packed(*packed, array, *sizes, *arguments, *widths, *flags)
+        return kernels.lookup(array, *arguments, *widths, *flags)
 
 
 class _Lookup(torch.autograd.Function):
@@ -89,7 +94,7 @@ class _Lookup(torch.autograd.Function):
     ) -> torch.Tensor:
         features, hot_keys, _, indices, offsets, _ = arguments
         arguments = features, hot_keys, projections, indices, offsets, weights  # as autograd handed them over
-        out, saved = _forward(array, packed, sizes, arguments, widths, flags)
+        out, saved = read_by(_kernels(array, packed), array, packed, sizes, arguments, widths, flags)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*(packed or (array,)), *arguments, *saved)
         ctx.sizes, ctx.flags = sizes, flags

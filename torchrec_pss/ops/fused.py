@@ -17,8 +17,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
-from torchrec_pss.ops.eager import is_unwatched, kernels_of
-from torchrec_pss.ops.few_bits import check_trained
+from torchrec_pss.ops.eager import is_unwatched, kernels_of, read_by
+from torchrec_pss.ops.packed import pack
 from torchrec_pss.ops.update_kinds import UpdateKind, UpdateNumbers
 
 
@@ -63,13 +63,8 @@ class _FusedLookup(torch.autograd.Function):
         features, hot_keys, indices, offsets, widths, flags = arguments
         kernels = kernels_of(array) if unwatched else torch.ops.torchrec_pss
         tensors = features, hot_keys, projections, indices, offsets, weights
-        packed: tuple[torch.Tensor, ...] = ()
-        with torch._C._AutoDispatchBelowAutograd():  # not by way of the op's own autograd
-            if bits < 32:
-                packed = kernels.pack(array, bits)
-                out, saved = kernels.lookup_packed(*packed, None, array.shape[0], bits, *tensors, *widths, *flags)
-            else:
-                out, saved = kernels.lookup(array, *tensors, *widths, *flags)
+        packed = pack(array, bits) if bits < 32 else ()
+        out, saved = read_by(kernels, array, packed, (array.shape[0], bits), tensors, widths, flags)
         ctx.save_for_backward(*packed, *tensors, *saved)
         ctx.array, ctx.update, ctx.flags, ctx.gives_gradient, ctx.bits = array, update, flags, gives_gradient, bits
         return out
@@ -135,8 +130,6 @@ def fused_lookup(
     Raises:
         ValueError, IndexError: as `lookup`, and as `pack`.
     """
-    if bits < 32:
-        check_trained(array, bits)
     unwatched = is_unwatched(array, features, hot_keys, projections, indices, offsets, per_sample_weights)
     if not unwatched:  # or else the op checks them
         check_arguments(

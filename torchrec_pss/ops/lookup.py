@@ -125,7 +125,7 @@ def _fake_lookup(
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward")
-def _(
+def _fake_backward(
     grad: torch.Tensor,
     saved: Sequence[torch.Tensor],
     array: torch.Tensor,
@@ -145,7 +145,7 @@ def _(
 
 
 @torch.library.register_fake("torchrec_pss::lookup_backward_update_")
-def _(
+def _fake_update(
     grad: torch.Tensor,
     saved: Sequence[torch.Tensor],
     array: torch.Tensor,

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from torchrec_pss.ops import reference
-from torchrec_pss.ops.arguments import check_arguments, check_devices, refuse_forward_mode
+from torchrec_pss.ops.arguments import check_arguments, refuse_forward_mode
 from torchrec_pss.ops.eager import is_unwatched, kernels_of, lookup_of
 from torchrec_pss.ops.features import PoolingMode
 from torchrec_pss.ops.few_bits import CODES_BEHIND, GROUP, check_packed, check_trained, code_bytes
 from torchrec_pss.ops.library import HAS_CPU_KERNEL
-from torchrec_pss.ops.lookup import _fake_lookup, _library, _no_second_derivative, _on_gpu
+from torchrec_pss.ops.lookup import _fake_backward, _fake_lookup, _fake_update, _library, _no_second_derivative, _on_gpu
 from torchrec_pss.ops.quantize import codes_of, scales_of, values_of
 
 
@@ -191,17 +191,9 @@ def _(
     scales: torch.Tensor,
     numel: int,
     bits: int,
-    features: torch.Tensor,
-    hot_keys: torch.Tensor,
-    projections: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor,
-    weights: torch.Tensor | None,
-    *_: Any,
+    *arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    check_devices(codes, features, hot_keys, projections, indices, offsets, weights, grad, *saved, scales)
-    num_weights = 0 if weights is None else indices.shape[0]
-    return grad.new_empty(numel), torch.empty_like(projections), grad.new_empty(num_weights)
+    return _fake_backward(grad, (*saved, scales), codes.new_empty(numel, dtype=torch.float32), *arguments)
 
 
 @torch.library.register_fake("torchrec_pss::lookup_packed_backward_update_")
@@ -211,22 +203,9 @@ def _(
     codes: torch.Tensor,
     scales: torch.Tensor,
     bits: int,
-    array: torch.Tensor,
-    sink: torch.Tensor,
-    state: torch.Tensor | None,
-    second: torch.Tensor | None,
-    features: torch.Tensor,
-    hot_keys: torch.Tensor,
-    projections: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor,
-    weights: torch.Tensor | None,
-    *_: Any,
+    *arguments: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    others = (grad, *saved, codes, scales, sink, state, second)
-    check_devices(array, features, hot_keys, projections, indices, offsets, weights, *others)
-    num_weights = 0 if weights is None else indices.shape[0]
-    return torch.empty_like(projections), grad.new_empty(num_weights)
+    return _fake_update(grad, (*saved, codes, scales), *arguments)
 
 
 def _setup_pack(ctx: Any, inputs: Any, output: Any) -> None:

@@ -147,13 +147,11 @@ def lookup_backward_update_(
     arguments = (features, hot_keys, projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign)
     if array.dtype == torch.float64:
         return reference.lookup_backward_update_(grad, saved, array, sink, state, second, *arguments, update, numbers)
-    numel = array.shape[0]
-    if update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None:
-        # Straight into the array: backward reads nothing else of it.
-        return _backward(grad, saved, array, array, numel, 32, array, -numbers[0], *arguments)
-    results = _backward(grad, saved, array, array, numel, 32, sink, 1.0, *arguments)
-    _step(array, sink, state, second, update, numbers)
-    return results
+    # Straight into the array, if backward reads nothing else of it.
+    straight = update == UpdateKind.SGD and array.dtype == torch.float32 and per_sample_weights is None
+    return _backward_and_step(
+        grad, saved, array, array, 32, straight, array, sink, state, second, update, numbers, *arguments
+    )
 
 
 @_on_its_device
@@ -162,28 +160,38 @@ def lookup_packed_backward_update_(
     pooling_mode: int, hash: int, sign: bool, update: int, numbers: Sequence[float],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients and the optimizer's step; see `torchrec_pss.ops.packed.lookup_packed_backward_update_reference`."""
-    straight = update == UpdateKind.SGD  # into the array, which is not read
-    results = _backward(
-        grad, saved, codes, scales, array.shape[0], bits, array if straight else sink, -numbers[0] if straight else 1.0, features, hot_keys,
-        projections, indices, offsets, per_sample_weights, pooling_mode, hash, sign,
+    straight = update == UpdateKind.SGD  # backward reads codes
+    return _backward_and_step(
+        grad, saved, codes, scales, bits, straight, array, sink, state, second, update, numbers, features, hot_keys, projections, indices,
+        offsets, per_sample_weights, pooling_mode, hash, sign,
     )  # fmt: skip
-    if not straight:
-        _step(array, sink, state, second, update, numbers)
-    return results
 
 
-def _step(
+def _backward_and_step(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    values: torch.Tensor,
+    scales: torch.Tensor,
+    bits: int,
+    straight: bool,
     array: torch.Tensor,
     sink: torch.Tensor,
     state: torch.Tensor | None,
     second: torch.Tensor | None,
     update: int,
     numbers: Sequence[float],
-) -> None:
-    """Of the array, by the gradients in ``sink``, which is zero then; none of NONE."""
+    *arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of what is read of ``values`` and ``scales``; by the array's a step on it, or, of NONE, its sum in ``sink``.
+
+    Args:
+        straight: whether gradients go into the array, times the rate of SGD; else by way of ``sink``, which is zero then.
+    """
     numel = array.shape[0]
-    if not numel or update == UpdateKind.NONE:
-        return
+    to, factor = (array, -numbers[0]) if straight else (sink, 1.0)
+    results = _backward(grad, saved, values, scales, numel, bits, to, factor, *arguments)
+    if straight or not numel or update == UpdateKind.NONE:
+        return results
     tensors = (array, sink, sink if state is None else state, sink if second is None else second)
     constants = {"KIND": int(update), "ALIGNED": numel % 4 == 0, "BLOCK": _UPDATE_BLOCK}
     launch(
@@ -194,6 +202,7 @@ def _step(
         constants,
         _UPDATE_WARPS,
     )
+    return results
 
 
 def _backward(
